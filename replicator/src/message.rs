@@ -1,0 +1,201 @@
+//! What a writer asks of a store, and what the store answers: plain data, no bytes on a wire yet.
+//!
+//! The near store gets these as function calls, a far one through [`crate::wire`]; the simulator
+//! passes them through its own network. The answers in any order, one for each request.
+
+use crate::words::{
+    BLOCK_BYTES, Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Seq, Starts,
+    Version,
+};
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// The largest range of blocks in one write or read with data: 1 MiB.
+pub const MAX_DATA_BLOCKS: u32 = 256;
+/// The most blocks that one [`Reply::Listed`] names.
+pub const MAX_LISTED: usize = 4096;
+
+/// Who asks, and what the asker believes. A store checks all three before anything else (I3, rule S1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    pub disk: DiskId,
+    pub epoch: Epoch,
+    /// The store's incarnation when the asker sealed it.
+    pub incarnation: Incarnation,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Request {
+    /// Show an epoch: the store promises durably to refuse every lower one (rule S3), and says what it has.
+    Seal { disk: DiskId, epoch: Epoch },
+    /// Become a member for `extents` from epoch `from` on. Durable before it is answered; what the
+    /// store held before is unproven from then on (rule R1). Asking again for the same `from` changes nothing.
+    Join {
+        asker: Asker,
+        extents: Extents,
+        extent_size: ExtentSize,
+        from: Epoch,
+    },
+    /// Hold these blocks under version (asker's epoch, `seq`). The blocks lie in one extent.
+    Write {
+        asker: Asker,
+        seq: Seq,
+        /// All writes of this epoch up to here are held by all members (rule W4); zero: nothing known.
+        watermark: Seq,
+        blocks: Blocks,
+        content: Content,
+    },
+    /// Read what the entry that began at `from` says of `blocks`, looking below epoch `below` only (rules R1, R2).
+    Read {
+        asker: Asker,
+        from: Epoch,
+        below: Epoch,
+        blocks: Blocks,
+    },
+    /// Sync to media everything held for the disk (in truth: everything).
+    Sync { asker: Asker },
+    /// Name the blocks of `extents` whose version is above `above`, in order, from block `start` on.
+    List {
+        asker: Asker,
+        extents: Extents,
+        above: Version,
+        start: Block,
+    },
+    /// The replica of `extents` was evened out and synced: it is whole again in this incarnation (rule S2, A4).
+    Settle { asker: Asker, extents: Extents },
+}
+
+/// What a write puts there. A discard is a write of zeroes: versioned, and never "absent" (rule W5).
+#[derive(Clone, PartialEq, Debug)]
+pub enum Content {
+    Data(Payload),
+    Zeroes,
+}
+
+/// Whole blocks with their checksums, copied once from the guest and never again (rule W1).
+#[derive(Clone, PartialEq, Debug)]
+pub struct Payload {
+    /// A multiple of 4096 bytes.
+    pub data: Bytes,
+    /// CRC-32C of each block.
+    pub sums: SmallVec<[u32; 2]>,
+}
+
+impl Payload {
+    /// Checksums `data`, whose length must be a multiple of the block.
+    pub fn new(data: Bytes) -> Self {
+        assert!(
+            data.len().is_multiple_of(BLOCK_BYTES as usize),
+            "a payload is whole blocks"
+        );
+        let sums = data
+            .chunks_exact(BLOCK_BYTES as usize)
+            .map(checksum)
+            .collect();
+        Payload { data, sums }
+    }
+
+    pub fn blocks(&self) -> u32 {
+        self.sums.len() as u32
+    }
+
+    /// Whether every block still has the checksum that the writer gave it.
+    pub fn is_intact(&self) -> bool {
+        self.data.len() == self.sums.len() * BLOCK_BYTES as usize
+            && self
+                .data
+                .chunks_exact(BLOCK_BYTES as usize)
+                .zip(&self.sums)
+                .all(|(block, sum)| checksum(block) == *sum)
+    }
+}
+
+/// CRC-32C (Castagnoli, RFC 3720 appendix B.4), of block data and of everything else that we check.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reply {
+    Sealed(Sealed),
+    Joined,
+    Written,
+    Read(ReadBlocks),
+    Synced,
+    Listed {
+        blocks: Vec<ListedBlock>,
+        more: bool,
+    },
+    Settled,
+    Refused(Refusal),
+}
+
+/// A store's state for one disk, as of the seal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sealed {
+    pub incarnation: Incarnation,
+    pub starts: Starts,
+    /// The highest version that some writer said all members hold.
+    pub watermark: Version,
+    /// In order of extents, without overlap; gaps are "no replica".
+    pub replicas: Vec<ReplicaState>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplicaState {
+    pub extents: Extents,
+    /// The epoch that it last joined at.
+    pub from: Epoch,
+    /// Unsynced writes may be missing (rule S2).
+    pub lost: bool,
+}
+
+/// One answer for each block asked for, and the data of those that have some.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ReadBlocks {
+    pub found: Vec<Found>,
+    /// The blocks that are [`Found::Data`], one after another. Empty where the shell has put them
+    /// into their landing already.
+    pub data: Bytes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// This entry does not have the block: ask the next older one.
+    Absent,
+    Zeroes(Version),
+    Data {
+        version: Version,
+        sum: u32,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListedBlock {
+    pub block: Block,
+    pub version: Version,
+    pub zeroes: bool,
+}
+
+/// Why a store did not do what it was asked. Nothing has changed in the store then.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("the disk is in epoch {shown} by now")]
+    Superseded { shown: Epoch },
+    #[error("the store has only been shown epoch {shown}: seal it first")]
+    NotShown { shown: Epoch },
+    #[error("the store may have lost unsynced data: it is incarnation {} now", now.0)]
+    OtherIncarnation { now: Incarnation },
+    #[error("the store has no replica of these blocks")]
+    NoReplica,
+    #[error("the store is full: {free} bytes free, {needed} needed")]
+    Full { free: u64, needed: u64 },
+    #[error("the store stopped: a write to its media or a sync failed, and it must recover first")]
+    Failed,
+    #[error("what arrived does not have the checksum that it was sent with")]
+    BadChecksum,
+    #[error("the media returned something else than was written for block {}", block.0)]
+    Damaged { block: Block },
+    #[error("the request makes no sense: {why}")]
+    Invalid { why: &'static str },
+}
