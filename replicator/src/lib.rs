@@ -13,4 +13,5 @@
 //! their own; the simulator in `integration` runs exactly this code.
 
 pub mod message;
+pub mod net;
 pub mod words;

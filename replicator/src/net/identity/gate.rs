@@ -1,0 +1,120 @@
+//! The accepting side: lets in the roles that it was told to, and nobody else.
+
+use super::verify::Verifier;
+use super::{Credentials, Expected, Fault, Identity, Role, Verdict, provider};
+use quinn::crypto::rustls::QuicServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::SingleCertAndKey;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A peer has this long for its handshake; then its place is given to another.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who may connect to a listening address, and with which protocol. Cheap to clone.
+#[derive(Clone)]
+pub struct Gate {
+    credentials: Credentials,
+    chain: Arc<dyn ClientCertVerifier>,
+    allowed: Vec<Role>,
+    alpn: Vec<Vec<u8>>,
+    transport: Arc<quinn::TransportConfig>,
+}
+
+/// A peer that was let in.
+#[derive(Debug)]
+pub struct Admitted {
+    pub connection: quinn::Connection,
+    pub identity: Identity,
+}
+
+/// A peer that was not. It has been logged.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("refused a connection from {from}: {fault}")]
+pub struct Refused {
+    pub from: SocketAddr,
+    pub fault: Fault,
+}
+
+impl Gate {
+    pub fn new(credentials: &Credentials, allowed: &[Role], alpn: &[&[u8]]) -> Gate {
+        Gate {
+            chain: Verifier::chain(credentials),
+            credentials: credentials.clone(),
+            allowed: allowed.to_vec(),
+            alpn: alpn.iter().map(|name| name.to_vec()).collect(),
+            transport: Arc::default(),
+        }
+    }
+
+    pub fn with_transport(self, transport: Arc<quinn::TransportConfig>) -> Gate {
+        Gate { transport, ..self }
+    }
+
+    /// TLS for one connection over TCP, and where its verdict will stand.
+    pub fn tls(&self) -> (Arc<rustls::ServerConfig>, Verdict) {
+        let verdict = Verdict::default();
+        let expected = Expected::Roles(self.allowed.clone());
+        let verifier =
+            Verifier::<dyn ClientCertVerifier>::new(self.chain.clone(), expected, verdict.clone());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider has TLS 1.3")
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(
+                self.credentials.certified(),
+            )));
+        config.alpn_protocols.clone_from(&self.alpn);
+        // No resumption: each connection is checked, today, in full.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        (Arc::new(config), verdict)
+    }
+
+    /// The configuration to open a QUIC endpoint with. Accept its connections with [`Gate::admit`].
+    pub fn quic(&self) -> quinn::ServerConfig {
+        self.quic_once().0
+    }
+
+    /// Finishes the handshake of a connection, checks the peer and logs a refusal.
+    pub async fn admit(&self, incoming: quinn::Incoming) -> Result<Admitted, Refused> {
+        let from = incoming.remote_address();
+        let (config, verdict) = self.quic_once();
+        let handshake = async {
+            let connection = incoming.accept_with(Arc::new(config))?.await?;
+            Ok::<_, quinn::ConnectionError>(connection)
+        };
+        let fault = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(connection)) => match Identity::of(&connection) {
+                Ok(identity) => {
+                    return Ok(Admitted {
+                        connection,
+                        identity,
+                    });
+                }
+                Err(fault) => fault,
+            },
+            Ok(Err(error)) => verdict.quic_fault(&error),
+            Err(_) => Fault::Handshake {
+                why: "it took too long".into(),
+            },
+        };
+        Err(self.refuse(from, fault))
+    }
+
+    /// Logs that `from` was refused.
+    pub fn refuse(&self, from: SocketAddr, fault: Fault) -> Refused {
+        let refused = Refused { from, fault };
+        tracing::warn!("{refused}");
+        refused
+    }
+
+    fn quic_once(&self) -> (quinn::ServerConfig, Verdict) {
+        let (tls, verdict) = self.tls();
+        let quic = QuicServerConfig::try_from(tls).expect("the provider has AES-128-GCM");
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(quic));
+        config.transport_config(self.transport.clone());
+        (config, verdict)
+    }
+}
