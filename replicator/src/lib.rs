@@ -15,3 +15,4 @@
 pub mod message;
 pub mod net;
 pub mod words;
+pub mod writer;

@@ -1,0 +1,259 @@
+//! What goes into the writer and what comes out of it: plain data, so that a test can be read as a script.
+
+use crate::message::{Reply, Request};
+use crate::words::{
+    BackendId, Change, ChangeRefused, DiskRecord, Epoch, HostName, NewSet, Revision, Span, StoreId,
+};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// A point in time, counted from whenever the shell likes; it only has to go forward.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Now(pub Duration);
+
+impl std::ops::Add<Duration> for Now {
+    type Output = Now;
+
+    fn add(self, wait: Duration) -> Now {
+        Now(self.0 + wait)
+    }
+}
+
+/// Names a guest's request from [`Event::Guest`] to [`Effect::Complete`]; unique among those between.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct RequestId(pub u64);
+
+/// Names one question of the writer; never used twice by one [`super::Writer`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct CallId(pub u64);
+
+/// Spans are whole sectors and lie on the disk: whoever takes them from a guest has checked that.
+#[derive(Clone, PartialEq, Debug)]
+pub enum GuestOp {
+    Read {
+        span: Span,
+    },
+    /// `data` is the one copy of the guest's buffer (rule W1), exactly `span.len` bytes.
+    Write {
+        span: Span,
+        data: Bytes,
+    },
+    /// Discard or write-zeroes: reads as zeroes afterwards.
+    Zero {
+        span: Span,
+    },
+    Flush,
+}
+
+/// How a request ended without success.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("another writer has taken the disk over")]
+    Superseded,
+    #[error("no copy of the block could be read intact")]
+    Unreadable,
+    #[error("the disk was stopped before the request was done; whether it took place is unknown")]
+    Stopped,
+}
+
+/// Whose epoch a start may end without a clean close (rule A3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TakeOver {
+    /// Only this backend's own: the node was restarted under the same VM.
+    Own,
+    /// Whoever has it, because an operator or VM manager says that this one is dead.
+    Ordered,
+}
+
+/// What a writer may be told; every number of it is the shell's choice.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The store to read from where it is a member; a function call away.
+    pub near: Option<StoreId>,
+    /// How long a member may leave a write or a sync unanswered before it is ejected (rule W6).
+    /// `None`: for ever, the guest waits.
+    pub eject_after: Option<Duration>,
+    /// After this, a read that was not answered is asked of another member.
+    pub read_patience: Duration,
+    /// How long a take-over waits for members that do not answer its seal (rule A5).
+    pub settle_patience: Duration,
+    /// How long a stop tries to drain, sync and close (rule A2).
+    pub close_patience: Duration,
+    /// Between two tries at something that must succeed some day: a full store, an absent placement service.
+    pub pause: Duration,
+    /// Bounds [`super::Writer::room`].
+    pub max_in_flight_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            near: None,
+            eject_after: Some(Duration::from_secs(5)),
+            read_patience: Duration::from_secs(1),
+            settle_patience: Duration::from_secs(5),
+            close_patience: Duration::from_secs(8),
+            pause: Duration::from_millis(200),
+            max_in_flight_bytes: 16 << 20,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// Become the writer: attach if the disk is closed, take it over if it is open and that is allowed.
+    /// `sets` are the write sets to switch to at a clean attach. Ends in [`Effect::Opened`] or [`Effect::NotStarted`].
+    Start {
+        take_over: TakeOver,
+        sets: Vec<NewSet>,
+    },
+    /// May come at any time; waits until the disk is open.
+    Guest {
+        id: RequestId,
+        op: GuestOp,
+    },
+    /// A store's answer. Where the aim was [`Aim::Guest`] the shell has put the data into its landing
+    /// already and passes [`crate::message::ReadBlocks`] with empty data. Unknown and repeated answers do no harm.
+    Reply {
+        call: CallId,
+        reply: Reply,
+    },
+    /// The call was withdrawn: nothing of it will land from now on. Answers [`Effect::Withdraw`].
+    Withdrawn {
+        call: CallId,
+    },
+    /// A session with the store stands. Everything unanswered is sent (again) in it.
+    Connected {
+        store: StoreId,
+    },
+    /// The session is gone: nothing that was sent in it is answered, or lands, from now on.
+    Disconnected {
+        store: StoreId,
+    },
+    Swapped {
+        call: CallId,
+        outcome: SwapOutcome,
+    },
+    /// Answers [`Effect::Inspect`]; `None` where the placement service could not be reached.
+    Inspected {
+        call: CallId,
+        record: Option<Box<DiskRecord>>,
+    },
+    /// Drain, sync and close, naming the backend expected next. Ends in [`Effect::Stopped`].
+    Stop {
+        successor: Option<BackendId>,
+    },
+    /// With `true`, sync whenever something is not synced, so that the sync at a stop is short (rule S4).
+    SyncContinuously(bool),
+    /// [`super::Writer::next_timeout`] has come.
+    Timeout,
+}
+
+/// How a compare-and-swap ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum SwapOutcome {
+    /// The record as the change left it.
+    Done(Box<DiskRecord>),
+    /// The revision was another one; the record as it is.
+    Conflict(Box<DiskRecord>),
+    /// The revision was right, the change was not.
+    Refused(ChangeRefused),
+    /// No answer, or none that says whether it happened. The writer asks again with the same
+    /// revision: at most one of its tries can have happened (I8).
+    Unknown,
+}
+
+/// Where the data of a read goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aim {
+    /// Not a read.
+    Nowhere,
+    /// Into the reply.
+    Engine,
+    /// Into the landing of request `id`, whose span is `span`: each block that the reply calls
+    /// `Found::Data` lands at its own place, clipped to `span`. Other blocks are left alone; an
+    /// [`Effect::Zero`] follows where they read as zeroes.
+    Guest { id: RequestId, span: Span },
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Keep a session with this store from now on, and report it with [`Event::Connected`]. The near
+    /// store is connected at once.
+    Connect {
+        store: StoreId,
+    },
+    /// Only while the store is connected.
+    Send {
+        store: StoreId,
+        call: CallId,
+        request: Request,
+        aim: Aim,
+    },
+    /// Let nothing of this guest-aimed read land any more, then say [`Event::Withdrawn`]: at once for
+    /// a far store; for the near one when its reading thread is done (its late reply may be given instead).
+    Withdraw {
+        call: CallId,
+    },
+    Swap {
+        call: CallId,
+        expected: Revision,
+        change: Change,
+    },
+    /// Fetch the disk's record.
+    Inspect {
+        call: CallId,
+    },
+    /// Fill this part of the request's landing with zeroes.
+    Zero {
+        id: RequestId,
+        span: Span,
+    },
+    Complete {
+        id: RequestId,
+        result: Result<(), Failure>,
+    },
+    /// This writer serves the disk in `epoch`. Comes again for each epoch.
+    Opened {
+        epoch: Epoch,
+    },
+    NotStarted {
+        why: NotStarted,
+    },
+    /// `clean`: closed, another may attach. Otherwise the next start is a take-over (rule A2).
+    Stopped {
+        clean: bool,
+    },
+    /// Another writer has a later epoch: everything in flight fails, nothing is served until a start.
+    Superseded {
+        shown: Epoch,
+    },
+    /// The guest waits for something, and nothing is wrong with its data: for logs and status.
+    Stalled(Stall),
+    /// What the last [`Effect::Stalled`] said is over.
+    Resumed,
+}
+
+/// Why a start ended without an open disk.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotStarted {
+    #[error("the disk is open for {host}; close it there, or order a take-over")]
+    AlreadyOpen { host: HostName },
+    #[error("{0}")]
+    Refused(ChangeRefused),
+    #[error("it was stopped before it was open")]
+    Stopped,
+}
+
+/// What a guest waits for.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Stall {
+    #[error("the placement service does not answer")]
+    PlacementAway,
+    #[error("stores {0:?} are missing, and without them some extents would have no replica left")]
+    LastMembers(Vec<StoreId>),
+    #[error("stores {0:?} may hold the only whole replicas, and do not answer")]
+    SettleWaits(Vec<StoreId>),
+    #[error("store {0} is full")]
+    Full(StoreId),
+}
