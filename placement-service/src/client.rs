@@ -1,0 +1,271 @@
+//! A node's side of the node protocol: one connection, made again when it breaks, and calls that
+//! all end in bounded time.
+//!
+//! Nothing in the data path waits for it while the write sets are healthy; and where an answer is
+//! lost, the outcome is [`SwapOutcome::Unknown`], never a guess.
+
+use crate::api::StoreAddress;
+use crate::frame::{self, FrameError};
+use crate::node_protocol::{
+    ALPN, CALL_TIMEOUT, Desired, HEARTBEAT_WAIT, Heartbeat, Hello, OLDEST_VERSION, Refusal,
+    Request, Response, VERSION, Welcome,
+};
+use replicator::net::identity::{Credentials, Dial, DialError, Expected, Role};
+use replicator::words::{BackendId, Change, ChangeRefused, DiskId, DiskRecord, Revision, StoreId};
+use replicator::writer::SwapOutcome;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+/// One address of the placement service is given up for the next after this long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection is dead when nothing was heard for this long, although it was asked every second.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Cheap to clone; all clones share one connection.
+#[derive(Clone)]
+pub struct PlacementClient {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    dial: Dial,
+    v4: quinn::Endpoint,
+    v6: Option<quinn::Endpoint>,
+    servers: Vec<SocketAddr>,
+    connection: Mutex<Option<Live>>,
+}
+
+#[derive(Clone)]
+struct Live {
+    connection: quinn::Connection,
+    to: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no address of a placement service was given")]
+    NoServers,
+    #[error("placement service: {0}")]
+    Dial(#[from] DialError),
+    #[error("placement service: {0}")]
+    Frame(#[from] FrameError),
+    #[error("the placement service at {to} did not answer in {} s", .after.as_secs())]
+    Timeout { to: SocketAddr, after: Duration },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the placement service answered with something else than was asked for: {0}")]
+    Nonsense(String),
+}
+
+impl PlacementClient {
+    /// Connects on first use. Has to be called inside a tokio runtime, which carries the connection.
+    pub fn new(credentials: &Credentials, servers: Vec<SocketAddr>) -> io::Result<Self> {
+        let any = |ip: IpAddr| quinn::Endpoint::client(SocketAddr::new(ip, 0));
+        let needs_v6 = servers.iter().any(SocketAddr::is_ipv6);
+        let dial = Dial::new(credentials, Expected::role(Role::Placement), &[ALPN])
+            .with_transport(Arc::new(transport()));
+        Ok(PlacementClient {
+            shared: Arc::new(Shared {
+                dial,
+                v4: any(Ipv4Addr::UNSPECIFIED.into())?,
+                v6: needs_v6
+                    .then(|| any(Ipv6Addr::UNSPECIFIED.into()))
+                    .transpose()?,
+                servers,
+                connection: Mutex::new(None),
+            }),
+        })
+    }
+
+    /// Tells what this node has, and hears what is wanted of it. Answered at once when that differs
+    /// from [`Heartbeat::seen`], after [`HEARTBEAT_WAIT`] otherwise; call it again right away. When
+    /// something changes on the node, a second heartbeat may overtake one that waits.
+    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Desired, ClientError> {
+        let request = Request::Heartbeat(heartbeat);
+        match self.call(&request, CALL_TIMEOUT + HEARTBEAT_WAIT).await? {
+            Response::Desired(desired) => Ok(desired),
+            other => Err(nonsense(other)),
+        }
+    }
+
+    /// A disk's record, checked.
+    pub async fn record(&self, disk: DiskId) -> Result<DiskRecord, ClientError> {
+        match self.call(&Request::Record { disk }, CALL_TIMEOUT).await? {
+            Response::Record(record) => checked(disk, record).map(|record| *record),
+            other => Err(nonsense(other)),
+        }
+    }
+
+    /// One compare-and-swap of a disk's record. `Unknown` when it may or may not have happened, and
+    /// also when the service could not be asked at all.
+    pub async fn swap(
+        &self,
+        disk: DiskId,
+        backend: BackendId,
+        expected: Revision,
+        change: Change,
+    ) -> SwapOutcome {
+        let request = Request::Swap {
+            disk,
+            backend,
+            expected,
+            change,
+        };
+        let answer = self.call(&request, CALL_TIMEOUT).await;
+        let outcome = answer.and_then(|response| match response {
+            Response::Swapped(record) => checked(disk, record).map(SwapOutcome::Done),
+            Response::Conflict(record) => checked(disk, record).map(SwapOutcome::Conflict),
+            Response::ChangeRefused(why) => Ok(SwapOutcome::Refused(why)),
+            other => Err(nonsense(other)),
+        });
+        outcome.unwrap_or_else(|error| match error {
+            // Whoever may not ask, or asks for a disk that was deleted, does not own it.
+            ClientError::Refused(Refusal::NotAllowed { .. } | Refusal::NoSuchDisk { .. }) => {
+                tracing::warn!(%disk, "swap refused: {error}");
+                SwapOutcome::Refused(ChangeRefused::NotOwner)
+            }
+            _ => {
+                tracing::warn!(%disk, "the outcome of a swap is unknown: {error}");
+                SwapOutcome::Unknown
+            }
+        })
+    }
+
+    /// Where stores are reached; those that are unknown or refused are left out.
+    pub async fn stores(&self, stores: Vec<StoreId>) -> Result<Vec<StoreAddress>, ClientError> {
+        match self.call(&Request::Stores { stores }, CALL_TIMEOUT).await? {
+            Response::Stores(addresses) => Ok(addresses),
+            other => Err(nonsense(other)),
+        }
+    }
+
+    async fn call(&self, request: &Request, within: Duration) -> Result<Response, ClientError> {
+        let live = self.shared.connected().await?;
+        let answer = match timeout(within, exchange(&live.connection, request)).await {
+            Ok(answer) => answer.map_err(ClientError::from),
+            Err(_) => Err(ClientError::Timeout {
+                to: live.to,
+                after: within,
+            }),
+        };
+        let answer = answer.map_err(|error| match live.connection.close_reason() {
+            Some(reason) => self.shared.dial.ended(live.to, &reason).into(),
+            None => error,
+        });
+        match answer {
+            Ok(Response::Refused(refusal)) => Err(refusal.into()),
+            answer => answer,
+        }
+    }
+}
+
+impl Shared {
+    async fn connected(&self) -> Result<Live, ClientError> {
+        let mut slot = self.connection.lock().await;
+        if let Some(live) = slot.as_ref()
+            && live.connection.close_reason().is_none()
+        {
+            return Ok(live.clone());
+        }
+        *slot = None;
+        let mut last = ClientError::NoServers;
+        for to in &self.servers {
+            match timeout(CONNECT_TIMEOUT, self.connect(*to)).await {
+                Ok(Ok(live)) => {
+                    *slot = Some(live.clone());
+                    return Ok(live);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => {
+                    last = ClientError::Timeout {
+                        to: *to,
+                        after: CONNECT_TIMEOUT,
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect(&self, to: SocketAddr) -> Result<Live, ClientError> {
+        let endpoint = match (&self.v6, to) {
+            (Some(v6), SocketAddr::V6(_)) => v6,
+            _ => &self.v4,
+        };
+        let connection = self.dial.connect(endpoint, to).await?;
+        let welcome =
+            self.hello(&connection)
+                .await
+                .map_err(|error| match connection.close_reason() {
+                    Some(reason) => self.dial.ended(to, &reason).into(),
+                    None => error,
+                })?;
+        tracing::info!(%to, version = welcome.version, program = welcome.program, "connected to the placement service");
+        Ok(Live { connection, to })
+    }
+
+    async fn hello(&self, connection: &quinn::Connection) -> Result<Welcome, ClientError> {
+        let hello = Hello {
+            newest: VERSION,
+            oldest: OLDEST_VERSION,
+            program: env!("CARGO_PKG_VERSION").into(),
+        };
+        let answer: Result<Welcome, Refusal> = exchange(connection, &hello).await?;
+        let welcome = answer?;
+        if !(OLDEST_VERSION..=VERSION).contains(&welcome.version) {
+            return Err(ClientError::Nonsense(format!(
+                "it wants to speak version {} of the node protocol",
+                welcome.version
+            )));
+        }
+        Ok(welcome)
+    }
+}
+
+async fn exchange<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
+    connection: &quinn::Connection,
+    request: &Q,
+) -> Result<A, FrameError> {
+    let (mut send, mut receive) = connection
+        .open_bi()
+        .await
+        .map_err(|error| FrameError::Ended(error.to_string()))?;
+    frame::write(&mut send, request).await?;
+    // A peer that stops reading early answers all the same.
+    let _ = send.finish();
+    frame::read(&mut receive).await
+}
+
+fn checked(disk: DiskId, record: Box<DiskRecord>) -> Result<Box<DiskRecord>, ClientError> {
+    if record.id != disk {
+        return Err(ClientError::Nonsense(format!("a record of {}", record.id)));
+    }
+    match record.check() {
+        Ok(()) => Ok(record),
+        Err(fault) => Err(ClientError::Nonsense(format!(
+            "a record that cannot be true: {fault}"
+        ))),
+    }
+}
+
+fn nonsense(response: Response) -> ClientError {
+    let text = format!("{response:?}");
+    ClientError::Nonsense(text.chars().take(120).collect())
+}
+
+fn transport() -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(
+            IDLE_TIMEOUT
+                .try_into()
+                .expect("a few seconds fit in a varint"),
+        ));
+    transport
+}

@@ -1,0 +1,222 @@
+//! What nodes and the placement service say to one another: JSON over QUIC, ALPN `ukai-placement/1`.
+//!
+//! ```text
+//!  node                                   placement service
+//!   | --- bidirectional stream: Hello ------> |   once a connection, before anything else
+//!   | <-- Welcome | Refusal ----------------- |
+//!   | --- stream: Request, FIN -------------> |   one stream a call, any number at once
+//!   | <-- Response | Refusal, FIN ----------- |   in any order
+//! ```
+//!
+//! A frame is a length (u32, little-endian) and that many bytes of JSON. Unknown fields are ignored
+//! and missing ones have defaults, so that a minor change needs no new version.
+
+use crate::api::{StoreAddress, Wanted};
+use replicator::words::{
+    BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, HostName,
+    Incarnation, RackName, Revision, Starts, StoreId,
+};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub const ALPN: &[u8] = b"ukai-placement/1";
+/// The newest version of this protocol that this program speaks, and the oldest.
+pub const VERSION: u16 = 1;
+pub const OLDEST_VERSION: u16 = 1;
+/// The longest frame. A heartbeat of 30,000 replicas still fits.
+pub const MAX_FRAME_BYTES: usize = 4 << 20;
+/// A call is answered, or its stream given up, after this long.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A heartbeat whose sender has seen everything is answered after this long.
+pub const HEARTBEAT_WAIT: Duration = Duration::from_secs(1);
+/// A node that has said nothing for this long is silent: five heartbeats.
+pub const SILENT_AFTER: Duration = Duration::from_secs(5);
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The newest and oldest version that the node speaks.
+    pub newest: u16,
+    pub oldest: u16,
+    /// The program's version, for messages.
+    pub program: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version that both will speak.
+    pub version: u16,
+    pub program: String,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    Heartbeat(Heartbeat),
+    /// A disk's record as it is.
+    Record {
+        disk: DiskId,
+    },
+    /// Change a disk's record if its revision is still `expected` (I8).
+    Swap {
+        disk: DiskId,
+        backend: BackendId,
+        expected: Revision,
+        change: Change,
+    },
+    /// Where these stores are reached.
+    Stores {
+        stores: Vec<StoreId>,
+    },
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    Desired(Desired),
+    Record(Box<DiskRecord>),
+    Swapped(Box<DiskRecord>),
+    /// The revision was another one; nothing was changed.
+    Conflict(Box<DiskRecord>),
+    /// The change is not possible; nothing was changed.
+    ChangeRefused(ChangeRefused),
+    /// Only those that are known and not refused.
+    Stores(Vec<StoreAddress>),
+    Refused(Refusal),
+}
+
+/// Why a call was not done. Nothing was changed, except where it says so.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    #[error(
+        "the placement service speaks versions {oldest} to {newest} of the node protocol ({program}), this peer {peer_oldest} to {peer_newest}: update the older one"
+    )]
+    Version {
+        newest: u16,
+        oldest: u16,
+        program: String,
+        peer_newest: u16,
+        peer_oldest: u16,
+    },
+    #[error("there is no disk {disk}")]
+    NoSuchDisk { disk: DiskId },
+    #[error("a {role} certificate does not allow this")]
+    NotAllowed { role: String },
+    #[error("the placement service does not understand the request: {why}")]
+    Malformed { why: String },
+    /// It is not known whether a swap was made.
+    #[error("the placement service's catalog failed: {why}")]
+    Catalog { why: String },
+}
+
+/// What a node says of itself, about once a second, and at once when something changed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub datacenter: DatacenterName,
+    pub rack: RackName,
+    /// Where other nodes reach it. An unspecified IP address (0.0.0.0, ::) means: where the
+    /// placement service sees it come from.
+    pub listen: SocketAddr,
+    #[serde(default)]
+    pub stores: Vec<StoreReport>,
+    /// Every backend that the node has begun to run and that is not gone yet.
+    #[serde(default)]
+    pub backends: Vec<BackendReport>,
+    /// [`Desired::digest`] of the last answer that the node acts upon; 0 before the first. `backends`
+    /// has to be read after that answer was taken in.
+    #[serde(default)]
+    pub seen: u64,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StoreReport {
+    pub id: StoreId,
+    pub starts: Starts,
+    pub incarnation: Incarnation,
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    #[serde(default)]
+    pub disks: Vec<DiskUse>,
+    /// Disks from [`Desired::drop`] that the store durably has no more.
+    #[serde(default)]
+    pub dropped: Vec<DiskId>,
+    /// What is wrong with it (full, failed, damaged), in words.
+    #[serde(default)]
+    pub trouble: Option<String>,
+}
+
+/// What a disk occupies in a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DiskUse {
+    pub disk: DiskId,
+    pub allocated_bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackendReport {
+    pub disk: DiskId,
+    pub backend: BackendId,
+    pub state: BackendState,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendState {
+    Starting,
+    /// QEMU may connect.
+    Ready {
+        socket: String,
+    },
+    Stopping,
+    /// It cannot go on by itself; why, in words.
+    Failed {
+        why: String,
+    },
+}
+
+/// What the placement service wants of a node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, Default)]
+pub struct Desired {
+    /// Names the content of everything below; send it back in [`Heartbeat::seen`].
+    pub digest: u64,
+    /// Every backend that may run on the node. One that runs and is not named here has lost its
+    /// disk: it stops, and cannot close its epoch any more.
+    pub attachments: Vec<DesiredAttachment>,
+    /// Disks that were deleted; every store of the node drops what it has of them.
+    pub drop: Vec<DiskId>,
+    /// Stores of the node that are in no set, and why.
+    pub refused: Vec<StoreRefused>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct DesiredAttachment {
+    pub disk: DiskId,
+    pub name: DiskName,
+    pub backend: BackendId,
+    /// `Detached`: drain, close the epoch, and then leave the backend out of the heartbeats.
+    pub wanted: Wanted,
+    /// Whether an epoch that another backend holds open may be taken over. A backend may always take
+    /// over what it held open itself before it was restarted.
+    pub take_over: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct StoreRefused {
+    pub store: StoreId,
+    pub why: StoreFault,
+}
+
+/// Why a store is in no set.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreFault {
+    #[error(
+        "the store was started {recorded} times before, and now says {shown}: its directory is an older copy of itself, and what was written since is not in it; format it anew"
+    )]
+    RolledBack { recorded: u64, shown: u64 },
+    #[error(
+        "the store belongs to host {recorded}, and now shows itself on {shown}: if its directory was carried over on purpose, say so with POST /v1/stores/ID/host; if it was copied, format the copy anew"
+    )]
+    Moved { recorded: HostName, shown: HostName },
+}
