@@ -1,1 +1,7 @@
+//! Tests that see the whole: the simulator, and real processes with real guests.
+//!
+//! - [`guest`]: QEMU guests that are driven by commands.
+//! - [`processes`]: programs that a test starts, and nothing of them left behind.
 
+pub mod guest;
+pub mod processes;

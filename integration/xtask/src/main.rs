@@ -1,1 +1,104 @@
-fn main() {}
+//! `cargo xtask …`: everything that a person or a CI machine does with this repository.
+//!
+//! It stands alone and builds in seconds: what needs the product's crates is a program of the
+//! `integration` crate, which this one builds and runs with a bound on its time.
+
+mod demo;
+mod fuzz;
+mod run;
+mod setup;
+mod steps;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+/// Build, show and test Ukai.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what guests need: QEMU, a kernel, busybox, file system tools
+    Setup,
+    /// A real guest on a replicated disk: made, filled, killed, checked
+    Demo {
+        /// Leave the cluster running and print how to go on
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Everything that must hold, in order, with a line and a time for each step
+    Test {
+        /// Leave out clippy and the demo, and simulate fewer seeds
+        #[arg(long)]
+        quick: bool,
+    },
+    /// The simulator, built for release; arguments are passed on (--seeds N, --seed N, --planted)
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Fuzz the decoders of foreign bytes with libFuzzer
+    Fuzz {
+        /// How long each target runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Only this target
+        #[arg(long)]
+        target: Option<String>,
+        /// Afterwards replace the kept corpus by the smallest one that covers as much
+        #[arg(long)]
+        minimise: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let task = Arguments::parse().task;
+    run::catch_signals();
+    match perform(task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup => setup::run(&workspace),
+        Task::Demo { keep } => demo::run(&workspace, keep),
+        Task::Test { quick } => test::run(&workspace, quick),
+        Task::Sim { arguments } => {
+            let simulate = workspace
+                .cargo("run")
+                .args([
+                    "--release",
+                    "--package",
+                    "integration",
+                    "--bin",
+                    "ukai-sim",
+                    "--",
+                ])
+                .args(arguments);
+            // A person chose the number of seeds; an hour is only there to end what hangs.
+            run::inherit(simulate, Duration::from_secs(3600))
+        }
+        Task::Fuzz {
+            seconds,
+            target,
+            minimise,
+        } => fuzz::run(&workspace, seconds, target.as_deref(), minimise),
+    }
+}

@@ -1,0 +1,243 @@
+//! A real guest under QEMU, with one vhost-user-blk disk, driven by commands.
+//!
+//! It boots a distribution's kernel with an initramfs that holds busybox, e2fsprogs and `ukai-guest`
+//! (`integration/guest-tools`). The console goes to a log, commands and answers over the second serial
+//! port. Everything is bounded in time; dropping a [`Guest`] kills its QEMU.
+
+mod control;
+pub mod kit;
+mod qmp;
+mod storage_daemon;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::processes::Process;
+use control::Control;
+pub use control::{Output, Task};
+use kit::Kit;
+use qmp::Qmp;
+pub use storage_daemon::StorageDaemon;
+
+/// Two to four seconds without KVM on a quiet machine; room for a busy one.
+const BOOT_BOUND: Duration = Duration::from_secs(90);
+const POWER_OFF_BOUND: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+pub struct GuestConfig {
+    /// The vhost-user socket of the disk's backend.
+    pub disk: PathBuf,
+    pub queues: u16,
+    pub cpus: u8,
+    pub memory_mib: u32,
+    /// Wait for a live migration instead of booting: QEMU's `-incoming` address.
+    pub incoming: Option<String>,
+}
+
+impl GuestConfig {
+    pub fn new(disk: impl Into<PathBuf>) -> GuestConfig {
+        GuestConfig {
+            disk: disk.into(),
+            queues: 1,
+            cpus: 1,
+            memory_mib: 256,
+            incoming: None,
+        }
+    }
+}
+
+pub struct Guest {
+    qemu: Process,
+    control: Control,
+    qmp: Qmp,
+    console: PathBuf,
+}
+
+impl Guest {
+    /// Boots (or starts to wait for a migration) and returns when the guest takes commands.
+    ///
+    /// `directory` gets the guest's sockets, `log` its console; `name` tells guests of one test apart.
+    pub fn boot(name: &str, config: &GuestConfig, directory: &Path, log: &Path) -> Result<Guest> {
+        let kit = Kit::find()?;
+        let control_path = directory.join(format!("{name}.ctl"));
+        let qmp_path = directory.join(format!("{name}.qmp"));
+        for stale in [&control_path, &qmp_path] {
+            let _ = std::fs::remove_file(stale);
+        }
+        let command = command_line(&kit, config, &control_path, &qmp_path, log);
+        let qemu_log = log.with_extension("qemu.log");
+        let mut qemu = Process::start(&format!("QEMU of {name}"), command, &qemu_log)?;
+        let deadline = Instant::now() + BOOT_BOUND;
+        let qmp = Qmp::connect(&qmp_path, deadline, &mut qemu)?;
+        let control = Control::connect(&control_path, deadline, &mut qemu)?;
+        let mut guest = Guest {
+            qemu,
+            control,
+            qmp,
+            console: log.to_owned(),
+        };
+        if config.incoming.is_none() {
+            guest.wait_ready(deadline)?;
+        }
+        Ok(guest)
+    }
+
+    /// Runs one shell command to its end.
+    pub fn run(&mut self, command: &str, bound: Duration) -> Result<Output> {
+        let deadline = Instant::now() + bound;
+        let mut task = self.start(command)?;
+        let result = task.finish(deadline);
+        result
+            .map_err(|error| self.explain(error))
+            .with_context(|| format!("guest: {command}"))
+    }
+
+    /// Runs one shell command, which must succeed; returns what it printed.
+    pub fn must(&mut self, command: &str, bound: Duration) -> Result<String> {
+        let output = self.run(command, bound)?;
+        if output.status != 0 {
+            bail!(
+                "guest: {command}: status {}\n{}",
+                output.status,
+                output.text
+            );
+        }
+        Ok(output.text)
+    }
+
+    /// Starts a command and leaves it running.
+    pub fn start(&mut self, command: &str) -> Result<Task> {
+        self.control.start(command)
+    }
+
+    pub fn qmp(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.qmp.execute(command, arguments)
+    }
+
+    /// Waits for an event of QEMU's, one that has come already included.
+    pub fn qmp_event(&mut self, name: &str, bound: Duration) -> Result<Value> {
+        self.qmp.event(name, bound)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.qemu.pid()
+    }
+
+    pub fn running(&mut self) -> bool {
+        self.qemu.running()
+    }
+
+    /// The host's power fails, as far as this guest can tell.
+    pub fn kill_9(mut self) {
+        self.qemu.kill_9();
+    }
+
+    /// Syncs and powers off; an error if it does not end in time.
+    pub fn shutdown(mut self) -> Result<()> {
+        let _going = self.start("sync; umount -a -r 2>/dev/null; poweroff -f")?;
+        if self.qemu.wait(POWER_OFF_BOUND).is_none() {
+            bail!(
+                "the guest did not power off; see {}",
+                self.console.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&mut self, deadline: Instant) -> Result<()> {
+        while !self.control.ready() {
+            self.qemu.must_run()?;
+            if Instant::now() >= deadline {
+                bail!(
+                    "the guest is not up in time; see {}",
+                    self.console.display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// A guest that stopped answering has often said why on its console.
+    fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let console = std::fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&console);
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(15)..].join("\n");
+        error.context(format!("the end of {}:\n{last}", self.console.display()))
+    }
+}
+
+fn command_line(
+    kit: &Kit,
+    config: &GuestConfig,
+    control: &Path,
+    qmp: &Path,
+    console: &Path,
+) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut option = |name: &str, value: String| {
+        qemu.arg(name).arg(value);
+    };
+    // A /dev/kvm that opens may still not work (nested, filtered): whoever has one names it.
+    let accelerator = std::env::var("UKAI_GUEST_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
+    option(
+        "-machine",
+        format!("q35,accel={accelerator},memory-backend=mem"),
+    );
+    option("-smp", config.cpus.to_string());
+    option("-m", format!("{}M", config.memory_mib));
+    option(
+        "-object",
+        format!(
+            "memory-backend-memfd,id=mem,size={}M,share=on",
+            config.memory_mib
+        ),
+    );
+    option("-kernel", kit.kernel.display().to_string());
+    option("-initrd", kit.initramfs.display().to_string());
+    option("-append", "console=ttyS0 panic=-1 loglevel=5".to_owned());
+    option(
+        "-chardev",
+        format!("file,id=console,path={}", console.display()),
+    );
+    option("-serial", "chardev:console".to_owned());
+    option(
+        "-chardev",
+        format!(
+            "socket,id=control,path={},server=on,wait=off",
+            control.display()
+        ),
+    );
+    option("-serial", "chardev:control".to_owned());
+    option("-qmp", format!("unix:{},server=on,wait=off", qmp.display()));
+    option(
+        "-chardev",
+        format!(
+            "socket,id=disk,path={},reconnect-ms=200",
+            config.disk.display()
+        ),
+    );
+    option(
+        "-device",
+        format!(
+            "vhost-user-blk-pci,chardev=disk,num-queues={}",
+            config.queues
+        ),
+    );
+    if let Some(address) = &config.incoming {
+        option("-incoming", address.clone());
+    }
+    qemu.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    qemu
+}
