@@ -1,7 +1,9 @@
 //! Tests that see the whole: the simulator, and real processes with real guests.
 //!
+//! - [`cluster`]: a placement service and nodes as processes of this machine.
 //! - [`guest`]: QEMU guests that are driven by commands.
 //! - [`processes`]: programs that a test starts, and nothing of them left behind.
 
+pub mod cluster;
 pub mod guest;
 pub mod processes;

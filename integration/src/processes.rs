@@ -89,21 +89,29 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     ended: Option<ExitStatus>,
-    outlives_us: bool,
+    left: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Dies with the thread that started it, whatever happens to that.
+    Ours,
+    /// May be [left](Process::leave) running when all went well.
+    MayStay,
 }
 
 impl Process {
-    /// Starts it with its output appended to `log`. It does not survive the calling thread.
+    /// Starts it with its output appended to `log`.
     pub fn start(name: &str, command: Command, log: &Path) -> Result<Process> {
-        Process::spawn(name, command, log, false)
+        Process::start_for(Lifetime::Ours, name, command, log)
     }
 
-    /// Starts one that goes on when we end, unless it is killed explicitly.
-    pub fn start_to_stay(name: &str, command: Command, log: &Path) -> Result<Process> {
-        Process::spawn(name, command, log, true)
-    }
-
-    fn spawn(name: &str, mut command: Command, log: &Path, outlives_us: bool) -> Result<Process> {
+    pub fn start_for(
+        lifetime: Lifetime,
+        name: &str,
+        mut command: Command,
+        log: &Path,
+    ) -> Result<Process> {
         clean_up_on_signals();
         let file = File::options()
             .create(true)
@@ -114,7 +122,8 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
-        if outlives_us {
+        if lifetime == Lifetime::MayStay {
+            // A later ctrl-c in this terminal is not meant for it.
             command.process_group(0);
         } else {
             // SAFETY: prctl is async-signal-safe and touches no memory of ours.
@@ -127,18 +136,14 @@ impl Process {
                 )
             };
         }
-        let child = left_behind(|left| {
-            let child = command.spawn()?;
-            left.pids.insert(child.id(), ());
-            Ok::<_, io::Error>(child)
-        })
-        .with_context(|| format!("start {name}: {:?}", command.get_program()))?;
+        let child = spawn_registered(&mut command)
+            .with_context(|| format!("start {name}: {:?}", command.get_program()))?;
         Ok(Process {
             name: name.to_owned(),
             child,
             log: log.to_owned(),
             ended: None,
-            outlives_us,
+            left: false,
         })
     }
 
@@ -191,6 +196,12 @@ impl Process {
         }
     }
 
+    /// Lets it go on when we end; only for one that was started with [`Lifetime::MayStay`].
+    pub fn leave(&mut self) {
+        left_behind(|left| left.pids.remove(&self.child.id()));
+        self.left = true;
+    }
+
     fn signal(&mut self, signal: libc::c_int) {
         if self.reap().is_none() {
             // SAFETY: a plain system call on our own unreaped child.
@@ -214,12 +225,63 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.outlives_us {
-            left_behind(|left| left.pids.remove(&self.child.id()));
-        } else {
+        if !self.left {
             self.kill_9();
         }
     }
+}
+
+fn spawn_registered(command: &mut Command) -> io::Result<Child> {
+    left_behind(|left| {
+        let child = command.spawn()?;
+        left.pids.insert(child.id(), ());
+        Ok(child)
+    })
+}
+
+pub struct Answer {
+    pub status: ExitStatus,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs a short command to its end; kills it when it takes longer than `bound`.
+pub fn ask(name: &str, mut command: Command, bound: Duration) -> Result<Answer> {
+    clean_up_on_signals();
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = spawn_registered(&mut command).with_context(|| format!("start {name}"))?;
+    let out = read_to_end(child.stdout.take().expect("piped"));
+    let err = read_to_end(child.stderr.take().expect("piped"));
+    let mut process = Process {
+        name: name.to_owned(),
+        child,
+        log: PathBuf::new(),
+        ended: None,
+        left: false,
+    };
+    let Some(status) = process.wait(bound) else {
+        bail!("{name} is not done after {} s", bound.as_secs());
+    };
+    let joined = |thread: std::thread::JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&thread.join().expect("no panic while reading")).into_owned()
+    };
+    Ok(Answer {
+        status,
+        out: joined(out),
+        err: joined(err),
+    })
+}
+
+fn read_to_end(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is all there is to show.
+        let _ = from.read_to_end(&mut bytes);
+        bytes
+    })
 }
 
 /// Runs one test in a directory of its own; panics with the whole story of an error.
@@ -270,6 +332,11 @@ impl Scratch {
         self.logs.join(format!("{name}.log"))
     }
 
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// For a demo whose cluster goes on; the logs stay too.
     pub fn keep_data(&mut self) {
         self.keep_data = true;
         self.keep_logs = true;

@@ -172,6 +172,24 @@ impl Guest {
     }
 }
 
+/// A line for a person's shell: the same guest, with a shell of its own in the terminal.
+pub fn manual_command(config: &GuestConfig) -> Result<String> {
+    let kit = Kit::find()?;
+    Ok(format!(
+        "qemu-system-x86_64 -machine q35,memory-backend=mem -m {memory}M \\\n    \
+         -object memory-backend-memfd,id=mem,size={memory}M,share=on \\\n    \
+         -kernel {kernel} -initrd {initramfs} \\\n    \
+         -append 'console=ttyS0 ukai.shell' -nographic -nodefaults -serial mon:stdio \\\n    \
+         -chardev socket,id=disk,path={disk},reconnect-ms=200 \\\n    \
+         -device vhost-user-blk-pci,chardev=disk,num-queues={queues}",
+        memory = config.memory_mib,
+        kernel = kit.kernel.display(),
+        initramfs = kit.initramfs.display(),
+        disk = config.disk.display(),
+        queues = config.queues,
+    ))
+}
+
 fn command_line(
     kit: &Kit,
     config: &GuestConfig,

@@ -1,4 +1,95 @@
+//! libFuzzer over the decoders of foreign bytes, with the stable compiler and no tool to install.
+//!
+//! `integration/fuzz` is built with the same LLVM pass that cargo-fuzz asks for. Naming the target
+//! triple keeps build scripts and procedural macros out of it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{self, Program};
+use crate::setup;
 use crate::workspace::Workspace;
-pub fn run(_: &Workspace, _: u64, _: Option<&str>, _: bool) -> anyhow::Result<()> {
+
+const TARGETS: [&str; 3] = ["wire", "descriptors", "recovery"];
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+const INSTRUMENTED: &str = "-Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    -Cdebug-assertions=on --cfg fuzzing";
+/// A single input must not take longer than this: an endless loop is a finding.
+const INPUT_SECONDS: u64 = 10;
+const MEMORY_MIB: u64 = 1024;
+
+pub fn run(
+    workspace: &Workspace,
+    seconds: u64,
+    target: Option<&str>,
+    minimise: bool,
+) -> Result<()> {
+    let targets: Vec<&str> = match target {
+        None => TARGETS.to_vec(),
+        Some(name) if TARGETS.contains(&name) => vec![name],
+        Some(name) => bail!("no fuzz target {name}; there are {}", TARGETS.join(", ")),
+    };
+    setup::cxx()?;
+    let home = workspace.root.join("integration/fuzz");
+    let build_dir = workspace.target.join("fuzz");
+    let build = workspace
+        .cargo("build")
+        .args(["--release", "--locked", "--target", TRIPLE])
+        .directory(&home)
+        .env("CARGO_TARGET_DIR", &build_dir)
+        .env("RUSTFLAGS", INSTRUMENTED);
+    run::inherit(build, Duration::from_secs(1800))?;
+    for target in targets {
+        let fuzzer = build_dir.join(TRIPLE).join("release").join(target);
+        let kept = home.join("corpus").join(target);
+        let grown = workspace.cache.join("fuzz").join(target);
+        let findings = workspace
+            .cache
+            .join("fuzz")
+            .join(format!("{target}-findings"));
+        for directory in [&kept, &grown, &findings] {
+            fs::create_dir_all(directory)?;
+        }
+        println!(
+            "..           {target}: {seconds} s, findings go to {}",
+            findings.display()
+        );
+        let fuzz = Program::new(&fuzzer)
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-timeout={INPUT_SECONDS}"))
+            .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
+            .arg(format!("-artifact_prefix={}/", findings.display()))
+            .args(["-print_final_stats=1", "-use_value_profile=1"])
+            // New inputs go to the first directory; the kept ones are only read.
+            .arg(&grown)
+            .arg(&kept);
+        run::inherit(fuzz, Duration::from_secs(seconds + 120))
+            .with_context(|| format!("{target}: a finding is in {}", findings.display()))?;
+        if minimise {
+            keep_smallest(&fuzzer, &kept, &grown)?;
+        }
+        println!("ok           {target}");
+    }
     Ok(())
+}
+
+/// The fewest and shortest inputs that cover what all of them cover.
+fn keep_smallest(fuzzer: &Path, kept: &Path, grown: &Path) -> Result<()> {
+    let smallest = kept.with_extension("new");
+    let _ = fs::remove_dir_all(&smallest);
+    fs::create_dir_all(&smallest)?;
+    let merge =
+        Program::new(fuzzer)
+            .arg("-merge=1")
+            .args([&smallest, &kept.to_owned(), &grown.to_owned()]);
+    run::inherit(merge, Duration::from_secs(600))?;
+    fs::remove_dir_all(kept)?;
+    fs::rename(&smallest, kept).context("keep the smallest corpus")
 }

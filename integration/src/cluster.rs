@@ -1,0 +1,325 @@
+//! A cluster of real processes on this machine: one placement service, and nodes that share nothing
+//! but loopback. All that knows the command line of `ukai` is in this file.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::guest::kit;
+use crate::processes::{Lifetime, Process, Scratch, ask};
+
+const UP_BOUND: Duration = Duration::from_secs(30);
+const COMMAND_BOUND: Duration = Duration::from_secs(70);
+/// Three heartbeats: stores say what they hold when they are heard.
+const USAGE_BOUND: Duration = Duration::from_secs(20);
+
+pub struct NodeSpec {
+    pub host: &'static str,
+    pub datacenter: &'static str,
+    pub rack: &'static str,
+}
+
+/// Two datacenters, three hosts, a rack each.
+pub const TOKYO_AND_OSAKA: [NodeSpec; 3] = [
+    NodeSpec {
+        host: "tokyo-1",
+        datacenter: "tokyo",
+        rack: "t1",
+    },
+    NodeSpec {
+        host: "tokyo-2",
+        datacenter: "tokyo",
+        rack: "t2",
+    },
+    NodeSpec {
+        host: "osaka-1",
+        datacenter: "osaka",
+        rack: "o1",
+    },
+];
+
+pub struct Cluster {
+    ukai: PathBuf,
+    data: PathBuf,
+    nodes_at: SocketAddr,
+    operators_at: SocketAddr,
+    lifetime: Lifetime,
+    placement_log: PathBuf,
+    placement: Option<Process>,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    spec: &'static NodeSpec,
+    listen: SocketAddr,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Cluster {
+    /// Returns when every node and every store has been heard of.
+    pub fn start(
+        scratch: &Scratch,
+        specs: &'static [NodeSpec],
+        lifetime: Lifetime,
+    ) -> Result<Cluster> {
+        let mut cluster = Cluster {
+            ukai: kit::built("ukai", "UKAI_BIN")?,
+            data: scratch.data().to_owned(),
+            nodes_at: free_udp()?,
+            operators_at: free_tcp()?,
+            lifetime,
+            placement_log: scratch.log("placement"),
+            placement: None,
+            nodes: Vec::new(),
+        };
+        for spec in specs {
+            cluster.nodes.push(Node {
+                spec,
+                listen: free_udp()?,
+                log: scratch.log(spec.host),
+                process: None,
+            });
+        }
+        cluster.make_certificates()?;
+        cluster.start_placement()?;
+        for spec in specs {
+            cluster.start_node(spec.host)?;
+        }
+        cluster.wait_up()?;
+        Ok(cluster)
+    }
+
+    pub fn create_disk(&self, name: &str, size: &str, copies: u8, near: &str) -> Result<Value> {
+        let copies = copies.to_string();
+        self.ukai(&[
+            "disk", "create", name, "--size", size, "--copies", &copies, "--near", near,
+        ])
+    }
+
+    /// The socket where QEMU connects.
+    pub fn attach(&self, disk: &str, host: &str) -> Result<PathBuf> {
+        let attached = self.ukai(&["disk", "attach", disk, "--node", host])?;
+        let socket = attached["socket"]
+            .as_str()
+            .context("attach names no socket")?;
+        Ok(PathBuf::from(socket))
+    }
+
+    pub fn detach(&self, disk: &str) -> Result<Value> {
+        self.ukai(&["disk", "detach", disk])
+    }
+
+    /// What the disk occupies on all of its stores, as they last said.
+    pub fn allocated(&self, disk: &str) -> Result<u64> {
+        let map = self.ukai(&["disk", "map", disk])?;
+        let stores = map["stores"].as_array().context("a map lists stores")?;
+        Ok(stores
+            .iter()
+            .filter_map(|store| store["allocated_bytes"].as_u64())
+            .sum())
+    }
+
+    /// Polls [`Cluster::allocated`] until it is as wanted: stores report with their heartbeats.
+    pub fn wait_allocated(&self, disk: &str, wanted: impl Fn(u64) -> bool) -> Result<u64> {
+        let deadline = Instant::now() + USAGE_BOUND;
+        loop {
+            let bytes = self.allocated(disk)?;
+            if wanted(bytes) {
+                return Ok(bytes);
+            }
+            if Instant::now() >= deadline {
+                bail!("{disk} still occupies {bytes} bytes");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Where the files of a host's store are.
+    pub fn store_dir(&self, host: &str) -> PathBuf {
+        self.data.join(host).join("store")
+    }
+
+    pub fn kill_node_9(&mut self, host: &str) -> Result<()> {
+        let mut process = self
+            .node(host)?
+            .process
+            .take()
+            .context("the node is not running")?;
+        process.kill_9();
+        Ok(())
+    }
+
+    pub fn start_node(&mut self, host: &str) -> Result<()> {
+        let mut command = self.command();
+        let own = self.data.join(host);
+        std::fs::create_dir_all(own.join("sockets"))?;
+        let (nodes_at, lifetime) = (self.nodes_at, self.lifetime);
+        let node = self.node(host)?;
+        command
+            .args(["node", "--host", host])
+            .args([
+                "--datacenter",
+                node.spec.datacenter,
+                "--rack",
+                node.spec.rack,
+            ])
+            .args([
+                "--placement",
+                &nodes_at.to_string(),
+                "--listen",
+                &node.listen.to_string(),
+            ])
+            .arg("--store")
+            .arg(own.join("store"))
+            .arg("--sockets")
+            .arg(own.join("sockets"));
+        node.process = Some(Process::start_for(lifetime, host, command, &node.log)?);
+        Ok(())
+    }
+
+    pub fn kill_placement_9(&mut self) -> Result<()> {
+        self.placement
+            .take()
+            .context("the placement service is not running")?
+            .kill_9();
+        Ok(())
+    }
+
+    pub fn start_placement(&mut self) -> Result<()> {
+        let mut command = self.command();
+        command
+            .args(["placement", "--host", "control"])
+            .arg("--catalog")
+            .arg(self.data.join("catalog.redb"))
+            .args(["--nodes", &self.nodes_at.to_string()])
+            .args(["--operators", &self.operators_at.to_string()]);
+        let log = &self.placement_log;
+        self.placement = Some(Process::start_for(
+            self.lifetime,
+            "the placement service",
+            command,
+            log,
+        )?);
+        Ok(())
+    }
+
+    pub fn wait_up(&mut self) -> Result<()> {
+        let deadline = Instant::now() + UP_BOUND;
+        let wanted = self.nodes.len() as u64;
+        loop {
+            let status = self.ukai(&["status"]);
+            if let Ok(status) = &status
+                && status["hosts_up"] == wanted
+                && status["stores_up"] == wanted
+            {
+                return Ok(());
+            }
+            let processes = self
+                .placement
+                .iter_mut()
+                .chain(self.nodes.iter_mut().filter_map(|n| n.process.as_mut()));
+            for process in processes {
+                process.must_run()?;
+            }
+            if Instant::now() >= deadline {
+                bail!("the cluster is not up in time: {status:?}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// An operator's command, its answer as JSON.
+    pub fn ukai(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.table(&[arguments, &["--json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("ukai {}: {text}", arguments.join(" ")))
+    }
+
+    /// An operator's command, its answer as people see it.
+    pub fn table(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command();
+        command.args(arguments);
+        let line = format!("ukai {}", arguments.join(" "));
+        let answer = ask(&line, command, COMMAND_BOUND)?;
+        if !answer.status.success() {
+            bail!("{line}: {}\n{}{}", answer.status, answer.out, answer.err);
+        }
+        Ok(answer.out)
+    }
+
+    /// Leaves everything running.
+    pub fn leave(&mut self) {
+        for process in self.processes() {
+            process.leave();
+        }
+    }
+
+    pub fn pids(&mut self) -> Vec<u32> {
+        self.processes().map(|process| process.pid()).collect()
+    }
+
+    /// For a person's shell: what lets `ukai` find this cluster.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("UKAI_SERVICE", self.operators_at.to_string()),
+            ("UKAI_PKI", self.pki().display().to_string()),
+        ]
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.ukai
+    }
+
+    fn make_certificates(&self) -> Result<()> {
+        let pki = self.pki().display().to_string();
+        let mut arguments = vec![
+            "init",
+            "--dir",
+            &pki,
+            "--placement",
+            "control",
+            "--operator",
+            "operator",
+        ];
+        for node in &self.nodes {
+            arguments.extend(["--node", node.spec.host]);
+        }
+        self.table(&arguments).map(drop)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.ukai);
+        command.envs(self.environment()).current_dir(&self.data);
+        command
+    }
+
+    fn pki(&self) -> PathBuf {
+        self.data.join("pki")
+    }
+
+    fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.placement.iter_mut().chain(
+            self.nodes
+                .iter_mut()
+                .filter_map(|node| node.process.as_mut()),
+        )
+    }
+
+    fn node(&mut self, host: &str) -> Result<&mut Node> {
+        let found = self.nodes.iter_mut().find(|node| node.spec.host == host);
+        found.with_context(|| format!("no node {host}"))
+    }
+}
+
+/// Free now; nobody else on a test machine is likely to take it before the daemon does.
+fn free_udp() -> Result<SocketAddr> {
+    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+fn free_tcp() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}

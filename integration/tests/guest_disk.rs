@@ -1,0 +1,194 @@
+//! What a guest may rely on, shown with real guests on a real cluster: every process its own, every
+//! failure a SIGKILL.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::cluster::{Cluster, TOKYO_AND_OSAKA};
+use integration::guest::{Guest, GuestConfig, Task};
+use integration::processes::{Lifetime, Scratch, scenario};
+
+const SHORT: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
+
+/// The verifying writer's region: behind the file system, on the last extents of the disk.
+const WRITER: &str = "/dev/vda --offset 1073741824 --blocks 512 --threads 2 --seed 42";
+
+#[test]
+fn what_was_flushed_survives_a_killed_guest() {
+    scenario("killed-guest", survive_a_killed_guest);
+}
+
+fn survive_a_killed_guest(scratch: &Scratch) -> Result<()> {
+    let (_cluster, config) = cluster_with_disk(scratch)?;
+    let mut guest = boot("guest", &config, scratch)?;
+    guest.must("mkfs.ext4 -q /dev/vda 512M && mount /dev/vda /mnt", LONG)?;
+    let filled = guest.must(
+        "ukai-guest fill /mnt/files --seed 3 --files 100 --bytes 16777216",
+        LONG,
+    )?;
+    let mut writer = start_writer(&mut guest)?;
+    // More files, never synced: the file system must be found whole around them.
+    guest.start("while :; do cp -r /mnt/files /mnt/unsynced; rm -r /mnt/unsynced; done")?;
+    let flushed = [flushed(&mut writer, 0, 600)?, flushed(&mut writer, 1, 600)?];
+    guest.kill_9();
+
+    let mut guest = boot("again", &config, scratch)?;
+    guest.must("e2fsck -p /dev/vda; test $? -le 1", LONG)?;
+    guest.must("e2fsck -f -n /dev/vda", LONG)?;
+    guest.must("mount /dev/vda /mnt", SHORT)?;
+    let checked = guest.must("ukai-guest check /mnt/files", LONG)?;
+    ensure!(
+        filled.trim().strip_prefix("filled") == checked.trim().strip_prefix("checked"),
+        "written: {filled}; found: {checked}"
+    );
+    let [first, second] = flushed;
+    guest.must(
+        &format!("ukai-guest verify-check {WRITER} --flushed {first},{second}"),
+        LONG,
+    )?;
+    guest.shutdown()
+}
+
+#[test]
+fn queues_serial_sectors_and_discard() {
+    scenario("device", look_at_the_device);
+}
+
+fn look_at_the_device(scratch: &Scratch) -> Result<()> {
+    let (cluster, config) = cluster_with_disk(scratch)?;
+    let config = GuestConfig {
+        queues: 2,
+        cpus: 2,
+        ..config
+    };
+    let mut guest = boot("guest", &config, scratch)?;
+
+    let queues = guest.must("ls /sys/block/vda/mq | wc -l", SHORT)?;
+    ensure!(queues.trim() == "2", "the guest sees {queues} queues");
+    let size = guest.must("cat /sys/block/vda/size", SHORT)?;
+    ensure!(
+        size.trim() == (2_u64 << 30 >> 9).to_string(),
+        "the guest sees {size} sectors"
+    );
+    let serial = guest.must("cat /sys/block/vda/serial", SHORT)?;
+    ensure!(!serial.trim().is_empty(), "the disk has no serial number");
+
+    let sectors = "ukai-guest sectors /dev/vda --offset 4096 --sectors 1024 --threads 8 --rounds 3";
+    guest.must(sectors, LONG)?;
+
+    let before = cluster.allocated("web1")?;
+    guest.must(
+        "dd if=/dev/urandom of=/dev/vda bs=1M seek=64 count=64 oflag=direct && sync",
+        LONG,
+    )?;
+    let written = cluster.wait_allocated("web1", |bytes| bytes >= before + (120 << 20))?;
+    guest.must(
+        "ukai-guest discard /dev/vda --offset 67108864 --bytes 67108864",
+        SHORT,
+    )?;
+    guest.must("ukai-guest flush /dev/vda", SHORT)?;
+    cluster.wait_allocated("web1", |bytes| bytes <= written - (120 << 20))?;
+    let zero =
+        "dd if=/dev/vda bs=1M skip=64 count=64 iflag=direct 2>/dev/null | tr -d '\\0' | wc -c";
+    ensure!(
+        guest.must(zero, LONG)?.trim() == "0",
+        "a discarded range is not zero"
+    );
+
+    // File systems ask by themselves too.
+    guest.must("mkfs.ext4 -q /dev/vda 512M && mount /dev/vda /mnt", LONG)?;
+    guest.must(
+        "ukai-guest fill /mnt/files --seed 5 --files 50 --bytes 67108864",
+        LONG,
+    )?;
+    let written = cluster.wait_allocated("web1", |bytes| bytes >= 100 << 20)?;
+    guest.must("rm -r /mnt/files && sync && fstrim /mnt", LONG)?;
+    cluster.wait_allocated("web1", |bytes| bytes <= written - (80 << 20))?;
+
+    // The same disk shows the same number when it comes back.
+    guest.shutdown()?;
+    let mut guest = boot("again", &config, scratch)?;
+    ensure!(
+        guest.must("cat /sys/block/vda/serial", SHORT)? == serial,
+        "the serial number changed"
+    );
+    guest.shutdown()
+}
+
+#[test]
+fn a_guest_outlives_its_nodes() {
+    scenario("killed-node", outlive_nodes);
+}
+
+/// The node that serves the guest, and the one with the other copy, each killed under a writer that
+/// would notice one lost, stale or repeated block, and started again.
+fn outlive_nodes(scratch: &Scratch) -> Result<()> {
+    let (mut cluster, config) = cluster_with_disk(scratch)?;
+    let config = GuestConfig {
+        queues: 2,
+        cpus: 2,
+        ..config
+    };
+    let mut guest = boot("guest", &config, scratch)?;
+    let mut writer = start_writer(&mut guest)?;
+    let other = other_copy(&cluster)?;
+    let mut reached = 100;
+    for host in ["tokyo-1", &other, "tokyo-1"] {
+        reached = flushed(&mut writer, 0, reached)?;
+        cluster.kill_node_9(host)?;
+        std::thread::sleep(Duration::from_millis(700));
+        cluster.start_node(host)?;
+        // Some writes were under way, and were completed afterwards: the writer goes on from there.
+        reached = flushed(&mut writer, 0, reached + 200)
+            .with_context(|| format!("after {host} was killed and started again"))?;
+        cluster.wait_up()?;
+    }
+    let totals = writer.stopped(LONG)?;
+    ensure!(totals.contains("verified writes="), "{totals}");
+    let console = std::fs::read_to_string(scratch.log("guest"))?;
+    ensure!(
+        !console.contains("I/O error"),
+        "the guest saw an error:\n{console}"
+    );
+    guest.shutdown()
+}
+
+fn cluster_with_disk(scratch: &Scratch) -> Result<(Cluster, GuestConfig)> {
+    let cluster = Cluster::start(scratch, &TOKYO_AND_OSAKA, Lifetime::Ours)?;
+    cluster.create_disk("web1", "2G", 2, "tokyo-1")?;
+    let socket = cluster.attach("web1", "tokyo-1")?;
+    Ok((cluster, GuestConfig::new(socket)))
+}
+
+fn boot(name: &str, config: &GuestConfig, scratch: &Scratch) -> Result<Guest> {
+    Guest::boot(name, config, scratch.data(), &scratch.log(name))
+}
+
+fn start_writer(guest: &mut Guest) -> Result<Task> {
+    guest.start(&format!(
+        "ukai-guest verify-writer {WRITER} --flush-every 16"
+    ))
+}
+
+/// Waits until the writer's thread has had write `at_least` flushed; returns the one it reported.
+fn flushed(writer: &mut Task, thread: u64, at_least: u64) -> Result<u64> {
+    let head = format!("flushed thread={thread} seq=");
+    loop {
+        let line = writer.wait_for(&head, LONG)?;
+        let sequence = line.strip_prefix(&head).context("a whole line")?.parse()?;
+        if sequence >= at_least {
+            return Ok(sequence);
+        }
+    }
+}
+
+/// The host, beside tokyo-1, that the disk's first extent stands on.
+fn other_copy(cluster: &Cluster) -> Result<String> {
+    let map = cluster.ukai(&["disk", "map", "web1"])?;
+    let hosts = map["stores"].as_array().context("stores")?.iter();
+    let other = hosts
+        .filter_map(|store| store["host"].as_str())
+        .find(|host| *host != "tokyo-1");
+    Ok(other.context("two copies on two hosts")?.to_owned())
+}
