@@ -14,5 +14,6 @@
 
 pub mod message;
 pub mod net;
+pub mod wire;
 pub mod words;
 pub mod writer;

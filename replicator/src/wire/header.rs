@@ -1,0 +1,96 @@
+//! The fixed layouts, little-endian, without padding that the compiler chose.
+
+use zerocopy::byteorder::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// What every request begins with. Which fields a kind uses stands in `request.rs`; the others are zero.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct RequestHeader {
+    /// Bytes that follow this header.
+    pub payload: U32,
+    pub kind: u8,
+    pub flags: u8,
+    pub zero: U16,
+    pub call: U64,
+    pub disk: U128,
+    pub epoch: U64,
+    pub incarnation: U64,
+    pub block: U64,
+    pub count: U32,
+    pub zero_2: U32,
+    /// Write: seq. Read, Join: from. List: the epoch of `above`.
+    pub first: U64,
+    /// Write: watermark. Read: below. Join: bytes of an extent. List: the seq of `above`.
+    pub second: U64,
+    pub extents_first: U32,
+    pub extents_end: U32,
+}
+
+/// What every reply begins with.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct ReplyHeader {
+    pub payload: U32,
+    pub kind: u8,
+    pub flags: u8,
+    /// Refused: which refusal. Read: how many descriptors.
+    pub code: U16,
+    pub call: U64,
+    /// Sealed: incarnation. Refused: see `reply.rs`.
+    pub first: U64,
+    /// Sealed: starts. Refused: see `reply.rs`.
+    pub second: U64,
+}
+
+/// One block of a read's answer.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct FoundBytes {
+    pub epoch: U64,
+    pub seq: U64,
+    pub sum: U32,
+    /// 0 absent, 1 zeroes, 2 data.
+    pub kind: u8,
+    pub zero: [u8; 3],
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct VersionBytes {
+    pub epoch: U64,
+    pub seq: U64,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct ReplicaBytes {
+    pub first: U32,
+    pub end: U32,
+    pub from: U64,
+    /// 1: may have lost unsynced writes.
+    pub lost: u8,
+    pub zero: [u8; 7],
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct ListedBytes {
+    pub block: U64,
+    pub version: VersionBytes,
+    /// 1: zeroes.
+    pub zeroes: u8,
+    pub zero: [u8; 7],
+}
+
+pub(super) const REQUEST: usize = size_of::<RequestHeader>();
+pub(super) const REPLY: usize = size_of::<ReplyHeader>();
+pub(super) const FOUND: usize = size_of::<FoundBytes>();
+pub(super) const SEALED: usize = size_of::<VersionBytes>();
+pub(super) const REPLICA: usize = size_of::<ReplicaBytes>();
+pub(super) const LISTED: usize = size_of::<ListedBytes>();
+/// The CRC-32C of one block.
+pub(super) const SUM: usize = 4;
+
+// The document and peers of other builds count on these.
+const _: () = assert!(REQUEST == 88 && REPLY == 32 && FOUND == 24 && REPLICA == 24 && LISTED == 32);

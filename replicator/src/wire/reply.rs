@@ -1,0 +1,353 @@
+//! Replies as bytes.
+
+use super::header::{
+    FOUND, FoundBytes, LISTED, ListedBytes, REPLICA, REPLY, ReplicaBytes, ReplyHeader, SEALED,
+    VersionBytes,
+};
+use super::request::seq;
+use super::{Call, Frame, MAX_REPLICA_RANGES, Message, WireError};
+use crate::message::{
+    Found, ListedBlock, MAX_DATA_BLOCKS, MAX_LISTED, ReadBlocks, Refusal, ReplicaState, Reply,
+    Sealed,
+};
+use crate::words::{BLOCK_BYTES, Block, Epoch, Extent, Extents, Incarnation, Starts, Version};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const SEALED_KIND: u8 = 0x81;
+const JOINED: u8 = 0x82;
+const WRITTEN: u8 = 0x83;
+const READ: u8 = 0x84;
+const SYNCED: u8 = 0x85;
+const LISTED_KIND: u8 = 0x86;
+const SETTLED: u8 = 0x87;
+const REFUSED: u8 = 0xff;
+
+/// Of a list: there is more behind the last block named.
+const MORE: u8 = 1;
+
+/// Stands for every [`Refusal::Invalid`] of a peer: its reason is in the peer's log.
+pub(super) const INVALID_THERE: &str = "the peer's log says why";
+
+impl Message for Reply {
+    const HEADER: usize = REPLY;
+
+    fn encode(&self, call: Call) -> Frame {
+        let mut header = ReplyHeader {
+            call: U64::new(call.0),
+            ..ReplyHeader::default()
+        };
+        let mut tables = BytesMut::with_capacity(REPLY + table_bytes(self));
+        tables.put_bytes(0, REPLY);
+        let mut data = Bytes::new();
+        match self {
+            Reply::Sealed(sealed) => {
+                header.kind = SEALED_KIND;
+                header.first = U64::new(sealed.incarnation.0);
+                header.second = U64::new(sealed.starts.0);
+                tables.put_slice(version_bytes(sealed.watermark).as_bytes());
+                for replica in &sealed.replicas {
+                    tables.put_slice(replica_bytes(replica).as_bytes());
+                }
+            }
+            Reply::Joined => header.kind = JOINED,
+            Reply::Written => header.kind = WRITTEN,
+            Reply::Read(read) => {
+                header.kind = READ;
+                header.code = U16::new(read.found.len() as u16);
+                for found in &read.found {
+                    tables.put_slice(found_bytes(found).as_bytes());
+                }
+                data = read.data.clone();
+            }
+            Reply::Synced => header.kind = SYNCED,
+            Reply::Listed { blocks, more } => {
+                header.kind = LISTED_KIND;
+                header.flags = if *more { MORE } else { 0 };
+                for block in blocks {
+                    tables.put_slice(listed_bytes(block).as_bytes());
+                }
+            }
+            Reply::Settled => header.kind = SETTLED,
+            Reply::Refused(refusal) => {
+                header.kind = REFUSED;
+                let (code, first, second) = refusal_fields(refusal);
+                header.code = U16::new(code);
+                header.first = U64::new(first);
+                header.second = U64::new(second);
+            }
+        }
+        header.payload = U32::new((tables.len() - REPLY + data.len()) as u32);
+        tables[..REPLY].copy_from_slice(header.as_bytes());
+        Frame {
+            head: tables.freeze(),
+            data,
+        }
+    }
+
+    fn payload_len(header: &[u8]) -> Result<usize, WireError> {
+        let header = parse(header)?;
+        let got = header.payload.get() as usize;
+        let (fixed, each, most) = match header.kind {
+            SEALED_KIND => (SEALED, REPLICA, MAX_REPLICA_RANGES),
+            READ => {
+                let count = usize::from(header.code.get());
+                if count > MAX_DATA_BLOCKS as usize {
+                    return Err(WireError::Count {
+                        got: count as u64,
+                        bound: MAX_DATA_BLOCKS.into(),
+                    });
+                }
+                (count * FOUND, BLOCK_BYTES as usize, count)
+            }
+            LISTED_KIND => (0, LISTED, MAX_LISTED),
+            JOINED | WRITTEN | SYNCED | SETTLED | REFUSED => (0, 1, 0),
+            kind => return Err(WireError::Kind(kind)),
+        };
+        let bound = fixed + each * most;
+        if got < fixed || got > bound || !(got - fixed).is_multiple_of(each) {
+            return Err(WireError::Length {
+                kind: header.kind,
+                got,
+                bound,
+            });
+        }
+        Ok(got)
+    }
+
+    fn decode(header: &[u8], mut payload: Bytes) -> Result<(Call, Self), WireError> {
+        let header = parse(header)?;
+        let (first, second) = (header.first.get(), header.second.get());
+        let plain = header.kind == SEALED_KIND || header.kind == REFUSED;
+        if !plain && (first != 0 || second != 0) {
+            return Err(WireError::Field("an unused one"));
+        }
+        if header.code.get() != 0 && header.kind != READ && header.kind != REFUSED {
+            return Err(WireError::Field("code"));
+        }
+        if header.flags & !(if header.kind == LISTED_KIND { MORE } else { 0 }) != 0 {
+            return Err(WireError::Field("flags"));
+        }
+        let reply = match header.kind {
+            SEALED_KIND => {
+                let watermark = version(&take(&mut payload)?)?;
+                let replicas = table(&payload, replica)?;
+                Reply::Sealed(Sealed {
+                    incarnation: Incarnation(first),
+                    starts: Starts(second),
+                    watermark,
+                    replicas,
+                })
+            }
+            JOINED => Reply::Joined,
+            WRITTEN => Reply::Written,
+            READ => {
+                let found = payload.split_to(usize::from(header.code.get()) * FOUND);
+                let found = table(&found, self::found)?;
+                let with_data = found
+                    .iter()
+                    .filter(|found| matches!(found, Found::Data { .. }))
+                    .count();
+                let bound = with_data * BLOCK_BYTES as usize;
+                if payload.len() != bound {
+                    return Err(WireError::Length {
+                        kind: READ,
+                        got: payload.len(),
+                        bound,
+                    });
+                }
+                Reply::Read(ReadBlocks {
+                    found,
+                    data: payload,
+                })
+            }
+            SYNCED => Reply::Synced,
+            LISTED_KIND => Reply::Listed {
+                blocks: table(&payload, listed)?,
+                more: header.flags == MORE,
+            },
+            SETTLED => Reply::Settled,
+            REFUSED => Reply::Refused(refusal(header.code.get(), first, second)?),
+            kind => return Err(WireError::Kind(kind)),
+        };
+        Ok((Call(header.call.get()), reply))
+    }
+}
+
+fn table_bytes(reply: &Reply) -> usize {
+    match reply {
+        Reply::Sealed(sealed) => SEALED + sealed.replicas.len() * REPLICA,
+        Reply::Read(read) => read.found.len() * FOUND,
+        Reply::Listed { blocks, .. } => blocks.len() * LISTED,
+        _ => 0,
+    }
+}
+
+fn parse(header: &[u8]) -> Result<ReplyHeader, WireError> {
+    ReplyHeader::read_from_bytes(header).map_err(|_| WireError::Field("header"))
+}
+
+fn take<T: FromBytes + KnownLayout + Immutable>(payload: &mut Bytes) -> Result<T, WireError> {
+    let (value, _) = T::read_from_prefix(payload).map_err(|_| WireError::Field("table"))?;
+    payload.advance(size_of::<T>());
+    Ok(value)
+}
+
+/// A payload that is nothing but entries of one layout.
+fn table<T, U>(
+    payload: &[u8],
+    entry: impl Fn(&T) -> Result<U, WireError>,
+) -> Result<Vec<U>, WireError>
+where
+    T: FromBytes + KnownLayout + Immutable,
+{
+    payload
+        .chunks_exact(size_of::<T>())
+        .map(|bytes| entry(&T::read_from_bytes(bytes).map_err(|_| WireError::Field("table"))?))
+        .collect()
+}
+
+fn version_bytes(version: Version) -> VersionBytes {
+    VersionBytes {
+        epoch: U64::new(version.epoch.as_u64()),
+        seq: U64::new(version.seq.0),
+    }
+}
+
+fn version(raw: &VersionBytes) -> Result<Version, WireError> {
+    Ok(Version::new(
+        Epoch::from_u64(raw.epoch.get()),
+        seq(raw.seq.get())?,
+    ))
+}
+
+fn replica_bytes(replica: &ReplicaState) -> ReplicaBytes {
+    ReplicaBytes {
+        first: U32::new(replica.extents.first.0),
+        end: U32::new(replica.extents.end.0),
+        from: U64::new(replica.from.as_u64()),
+        lost: replica.lost.into(),
+        zero: [0; 7],
+    }
+}
+
+fn replica(raw: &ReplicaBytes) -> Result<ReplicaState, WireError> {
+    let extents = Extents::new(Extent(raw.first.get()), Extent(raw.end.get()));
+    if extents.first >= extents.end {
+        return Err(WireError::Field("extents"));
+    }
+    zero(&raw.zero)?;
+    Ok(ReplicaState {
+        extents,
+        from: Epoch::from_u64(raw.from.get()),
+        lost: flag(raw.lost)?,
+    })
+}
+
+fn found_bytes(found: &Found) -> FoundBytes {
+    let (kind, version, sum) = match *found {
+        Found::Absent => (0, Version::ZERO, 0),
+        Found::Zeroes(version) => (1, version, 0),
+        Found::Data { version, sum } => (2, version, sum),
+    };
+    FoundBytes {
+        epoch: U64::new(version.epoch.as_u64()),
+        seq: U64::new(version.seq.0),
+        sum: U32::new(sum),
+        kind,
+        zero: [0; 3],
+    }
+}
+
+fn found(raw: &FoundBytes) -> Result<Found, WireError> {
+    let version = Version::new(Epoch::from_u64(raw.epoch.get()), seq(raw.seq.get())?);
+    let sum = raw.sum.get();
+    zero(&raw.zero)?;
+    match raw.kind {
+        0 if version == Version::ZERO && sum == 0 => Ok(Found::Absent),
+        1 if sum == 0 => Ok(Found::Zeroes(version)),
+        2 => Ok(Found::Data { version, sum }),
+        _ => Err(WireError::Field("found")),
+    }
+}
+
+fn listed_bytes(block: &ListedBlock) -> ListedBytes {
+    ListedBytes {
+        block: U64::new(block.block.0),
+        version: version_bytes(block.version),
+        zeroes: block.zeroes.into(),
+        zero: [0; 7],
+    }
+}
+
+fn listed(raw: &ListedBytes) -> Result<ListedBlock, WireError> {
+    zero(&raw.zero)?;
+    Ok(ListedBlock {
+        block: Block(raw.block.get()),
+        version: version(&raw.version)?,
+        zeroes: flag(raw.zeroes)?,
+    })
+}
+
+fn refusal_fields(refusal: &Refusal) -> (u16, u64, u64) {
+    match *refusal {
+        Refusal::Superseded { shown } => (1, shown.as_u64(), 0),
+        Refusal::NotShown { shown } => (2, shown.as_u64(), 0),
+        Refusal::OtherIncarnation { now } => (3, now.0, 0),
+        Refusal::NoReplica => (4, 0, 0),
+        Refusal::Full { free, needed } => (5, free, needed),
+        Refusal::Failed => (6, 0, 0),
+        Refusal::BadChecksum => (7, 0, 0),
+        Refusal::Damaged { block } => (8, block.0, 0),
+        Refusal::Invalid { .. } => (9, 0, 0),
+    }
+}
+
+fn refusal(code: u16, first: u64, second: u64) -> Result<Refusal, WireError> {
+    let refusal = match code {
+        1 => Refusal::Superseded {
+            shown: Epoch::from_u64(first),
+        },
+        2 => Refusal::NotShown {
+            shown: Epoch::from_u64(first),
+        },
+        3 => Refusal::OtherIncarnation {
+            now: Incarnation(first),
+        },
+        4 => Refusal::NoReplica,
+        5 => Refusal::Full {
+            free: first,
+            needed: second,
+        },
+        6 => Refusal::Failed,
+        7 => Refusal::BadChecksum,
+        8 => Refusal::Damaged {
+            block: Block(first),
+        },
+        9 => Refusal::Invalid { why: INVALID_THERE },
+        _ => return Err(WireError::Field("refusal")),
+    };
+    // What a refusal does not use is zero.
+    if refusal_fields(&refusal) == (code, first, second) {
+        Ok(refusal)
+    } else {
+        Err(WireError::Field("an unused one"))
+    }
+}
+
+fn flag(byte: u8) -> Result<bool, WireError> {
+    match byte {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(WireError::Field("flag")),
+    }
+}
+
+fn zero(bytes: &[u8]) -> Result<(), WireError> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        Ok(())
+    } else {
+        Err(WireError::Field("an unused one"))
+    }
+}

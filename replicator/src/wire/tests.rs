@@ -1,0 +1,387 @@
+//! The oracle: decoding undoes encoding, for every message and every split into chunks; and nothing
+//! that arrives can do more than be refused.
+
+use super::reply::INVALID_THERE;
+use super::*;
+use crate::message::{
+    Asker, Content, Found, ListedBlock, Payload, ReadBlocks, Refusal, ReplicaState, Sealed,
+    checksum,
+};
+use crate::words::{
+    Block, Blocks, DiskId, Epoch, Extent, Extents, Incarnation, Seq, Starts, StoreId, Version,
+};
+use bytes::BytesMut;
+
+/// A small generator (splitmix64): the tests need variety, not quality, and the same one each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.roll() % bound
+    }
+
+    fn seq(&mut self) -> Seq {
+        Seq(self.roll() & Seq::MAX.0)
+    }
+
+    fn epoch(&mut self) -> Epoch {
+        Epoch::from_u64(self.roll())
+    }
+
+    fn version(&mut self) -> Version {
+        Version::new(self.epoch(), self.seq())
+    }
+
+    fn extents(&mut self) -> Extents {
+        let first = self.below(1 << 31) as u32;
+        Extents::new(
+            Extent(first),
+            Extent(first + 1 + self.below(1 << 30) as u32),
+        )
+    }
+
+    fn asker(&mut self) -> Asker {
+        Asker {
+            disk: DiskId::from_u128(u128::from(self.roll()) << 64 | u128::from(self.roll())),
+            epoch: self.epoch(),
+            incarnation: Incarnation(self.roll()),
+        }
+    }
+
+    fn blocks(&mut self, most: u32) -> Blocks {
+        Blocks::new(
+            Block(self.below(1 << 50)),
+            1 + self.below(most.into()) as u32,
+        )
+    }
+
+    fn data(&mut self, blocks: u32) -> Bytes {
+        let mut data = BytesMut::zeroed(blocks as usize * BLOCK_BYTES as usize);
+        for place in data.chunks_exact_mut(512) {
+            place[..8].copy_from_slice(&self.roll().to_le_bytes());
+        }
+        data.freeze()
+    }
+
+    fn request(&mut self) -> Request {
+        let asker = self.asker();
+        match self.below(8) {
+            0 => Request::Seal {
+                disk: asker.disk,
+                epoch: asker.epoch,
+            },
+            1 => Request::Join {
+                asker,
+                extents: self.extents(),
+                extent_size: ExtentSize::new(1 << (20 + self.below(11))).unwrap(),
+                from: self.epoch(),
+            },
+            2 => Request::Write {
+                asker,
+                seq: self.seq(),
+                watermark: self.seq(),
+                blocks: self.blocks(MAX_ZERO_BLOCKS),
+                content: Content::Zeroes,
+            },
+            3 | 4 => {
+                let most = if self.below(4) == 0 {
+                    MAX_DATA_BLOCKS
+                } else {
+                    3
+                };
+                let blocks = self.blocks(most);
+                Request::Write {
+                    asker,
+                    seq: self.seq(),
+                    watermark: self.seq(),
+                    blocks,
+                    content: Content::Data(Payload::new(self.data(blocks.count))),
+                }
+            }
+            5 => Request::Read {
+                asker,
+                from: self.epoch(),
+                below: self.epoch(),
+                blocks: self.blocks(MAX_DATA_BLOCKS),
+            },
+            6 => Request::List {
+                asker,
+                extents: self.extents(),
+                above: self.version(),
+                start: Block(self.below(1 << 50)),
+            },
+            _ if self.below(2) == 0 => Request::Sync { asker },
+            _ => Request::Settle {
+                asker,
+                extents: self.extents(),
+            },
+        }
+    }
+
+    fn refusal(&mut self) -> Refusal {
+        match self.below(9) {
+            0 => Refusal::Superseded {
+                shown: self.epoch(),
+            },
+            1 => Refusal::NotShown {
+                shown: self.epoch(),
+            },
+            2 => Refusal::OtherIncarnation {
+                now: Incarnation(self.roll()),
+            },
+            3 => Refusal::NoReplica,
+            4 => Refusal::Full {
+                free: self.roll(),
+                needed: self.roll(),
+            },
+            5 => Refusal::Failed,
+            6 => Refusal::BadChecksum,
+            7 => Refusal::Damaged {
+                block: Block(self.roll()),
+            },
+            _ => Refusal::Invalid { why: INVALID_THERE },
+        }
+    }
+
+    fn reply(&mut self) -> Reply {
+        match self.below(8) {
+            0 => {
+                let replicas = self.below(20);
+                Reply::Sealed(Sealed {
+                    incarnation: Incarnation(self.roll()),
+                    starts: Starts(self.roll()),
+                    watermark: self.version(),
+                    replicas: (0..replicas)
+                        .map(|_| ReplicaState {
+                            extents: self.extents(),
+                            from: self.epoch(),
+                            lost: self.below(2) == 0,
+                        })
+                        .collect(),
+                })
+            }
+            1 => Reply::Joined,
+            2 => Reply::Written,
+            3 => {
+                let count = self.below(12);
+                let found: Vec<Found> = (0..count).map(|_| self.found()).collect();
+                let with_data = found
+                    .iter()
+                    .filter(|found| matches!(found, Found::Data { .. }));
+                let data = self.data(with_data.count() as u32);
+                Reply::Read(ReadBlocks { found, data })
+            }
+            4 => Reply::Synced,
+            5 => {
+                let count = self.below(40);
+                let blocks = (0..count)
+                    .map(|_| ListedBlock {
+                        block: Block(self.roll()),
+                        version: self.version(),
+                        zeroes: self.below(2) == 0,
+                    })
+                    .collect();
+                Reply::Listed {
+                    blocks,
+                    more: self.below(2) == 0,
+                }
+            }
+            6 => Reply::Settled,
+            _ => Reply::Refused(self.refusal()),
+        }
+    }
+
+    fn found(&mut self) -> Found {
+        match self.below(3) {
+            0 => Found::Absent,
+            1 => Found::Zeroes(self.version()),
+            _ => Found::Data {
+                version: self.version(),
+                sum: self.roll() as u32,
+            },
+        }
+    }
+}
+
+fn stream_of<M: Message>(messages: &[M]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for (n, message) in messages.iter().enumerate() {
+        let frame = message.encode(Call(n as u64));
+        bytes.extend_from_slice(&frame.head);
+        bytes.extend_from_slice(&frame.data);
+    }
+    bytes.freeze()
+}
+
+fn decoded_in_pieces<M: Message>(stream: &Bytes, dice: &mut Dice) -> Vec<M> {
+    let mut decoder = Decoder::<M>::new();
+    let mut messages = Vec::new();
+    let mut at = 0;
+    while at < stream.len() {
+        let end = (at + 1 + dice.below(9000) as usize).min(stream.len());
+        decoder.push(stream.slice(at..end));
+        at = end;
+        while let Some((call, message)) = decoder.next().unwrap() {
+            assert_eq!(call, Call(messages.len() as u64));
+            messages.push(message);
+        }
+    }
+    assert_eq!(decoder.held(), 0);
+    messages
+}
+
+#[test]
+fn every_message_survives_the_wire_however_it_is_cut() {
+    let mut dice = Dice(1);
+    for _ in 0..60 {
+        let requests: Vec<Request> = (0..10).map(|_| dice.request()).collect();
+        let stream = stream_of(&requests);
+        assert_eq!(decoded_in_pieces::<Request>(&stream, &mut dice), requests);
+        fuzz_decode(&stream);
+        let replies: Vec<Reply> = (0..20).map(|_| dice.reply()).collect();
+        let stream = stream_of(&replies);
+        assert_eq!(decoded_in_pieces::<Reply>(&stream, &mut dice), replies);
+        fuzz_decode(&stream);
+    }
+}
+
+#[test]
+fn broken_bytes_are_refused_or_mean_something_else_and_never_panic() {
+    let mut dice = Dice(2);
+    for round in 0..30_000 {
+        let mut bytes = if round % 2 == 0 {
+            let request = match dice.request() {
+                Request::Write {
+                    content: Content::Data(_),
+                    asker,
+                    ..
+                } => Request::Sync { asker },
+                other => other,
+            };
+            stream_of(&[request]).to_vec()
+        } else {
+            stream_of(&[dice.reply()]).to_vec()
+        };
+        for _ in 0..1 + dice.below(4) {
+            // Mostly the header: that is where decisions are.
+            let bound = if dice.below(4) == 0 {
+                bytes.len()
+            } else {
+                bytes.len().min(96)
+            };
+            let at = dice.below(bound as u64) as usize;
+            bytes[at] = match dice.below(3) {
+                0 => 0xff,
+                1 => bytes[at] ^ (1 << dice.below(8)),
+                _ => dice.roll() as u8,
+            };
+        }
+        bytes.truncate(1 + dice.below(bytes.len() as u64) as usize);
+        fuzz_decode(&bytes);
+    }
+    for _ in 0..2_000 {
+        let noise: Vec<u8> = (0..dice.below(300)).map(|_| dice.roll() as u8).collect();
+        fuzz_decode(&noise);
+    }
+}
+
+#[test]
+fn a_header_that_announces_too_much_is_refused_before_anything_arrives() {
+    let mut header = Request::Sync {
+        asker: Dice(3).asker(),
+    }
+    .encode(Call(1))
+    .head
+    .to_vec();
+    header[0..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut decoder = Decoder::<Request>::new();
+    decoder.push(header.into());
+    assert!(matches!(
+        decoder.next(),
+        Err(WireError::Length { bound: 0, .. })
+    ));
+
+    let mut header = Reply::Written.encode(Call(1)).head.to_vec();
+    header[4] = 0x84;
+    header[6..8].copy_from_slice(&257u16.to_le_bytes());
+    let mut decoder = Decoder::<Reply>::new();
+    decoder.push(header.into());
+    assert_eq!(
+        decoder.next(),
+        Err(WireError::Count {
+            got: 257,
+            bound: 256
+        })
+    );
+}
+
+#[test]
+fn data_that_came_in_one_chunk_is_not_copied() {
+    let mut dice = Dice(4);
+    let request = Request::Write {
+        asker: dice.asker(),
+        seq: Seq(1),
+        watermark: Seq::ZERO,
+        blocks: Blocks::new(Block(7), 1),
+        content: Content::Data(Payload::new(dice.data(1))),
+    };
+    let stream = stream_of(std::slice::from_ref(&request));
+    assert_eq!(stream.len(), 88 + 4 + 4096, "as the document says");
+    let range = stream.as_ptr_range();
+    let mut decoder = Decoder::<Request>::new();
+    decoder.push(stream.clone());
+    let Some((
+        _,
+        Request::Write {
+            content: Content::Data(payload),
+            ..
+        },
+    )) = decoder.next().unwrap()
+    else {
+        panic!("a write went in");
+    };
+    assert!(range.contains(&payload.data.as_ptr()));
+    assert_eq!(payload.sums[0], checksum(&payload.data));
+}
+
+#[test]
+fn peers_speak_the_highest_version_that_both_know() {
+    let store = StoreId::from_u128(7);
+    let range = |min, max| VersionRange { min, max };
+    assert_eq!(range(1, 3).common(range(2, 5)), Some(3));
+    assert_eq!(range(1, 1).common(range(2, 5)), None);
+
+    let hello = Hello {
+        versions: range(2, 9),
+        store,
+    };
+    let (seen, len) = Hello::decode(&hello.encode()).unwrap();
+    assert_eq!((seen, len), (hello, 48));
+    assert_eq!(
+        seen.judge(range(1, 1), true).verdict,
+        Verdict::NoCommonVersion
+    );
+    assert_eq!(seen.judge(range(1, 3), true).verdict, Verdict::Speak(3));
+    assert_eq!(seen.judge(range(1, 3), false).verdict, Verdict::NoSuchStore);
+    let welcome = seen.judge(range(1, 3), true);
+    assert_eq!(Welcome::decode(&welcome.encode()).unwrap().0, welcome);
+}
+
+#[test]
+fn a_longer_hello_of_a_later_version_is_understood() {
+    let hello = Hello::to(StoreId::from_u128(9));
+    let mut bytes = hello.encode().to_vec();
+    bytes[8..10].copy_from_slice(&60u16.to_le_bytes());
+    bytes.extend_from_slice(&[0xee; 12]);
+    assert_eq!(Hello::decode(&bytes), Ok((hello, 60)));
+    assert_eq!(Hello::expected_len(&bytes[..4]), Ok(None));
+    assert_eq!(Hello::expected_len(b"GET / HT"), Err(WireError::NotHello));
+}
