@@ -65,6 +65,21 @@ pub enum Request {
     Settle { asker: Asker, extents: Extents },
 }
 
+impl Request {
+    /// One word for logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Request::Seal { .. } => "seal",
+            Request::Join { .. } => "join",
+            Request::Write { .. } => "write",
+            Request::Read { .. } => "read",
+            Request::Sync { .. } => "sync",
+            Request::List { .. } => "list",
+            Request::Settle { .. } => "settle",
+        }
+    }
+}
+
 /// What a write puts there. A discard is a write of zeroes: versioned, and never "absent" (rule W5).
 #[derive(Clone, PartialEq, Debug)]
 pub enum Content {

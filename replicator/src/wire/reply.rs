@@ -133,6 +133,9 @@ impl Message for Reply {
             SEALED_KIND => {
                 let watermark = version(&take(&mut payload)?)?;
                 let replicas = table(&payload, replica)?;
+                if !replicas.is_sorted_by(|a, b| a.extents.end <= b.extents.first) {
+                    return Err(WireError::Field("order of replicas"));
+                }
                 Reply::Sealed(Sealed {
                     incarnation: Incarnation(first),
                     starts: Starts(second),
@@ -163,10 +166,18 @@ impl Message for Reply {
                 })
             }
             SYNCED => Reply::Synced,
-            LISTED_KIND => Reply::Listed {
-                blocks: table(&payload, listed)?,
-                more: header.flags == MORE,
-            },
+            LISTED_KIND => {
+                let blocks = table(&payload, listed)?;
+                if !blocks.is_sorted_by(|a, b| a.block < b.block) {
+                    return Err(WireError::Field("order of blocks"));
+                }
+                let more = header.flags == MORE;
+                if more && blocks.is_empty() {
+                    // Whoever goes on behind the last one would never get further.
+                    return Err(WireError::Field("more"));
+                }
+                Reply::Listed { blocks, more }
+            }
             SETTLED => Reply::Settled,
             REFUSED => Reply::Refused(refusal(header.code.get(), first, second)?),
             kind => return Err(WireError::Kind(kind)),

@@ -154,14 +154,15 @@ impl Dice {
     fn reply(&mut self) -> Reply {
         match self.below(8) {
             0 => {
-                let replicas = self.below(20);
+                let count = self.below(20);
+                let extents = |n: u64| Extents::new(Extent(7 * n as u32), Extent(7 * n as u32 + 7));
                 Reply::Sealed(Sealed {
                     incarnation: Incarnation(self.roll()),
                     starts: Starts(self.roll()),
                     watermark: self.version(),
-                    replicas: (0..replicas)
-                        .map(|_| ReplicaState {
-                            extents: self.extents(),
+                    replicas: (0..count)
+                        .map(|n| ReplicaState {
+                            extents: extents(n),
                             from: self.epoch(),
                             lost: self.below(2) == 0,
                         })
@@ -182,16 +183,17 @@ impl Dice {
             4 => Reply::Synced,
             5 => {
                 let count = self.below(40);
+                let first = self.below(1 << 50);
                 let blocks = (0..count)
-                    .map(|_| ListedBlock {
-                        block: Block(self.roll()),
+                    .map(|n| ListedBlock {
+                        block: Block(first + n),
                         version: self.version(),
                         zeroes: self.below(2) == 0,
                     })
                     .collect();
                 Reply::Listed {
                     blocks,
-                    more: self.below(2) == 0,
+                    more: count > 0 && self.below(2) == 0,
                 }
             }
             6 => Reply::Settled,

@@ -1,0 +1,274 @@
+//! A link: one disk's way to one far store. Several links to a store share one connection.
+
+use crate::message::{Found, Refusal, Reply, Request, checksum};
+use crate::wire::{Call, Frame, Message};
+use crate::words::{BLOCK_BYTES, StoreId};
+use crate::writer::CallId;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Requests that wait for the network, in bytes. Writers bound what they have in flight; one
+/// that sends more than this to a peer that does not take it loses the session instead of memory.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// What happens on a link, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum LinkEvent {
+    /// A session stands: what is sent from now on travels in it.
+    Connected,
+    /// The session is gone. Nothing that was sent in it is answered any more.
+    Disconnected,
+    /// The answer to a call. The data of a read has been checked against its checksums.
+    Reply { call: CallId, reply: Reply },
+}
+
+pub(super) type Events = Arc<dyn Fn(LinkEvent) + Send + Sync>;
+
+/// See [`super::Links::link`].
+pub struct Link {
+    remote: Arc<Remote>,
+    me: Subscriber,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Subscriber(u64);
+
+/// A far store: what the links to it and the task that keeps the connection share.
+pub(super) struct Remote {
+    pub store: StoreId,
+    state: Mutex<RemoteState>,
+    /// Something is to be sent, or nobody is left to send for.
+    pub wake: Notify,
+}
+
+#[derive(Default)]
+struct RemoteState {
+    connected: bool,
+    ended: bool,
+    queue: Vec<Bytes>,
+    queued_bytes: usize,
+    overflowed: bool,
+    pending: HashMap<Call, Pending>,
+    next_call: u64,
+    subscribers: HashMap<Subscriber, Events>,
+    next_subscriber: u64,
+}
+
+/// A request that was sent, and what may answer it.
+struct Pending {
+    subscriber: Subscriber,
+    call: CallId,
+    expected: Expected,
+}
+
+#[derive(Clone, Copy)]
+enum Expected {
+    Sealed,
+    Joined,
+    Written,
+    /// This many blocks.
+    Read(usize),
+    Synced,
+    Listed,
+    Settled,
+}
+
+impl Link {
+    /// `None` if the connection has been given up in this moment.
+    pub(super) fn join(remote: &Arc<Remote>, events: Events) -> Option<Link> {
+        let mut state = remote.state.lock();
+        if state.ended {
+            return None;
+        }
+        let me = Subscriber(state.next_subscriber);
+        state.next_subscriber += 1;
+        if state.connected {
+            events(LinkEvent::Connected);
+        }
+        state.subscribers.insert(me, events);
+        Some(Link {
+            remote: remote.clone(),
+            me,
+        })
+    }
+
+    pub fn store(&self) -> StoreId {
+        self.remote.store
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.remote.state.lock().connected
+    }
+
+    /// Sends in the session that stands; without one, nothing happens, and whoever hears
+    /// [`LinkEvent::Connected`] sends again what matters.
+    pub fn send(&self, call: CallId, request: &Request) {
+        let mut state = self.remote.state.lock();
+        if !state.connected || state.overflowed {
+            return;
+        }
+        let on_wire = Call(state.next_call);
+        state.next_call += 1;
+        let frame = request.encode(on_wire);
+        tracing::trace!(store = %self.remote.store, call = on_wire.0, kind = request.kind(), bytes = frame.len(), "send");
+        let pending = Pending {
+            subscriber: self.me,
+            call,
+            expected: Expected::of(request),
+        };
+        state.pending.insert(on_wire, pending);
+        state.enqueue(frame);
+        drop(state);
+        self.remote.wake.notify_one();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.remote.state.lock().subscribers.remove(&self.me);
+        self.remote.wake.notify_one();
+    }
+}
+
+/// Why what a peer answered cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Nonsense {
+    #[error("it answered call {0}, which was not asked")]
+    Unasked(u64),
+    #[error("its answer is not one to the request")]
+    OtherKind,
+}
+
+impl Remote {
+    pub fn new(store: StoreId) -> Arc<Remote> {
+        Arc::new(Remote {
+            store,
+            state: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Whether any link is left. After `false` none can join any more.
+    pub fn is_wanted(&self) -> bool {
+        let mut state = self.state.lock();
+        state.ended = state.subscribers.is_empty();
+        !state.ended
+    }
+
+    pub fn connected(&self) {
+        let mut state = self.state.lock();
+        state.connected = true;
+        state.tell_all(&LinkEvent::Connected);
+    }
+
+    pub fn disconnected(&self) {
+        let mut state = self.state.lock();
+        state.connected = false;
+        state.queue.clear();
+        state.queued_bytes = 0;
+        state.overflowed = false;
+        state.pending.clear();
+        state.tell_all(&LinkEvent::Disconnected);
+    }
+
+    /// What is to be sent; `None` where there is more than a peer that works would have left.
+    pub fn take_queue(&self, into: &mut Vec<Bytes>) -> Option<()> {
+        let mut state = self.state.lock();
+        std::mem::swap(&mut state.queue, into);
+        state.queued_bytes = 0;
+        (!state.overflowed).then_some(())
+    }
+
+    /// Hands an answer to the link that asked.
+    pub fn answered(&self, call: Call, reply: Reply) -> Result<(), Nonsense> {
+        let mut state = self.state.lock();
+        let pending = state
+            .pending
+            .remove(&call)
+            .ok_or(Nonsense::Unasked(call.0))?;
+        tracing::trace!(store = %self.store, call = call.0, "answer");
+        let reply = pending.expected.check(reply)?;
+        // A link that was dropped meanwhile does not want it.
+        if let Some(events) = state.subscribers.get(&pending.subscriber) {
+            events(LinkEvent::Reply {
+                call: pending.call,
+                reply,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl RemoteState {
+    fn enqueue(&mut self, frame: Frame) {
+        self.queued_bytes += frame.len();
+        if self.queued_bytes > MAX_QUEUED_BYTES {
+            self.overflowed = true;
+            self.queue.clear();
+            return;
+        }
+        self.queue.push(frame.head);
+        if !frame.data.is_empty() {
+            self.queue.push(frame.data);
+        }
+    }
+
+    fn tell_all(&self, event: &LinkEvent) {
+        for events in self.subscribers.values() {
+            events(event.clone());
+        }
+    }
+}
+
+impl Expected {
+    fn of(request: &Request) -> Expected {
+        match request {
+            Request::Seal { .. } => Expected::Sealed,
+            Request::Join { .. } => Expected::Joined,
+            Request::Write { .. } => Expected::Written,
+            Request::Read { blocks, .. } => Expected::Read(blocks.count as usize),
+            Request::Sync { .. } => Expected::Synced,
+            Request::List { .. } => Expected::Listed,
+            Request::Settle { .. } => Expected::Settled,
+        }
+    }
+
+    /// The reply, if it can answer the request; a refusal where its data was damaged on the way.
+    fn check(self, reply: Reply) -> Result<Reply, Nonsense> {
+        let fits = match (self, &reply) {
+            (_, Reply::Refused(_))
+            | (Expected::Sealed, Reply::Sealed(_))
+            | (Expected::Joined, Reply::Joined)
+            | (Expected::Written, Reply::Written)
+            | (Expected::Synced, Reply::Synced)
+            | (Expected::Listed, Reply::Listed { .. })
+            | (Expected::Settled, Reply::Settled) => true,
+            (Expected::Read(blocks), Reply::Read(read)) => read.found.len() == blocks,
+            _ => false,
+        };
+        if !fits {
+            return Err(Nonsense::OtherKind);
+        }
+        if is_intact(&reply) {
+            Ok(reply)
+        } else {
+            Ok(Reply::Refused(Refusal::BadChecksum))
+        }
+    }
+}
+
+/// Whether the data of a read has the checksums that the store says it has.
+fn is_intact(reply: &Reply) -> bool {
+    let Reply::Read(read) = reply else {
+        return true;
+    };
+    let sums = read.found.iter().filter_map(|found| match found {
+        Found::Data { sum, .. } => Some(*sum),
+        _ => None,
+    });
+    let blocks = read.data.chunks_exact(BLOCK_BYTES as usize);
+    blocks.zip(sums).all(|(block, sum)| checksum(block) == sum)
+}

@@ -1,0 +1,157 @@
+//! The listening side: lets nodes and operators in, a bounded number of them, and gives each
+//! connection to a [`super::session`].
+
+use super::identity::{Admitted, Credentials, Gate, Identity, Role};
+use super::{Close, session, transport};
+use crate::message::{Reply, Request};
+use crate::wire::ALPN;
+use crate::words::StoreId;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What answers requests: a store, behind whatever threads it needs.
+pub trait Serve: Send + Sync + 'static {
+    /// Calls `done` exactly once, on any thread, perhaps before this returns.
+    fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static);
+}
+
+/// Connections at once, from whomever. Each may hold some 24 MiB at worst (`session`, `transport`).
+const MAX_CONNECTIONS: usize = 512;
+/// Of those, from one peer: a few stores times a few reactor threads.
+const MAX_FROM_ONE_PEER: usize = 64;
+/// Peers that have not shown their certificate yet. From half of it on they must show that their
+/// address is theirs.
+const MAX_HANDSHAKES: usize = 64;
+
+type Find<S> = Arc<dyn Fn(StoreId) -> Option<Arc<S>> + Send + Sync>;
+
+/// Listens for those who want something of this node's stores.
+pub struct Server<S> {
+    endpoint: quinn::Endpoint,
+    gate: Gate,
+    find: Find<S>,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    peers: Arc<Mutex<HashMap<Identity, usize>>>,
+}
+
+impl<S: Serve> Server<S> {
+    /// Binds `listen`; call it on the runtime that shall do the work. `find` gives the stores.
+    pub fn bind(
+        listen: SocketAddr,
+        credentials: &Credentials,
+        find: impl Fn(StoreId) -> Option<Arc<S>> + Send + Sync + 'static,
+    ) -> io::Result<Server<S>> {
+        let gate = Gate::new(credentials, &[Role::Node, Role::Operator], &[ALPN])
+            .with_transport(transport::config(1));
+        let mut config = gate.quic();
+        config.max_incoming(MAX_HANDSHAKES);
+        let endpoint = transport::endpoint(Some(config), UdpSocket::bind(listen)?)?;
+        Ok(Server {
+            endpoint,
+            gate,
+            find: Arc::new(find),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            peers: Arc::default(),
+        })
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// To end it from elsewhere: `close(…)` makes [`Server::run`] return.
+    pub fn endpoint(&self) -> quinn::Endpoint {
+        self.endpoint.clone()
+    }
+
+    /// Accepts until the endpoint is closed. Each connection is a task of its own.
+    pub async fn run(self) {
+        while let Some(incoming) = self.endpoint.accept().await {
+            let free = (
+                self.connections.clone().try_acquire_owned(),
+                self.handshakes.clone().try_acquire_owned(),
+            );
+            let (Ok(connection), Ok(handshake)) = free else {
+                tracing::debug!(from = %incoming.remote_address(), "too many connections; refused");
+                incoming.refuse();
+                continue;
+            };
+            let crowded = self.handshakes.available_permits() < MAX_HANDSHAKES / 2;
+            if crowded && incoming.may_retry() {
+                let _ = incoming.retry();
+                continue;
+            }
+            let (gate, find, peers) = (self.gate.clone(), self.find.clone(), self.peers.clone());
+            tokio::spawn(async move {
+                // A refusal has been logged, with its reason.
+                if let Ok(admitted) = gate.admit(incoming).await {
+                    drop(handshake);
+                    serve(admitted, find, peers, connection).await;
+                }
+            });
+        }
+    }
+}
+
+impl<S> Drop for Server<S> {
+    fn drop(&mut self) {
+        self.endpoint
+            .close(Close::Done.code(), b"the node is stopping");
+    }
+}
+
+async fn serve<S: Serve>(
+    admitted: Admitted,
+    find: Find<S>,
+    peers: Arc<Mutex<HashMap<Identity, usize>>>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let peer = admitted.identity;
+    let Some(_place) = PeerPlace::take(peers, &peer) else {
+        tracing::warn!(%peer, "has {MAX_FROM_ONE_PEER} connections already; refused another");
+        admitted
+            .connection
+            .close(Close::TooMany.code(), b"too many connections from one peer");
+        return;
+    };
+    session::run(admitted.connection, &peer, &*find).await;
+}
+
+/// One connection of a peer, counted while it lives.
+struct PeerPlace {
+    peers: Arc<Mutex<HashMap<Identity, usize>>>,
+    peer: Identity,
+}
+
+impl PeerPlace {
+    fn take(peers: Arc<Mutex<HashMap<Identity, usize>>>, peer: &Identity) -> Option<PeerPlace> {
+        {
+            let mut counts = peers.lock();
+            let count = counts.entry(peer.clone()).or_default();
+            if *count == MAX_FROM_ONE_PEER {
+                return None;
+            }
+            *count += 1;
+        }
+        let peer = peer.clone();
+        Some(PeerPlace { peers, peer })
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut counts = self.peers.lock();
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
+    }
+}
