@@ -15,5 +15,6 @@
 pub mod message;
 pub mod net;
 pub mod wire;
+pub mod plant;
 pub mod words;
 pub mod writer;

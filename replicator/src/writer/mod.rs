@@ -29,22 +29,98 @@
 //!    |<-- done ---|                    |            |           |
 //! ```
 
+//! Follow a write in requests.rs (pieces), block_locks.rs, sequencer.rs, write.rs and flush.rs; a read
+//! in read.rs; the life of an epoch in attach.rs, eject.rs, take_over.rs with even_out.rs, and close.rs.
+//! The rules (W1, S3...) and invariants (I1...) that comments cite stand in docs/protocol.md.
+
 mod api;
+mod attach;
+mod block_locks;
+mod calls;
+mod close;
+mod eject;
+mod errand;
+mod even_out;
+mod flush;
+mod peers;
+mod read;
+mod requests;
+mod sequencer;
+mod take_over;
+#[cfg(test)]
+mod tests;
+mod write;
 
 pub use api::{
     Aim, CallId, Config, Effect, Event, Failure, GuestOp, NotStarted, Now, RequestId, Stall,
     SwapOutcome, TakeOver,
 };
 
-use crate::words::{DiskRecord, Owner};
-use std::collections::VecDeque;
+use crate::words::{DiskRecord, Epoch, NewSet, Owner, StoreId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 /// The writer of one disk in one backend. See the module for what it does.
 pub struct Writer {
     config: Config,
     owner: Owner,
     record: DiskRecord,
+    /// The placement service may have a later record.
+    stale: bool,
+    phase: Phase,
+    now: Now,
+    peers: BTreeMap<StoreId, peers::Peer>,
+    calls: calls::Calls,
+    errand: Option<errand::Errand>,
+
+    /// Requests that came while the disk was not open. Bounded by the device's queues.
+    waiting: VecDeque<(RequestId, GuestOp)>,
+    requests: BTreeMap<RequestId, requests::Guest>,
+    in_flight_bytes: u64,
+    last_piece: u64,
+    locks: block_locks::BlockLocks,
+    writes: BTreeMap<PieceId, write::WritePiece>,
+    /// Writes that have their blocks, and wait for the epoch to be open.
+    ready: VecDeque<PieceId>,
+    sequencer: sequencer::Sequencer,
+    reads: BTreeMap<PieceId, read::ReadPiece>,
+    /// Reads without a store to ask.
+    seeking: BTreeSet<PieceId>,
+    flushes: flush::Flushes,
+
+    sync_continuously: bool,
+    stopping: Option<close::Stopping>,
+    start_after_stop: Option<(TakeOver, Vec<NewSet>)>,
+    /// A take-over has to begin again.
+    restart: bool,
+    /// Members without which it cannot go on.
+    blocked: Option<Vec<StoreId>>,
+    full: Option<StoreId>,
+    stall: Option<Stall>,
+    patrol_at: Option<Now>,
     effects: VecDeque<Effect>,
+}
+
+/// A piece of a request; one question, or one a member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct PieceId(u64);
+
+enum Phase {
+    /// Not started, or stopped.
+    Idle,
+    /// A record is fetched, or an attach or take-over is asked for.
+    Starting(attach::Starting),
+    Opening(attach::Opening),
+    Open,
+    /// An ejection is asked for. `serving`: what is in flight goes on as before; either way the
+    /// members are a part of those of now.
+    Ejecting {
+        fresh: bool,
+        serving: bool,
+    },
+    Settling(Box<take_over::Settling>),
+    Closing,
+    Superseded,
 }
 
 impl Writer {
@@ -54,13 +130,56 @@ impl Writer {
             config,
             owner,
             record,
+            stale: false,
+            phase: Phase::Idle,
+            now: Now::default(),
+            peers: BTreeMap::new(),
+            calls: Default::default(),
+            errand: None,
+            waiting: VecDeque::new(),
+            requests: BTreeMap::new(),
+            in_flight_bytes: 0,
+            last_piece: 0,
+            locks: Default::default(),
+            writes: BTreeMap::new(),
+            ready: VecDeque::new(),
+            sequencer: Default::default(),
+            reads: BTreeMap::new(),
+            seeking: BTreeSet::new(),
+            flushes: Default::default(),
+            sync_continuously: false,
+            stopping: None,
+            start_after_stop: None,
+            restart: false,
+            blocked: None,
+            full: None,
+            stall: None,
+            patrol_at: None,
             effects: VecDeque::new(),
         }
     }
 
     /// Takes what happened. Poll the effects afterwards.
     pub fn handle(&mut self, now: Now, event: Event) {
-        let _ = (now, event, &self.owner);
+        self.now = self.now.max(now);
+        match event {
+            Event::Start { take_over, sets } => self.start(take_over, sets),
+            Event::Guest { id, op } => self.guest(id, op),
+            Event::Reply { call, reply } => self.reply(call, reply),
+            Event::Withdrawn { call } => self.withdrawn(call),
+            Event::Connected { store } => self.connected(store),
+            Event::Disconnected { store } => self.disconnected(store),
+            Event::Swapped { call, outcome } => self.swapped(call, outcome),
+            Event::Inspected { call, record } => self.inspected(call, record),
+            Event::Stop { successor } => self.stop(successor),
+            Event::SyncContinuously(on) => self.sync_continuously = on,
+            Event::Timeout => self.timeout(),
+        }
+        self.restart_if_wanted();
+        self.go_on_stopping();
+        self.start_syncs();
+        self.arm_patrol();
+        self.report_stall();
     }
 
     /// The next thing to do, in order.
@@ -70,16 +189,105 @@ impl Writer {
 
     /// When [`Event::Timeout`] is wanted, if nothing happens before. Ask after each event.
     pub fn next_timeout(&self) -> Option<Now> {
-        None
+        [
+            self.patrol_at,
+            self.errand_timeout(),
+            self.settle_timeout(),
+            self.stop_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// How many more bytes of writes may be submitted now (back-pressure to the virtqueue).
     pub fn room(&self) -> u64 {
-        self.config.max_in_flight_bytes
+        self.config
+            .max_in_flight_bytes
+            .saturating_sub(self.in_flight_bytes)
     }
 
     /// The disk's record as this writer knows it.
     pub fn record(&self) -> &DiskRecord {
         &self.record
+    }
+
+    /// Whether requests are served now: an epoch of ours is open.
+    pub fn is_serving(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Open | Phase::Ejecting { serving: true, .. }
+        )
+    }
+
+    /// What the guest waits for, if for anything unusual.
+    pub fn stall(&self) -> Option<&Stall> {
+        self.stall.as_ref()
+    }
+
+    fn timeout(&mut self) {
+        self.go_on_errand();
+        self.settle_patience_over();
+        if self.patrol_at.is_some_and(|at| at <= self.now) {
+            self.patrol_at = None;
+            self.send_held();
+            self.find_overdue();
+            self.hurry_reads();
+            self.retry_reads();
+        }
+        self.give_up_stopping();
+    }
+
+    /// As long as anything is asked, look now and then for answers that are late.
+    fn arm_patrol(&mut self) {
+        if self.calls.is_empty() && self.seeking.is_empty() {
+            self.patrol_at = None;
+        } else if self.patrol_at.is_none() {
+            self.patrol_at = Some(self.now + self.patrol_interval());
+        }
+    }
+
+    fn patrol_interval(&self) -> Duration {
+        let config = &self.config;
+        let shortest = config
+            .eject_after
+            .unwrap_or(config.read_patience)
+            .min(config.read_patience)
+            .min(config.settle_patience)
+            .min(config.pause * 4);
+        (shortest / 4).max(Duration::from_millis(1))
+    }
+
+    fn superseded(&mut self, shown: Epoch) {
+        self.phase = Phase::Superseded;
+        self.stale = true;
+        self.errand = None;
+        self.blocked = None;
+        self.full = None;
+        self.fail_all(Failure::Superseded, true);
+        self.effects.push_back(Effect::Superseded { shown });
+        if self.stopping.is_some() {
+            self.stopped(false);
+        }
+    }
+
+    fn report_stall(&mut self) {
+        let stall = if self.errand.as_ref().is_some_and(|e| e.unanswered) {
+            Some(Stall::PlacementAway)
+        } else if let Some(stores) = &self.blocked {
+            Some(match self.phase {
+                Phase::Settling(_) => Stall::SettleWaits(stores.clone()),
+                _ => Stall::LastMembers(stores.clone()),
+            })
+        } else {
+            self.full.map(Stall::Full)
+        };
+        if stall != self.stall {
+            self.effects.push_back(match &stall {
+                Some(stall) => Effect::Stalled(stall.clone()),
+                None => Effect::Resumed,
+            });
+            self.stall = stall;
+        }
     }
 }

@@ -1,0 +1,82 @@
+//! Bugs on purpose: each is one rule of the protocol left out, so that the simulator can show that
+//! it would notice. Without the feature `planted-bugs` every question is answered "no" at compile
+//! time, and nothing of it is left in the program.
+
+/// A rule left out. The figure in brackets names it in docs/protocol.md.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plant {
+    /// A write is acknowledged when it is sent, not when it is held [W3].
+    AcknowledgeOnSend,
+    /// A flush counts a store that is another incarnation by now [S1].
+    FlushIgnoresIncarnation,
+    /// A store answers in an epoch before it has synced it [S3].
+    EpochNotSynced,
+    /// A close does not sync [S4].
+    CloseWithoutSync,
+    /// A restart forgets that a tail may be lost [S2].
+    LostMarkCleared,
+    /// A lost attach goes on as a take-over [A1].
+    LostSwapTakesOver,
+    /// Any version found in the newest entry wins [R1].
+    AnyVersionWins,
+    /// A store forgets the record before the newest one at once [R2].
+    PredecessorDropped,
+    /// A read of an older entry is not bounded by the newer one's beginning [R2].
+    OlderReadUnbounded,
+    /// A write is acknowledged before the swap that ejects who missed it [W6].
+    AcknowledgeBeforeEject,
+    /// After an ejection the acknowledgements of the epoch before count [W7].
+    NotReissued,
+    /// Overlapping writes are in flight together [W2].
+    NoBlockLock,
+    /// A discard removes the index entry [W5].
+    DiscardDeletes,
+    /// A take-over leaves differing tails as they are [A3].
+    TailNotRewritten,
+    /// A take-over does not sync what it has evened out [S4].
+    SettleWithoutSync,
+}
+
+impl Plant {
+    pub const ALL: [Plant; 15] = [
+        Plant::AcknowledgeOnSend,
+        Plant::FlushIgnoresIncarnation,
+        Plant::EpochNotSynced,
+        Plant::CloseWithoutSync,
+        Plant::LostMarkCleared,
+        Plant::LostSwapTakesOver,
+        Plant::AnyVersionWins,
+        Plant::PredecessorDropped,
+        Plant::OlderReadUnbounded,
+        Plant::AcknowledgeBeforeEject,
+        Plant::NotReissued,
+        Plant::NoBlockLock,
+        Plant::DiscardDeletes,
+        Plant::TailNotRewritten,
+        Plant::SettleWithoutSync,
+    ];
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Plant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants one bug, or none, in everything that this thread runs.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<Plant>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this bug is planted here.
+#[cfg(feature = "planted-bugs")]
+pub fn planted(bug: Plant) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this bug is planted here: never, in this build.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn planted(_: Plant) -> bool {
+    false
+}

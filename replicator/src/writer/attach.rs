@@ -1,0 +1,259 @@
+//! Becoming the writer of a disk: which swap to ask for, and, after a clean attach or an ejection,
+//! sealing every member before anything is asked of it (rules A1, A3, S3).
+//!
+//! ```text
+//!   record closed ---- Swap(Attach) ----> Opening: Seal each member, Join the new ones ---> Open
+//!   record open, and we may ---- Swap(TakeOver) ----> Settling (take_over.rs) ------------> Open
+//!   Open, a member missed a write ---- Swap(Eject) ----> Opening: Seal each member -------> Open
+//! ```
+
+use super::calls::Purpose;
+use super::{Aim, Effect, NotStarted, Phase, TakeOver, Writer};
+use crate::message::{ReplicaState, Request, Sealed};
+use crate::plant::{Plant, planted};
+use crate::words::{Change, DiskRecord, Epoch, Extents, NewSet, Owner, State, StoreId};
+
+/// On the way to an epoch.
+pub(super) struct Starting {
+    take_over: TakeOver,
+    sets: Vec<NewSet>,
+    /// Whose epoch we set out to end. Nobody else's will do (rule A1).
+    from: Option<Owner>,
+}
+
+/// The members are being sealed.
+pub(super) struct Opening {
+    /// Nothing was written since the clean attach. The disk was closed, so each member was synced
+    /// whole: a tail lost since then cannot have been this disk's, and a member without a replica
+    /// joins. Later than that, both mean that it has missed writes.
+    pub fresh: bool,
+}
+
+/// What a seal's answer says of a member's replica of some extents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Replica {
+    /// It has held everything since the entry began.
+    Whole,
+    /// Its unsynced tail may be missing (rule S2).
+    Lost,
+    /// It has never joined this entry, so nothing was ever acknowledged in it.
+    NotJoined,
+}
+
+impl Writer {
+    pub(super) fn start(&mut self, take_over: TakeOver, sets: Vec<NewSet>) {
+        if self.stopping.is_some() {
+            self.start_after_stop = Some((take_over, sets));
+            return;
+        }
+        match self.phase {
+            Phase::Idle | Phase::Superseded => {}
+            Phase::Open => {
+                let epoch = self.record.epoch;
+                return self.effects.push_back(Effect::Opened { epoch });
+            }
+            _ => return,
+        }
+        self.phase = Phase::Starting(Starting {
+            take_over,
+            sets,
+            from: None,
+        });
+        if self.stale || self.record.owner().is_some() {
+            self.inspect();
+        } else {
+            self.begin_with_record();
+        }
+    }
+
+    /// The record is as fresh as it gets: attach, take over, or leave it.
+    pub(super) fn begin_with_record(&mut self) {
+        let Phase::Starting(starting) = &mut self.phase else {
+            panic!("a record is inspected at a start only");
+        };
+        let owner = self.owner.clone();
+        match &self.record.state {
+            State::Closed { .. } => {
+                let sets = starting.sets.clone();
+                self.swap(Change::Attach { owner, sets });
+            }
+            State::Open { owner: other } => {
+                let own = other.backend == owner.backend;
+                if own || starting.take_over == TakeOver::Ordered {
+                    starting.from = Some(other.clone());
+                    self.swap(Change::TakeOver { owner });
+                } else {
+                    let host = other.host.clone();
+                    self.not_started(NotStarted::AlreadyOpen { host });
+                }
+            }
+        }
+    }
+
+    /// Somebody changed the record before us.
+    pub(super) fn start_conflict(&mut self, record: DiskRecord) {
+        self.record = record;
+        let Phase::Starting(starting) = &mut self.phase else {
+            panic!("only a start's swap conflicts here");
+        };
+        let owner = self.owner.clone();
+        match &self.record.state {
+            State::Closed { .. } => self.begin_with_record(),
+            State::Open { owner: other } => {
+                // The one whom we were to end is still there: it only changed its members.
+                let same = starting
+                    .from
+                    .as_ref()
+                    .is_some_and(|from| from.backend == other.backend && from.life == other.life);
+                if same || planted(Plant::LostSwapTakesOver) {
+                    self.swap(Change::TakeOver { owner });
+                } else {
+                    // A1: who lost the race never takes over of its own accord.
+                    let host = other.host.clone();
+                    self.not_started(NotStarted::AlreadyOpen { host });
+                }
+            }
+        }
+    }
+
+    pub(super) fn not_started(&mut self, why: NotStarted) {
+        self.phase = Phase::Idle;
+        self.stale = true;
+        self.effects.push_back(Effect::NotStarted { why });
+        if self.stopping.is_some() {
+            self.stopped(false);
+        }
+    }
+
+    /// Takes an epoch over from ourselves, so that nothing of what we sent in this one counts.
+    pub(super) fn take_over_from_self(&mut self) {
+        self.phase = Phase::Starting(Starting {
+            take_over: TakeOver::Own,
+            sets: Vec::new(),
+            from: Some(self.owner.clone()),
+        });
+        let owner = self.owner.clone();
+        self.swap_later(Change::TakeOver { owner });
+    }
+
+    /// The epoch is ours by a swap from `before`; now every member must be shown it.
+    pub(super) fn begin_opening(&mut self, before: Epoch, fresh: bool) {
+        self.begin_epoch(before);
+        self.phase = Phase::Opening(Opening { fresh });
+        for store in self.record.members() {
+            self.seal(store);
+        }
+    }
+
+    /// A member was sealed: see whether it is whole, and make it a member where it is not one yet.
+    pub(super) fn prepare(&mut self, store: StoreId, sealed: &Sealed, fresh: bool) {
+        let expected = self.peers[&store].since_open;
+        if !fresh && expected != Some(sealed.incarnation) {
+            return self.member_lost(store);
+        }
+        let asker = self.asker(store);
+        let extent_size = self.record.extent_size;
+        let entries = self
+            .record
+            .map
+            .iter()
+            .map(|r| (r.extents, r.history.newest()));
+        let requests: Vec<Request> = entries
+            .filter(|(_, entry)| entry.has(store))
+            .filter_map(
+                |(extents, entry)| match replica(sealed, extents, entry.from) {
+                    Replica::Whole => None,
+                    Replica::Lost => Some(Request::Settle { asker, extents }),
+                    Replica::NotJoined => Some(Request::Join {
+                        asker,
+                        extents,
+                        extent_size,
+                        from: entry.from,
+                    }),
+                },
+            )
+            .collect();
+        if !fresh && !requests.is_empty() {
+            return self.member_lost(store);
+        }
+        let peer = self.peer(store);
+        peer.preparing = requests.len();
+        peer.prepared = requests.is_empty();
+        for request in requests {
+            self.call(store, request, Aim::Nowhere, Purpose::Prepare);
+        }
+        self.open_if_prepared();
+    }
+
+    pub(super) fn prepared(&mut self, store: StoreId) {
+        let peer = self.peer(store);
+        peer.preparing -= 1;
+        peer.prepared = peer.preparing == 0;
+        match self.phase {
+            Phase::Settling(_) => self.settle_prepared(),
+            _ => self.open_if_prepared(),
+        }
+    }
+
+    /// It is another incarnation since we sealed it, and nothing was written yet: seal it anew.
+    pub(super) fn prepare_again(&mut self, store: StoreId) {
+        for id in self.calls.ids(|call| call.store == store) {
+            self.calls.remove(id);
+        }
+        let peer = self.peer(store);
+        peer.sealed = None;
+        peer.sealing = false;
+        peer.preparing = 0;
+        peer.prepared = false;
+        self.seal(store);
+    }
+
+    fn open_if_prepared(&mut self) {
+        let opening = matches!(self.phase, Phase::Opening(_));
+        let members = self.record.members();
+        if opening && members.iter().all(|store| self.peers[store].prepared) {
+            self.open();
+        }
+    }
+
+    /// Every member is sealed in this epoch and whole: serve.
+    pub(super) fn open(&mut self) {
+        assert!(self.owns(&self.record), "I3: we serve our own epoch only");
+        for store in self.record.members() {
+            let peer = self.peer(store);
+            assert!(
+                peer.sealed.is_some(),
+                "S3: every member was shown the epoch before it is served"
+            );
+            peer.since_open = peer.sealed;
+        }
+        self.phase = Phase::Open;
+        let epoch = self.record.epoch;
+        self.effects.push_back(Effect::Opened { epoch });
+        self.send_ready();
+        self.retry_reads();
+        self.admit_waiting();
+    }
+}
+
+/// What `sealed` says of the replica of `extents` in the entry that began at `from`.
+pub(super) fn replica(sealed: &Sealed, extents: Extents, from: Epoch) -> Replica {
+    let mut next = extents.first;
+    let mut lost = false;
+    for state in &sealed.replicas {
+        let ReplicaState { extents: of, .. } = state;
+        if of.end <= next || of.first >= extents.end {
+            continue;
+        }
+        if of.first > next || state.from != from {
+            return Replica::NotJoined;
+        }
+        lost |= state.lost;
+        next = of.end;
+    }
+    match (next >= extents.end, lost) {
+        (false, _) => Replica::NotJoined,
+        (true, true) => Replica::Lost,
+        (true, false) => Replica::Whole,
+    }
+}

@@ -1,0 +1,285 @@
+//! Making the members of one range even: compare what they hold above the floor, page by page, and
+//! rewrite each block that differs or is absent anywhere with what the authority says of it.
+//!
+//! Bounded: a page a member, one run of blocks that is being gathered, a few runs under way.
+
+use super::calls::Purpose;
+use super::read::Target;
+use super::take_over::RangePlan;
+use super::write::{Draft, WriteOwner};
+use super::{Aim, Writer};
+use crate::message::{ListedBlock, Request};
+use crate::plant::{Plant, planted};
+use crate::words::{BLOCK_BYTES, Block, Blocks, ExtentSize, StoreId};
+use bytes::{Bytes, BytesMut};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Blocks that are rewritten together: 256 KiB.
+const RUN_BLOCKS: u32 = 64;
+/// Runs that are read or rewritten at once: 4 MiB.
+const MAX_RUNS: usize = 16;
+
+pub(super) struct Evening {
+    cursors: BTreeMap<StoreId, Cursor>,
+    /// Neighbours that differ, gathered until there is a gap.
+    gathered: Option<Blocks>,
+    runs: BTreeMap<u64, Run>,
+    last_run: u64,
+    /// Rewrites that are not held by all yet.
+    rewriting: usize,
+}
+
+/// How far one member's list was read.
+struct Cursor {
+    page: VecDeque<ListedBlock>,
+    /// Where the next page begins; `None` behind the last.
+    next: Option<Block>,
+    asked: bool,
+}
+
+/// Blocks on their way from the authority to all.
+struct Run {
+    blocks: Blocks,
+    /// Outer `None`: not known yet. Inner: zeroes.
+    content: Vec<Option<Option<Bytes>>>,
+    reads: usize,
+}
+
+impl Evening {
+    pub fn new(range: &RangePlan, extent_size: ExtentSize) -> Evening {
+        let first = extent_size.blocks_of(range.extents.first).first;
+        // Alone, it is even with itself; and where none has joined, nothing was ever written.
+        let compared = range.kept.len() > 1;
+        let cursor = || Cursor {
+            page: VecDeque::new(),
+            next: compared.then_some(first),
+            asked: false,
+        };
+        Evening {
+            cursors: range.kept.iter().map(|store| (*store, cursor())).collect(),
+            gathered: None,
+            runs: BTreeMap::new(),
+            last_run: 0,
+            rewriting: 0,
+        }
+    }
+
+    /// The next block that any member listed, and whether they differ on it. `None`: a page is
+    /// missing, or all are at their ends.
+    fn next_block(&mut self) -> Option<(Block, bool)> {
+        if self
+            .cursors
+            .values()
+            .any(|c| c.page.is_empty() && c.next.is_some())
+        {
+            return None;
+        }
+        let heads = self.cursors.values().filter_map(|c| c.page.front());
+        let block = heads.map(|listed| listed.block).min()?;
+        let mut versions = self.cursors.values_mut().map(|cursor| {
+            let here = cursor
+                .page
+                .front()
+                .is_some_and(|listed| listed.block == block);
+            here.then(|| cursor.page.pop_front())
+                .flatten()
+                .map(|listed| listed.version)
+        });
+        let first = versions.next().expect("a range has members");
+        // Not `any`, which would stop at the first: each head has to be taken.
+        let differing = versions.filter(|version| *version != first).count();
+        Some((block, differing > 0))
+    }
+
+    fn is_over(&self) -> bool {
+        self.runs.is_empty()
+            && self.rewriting == 0
+            && self.gathered.is_none()
+            && self
+                .cursors
+                .values()
+                .all(|c| c.page.is_empty() && c.next.is_none())
+    }
+}
+
+impl Writer {
+    /// Compares, asks for pages and begins rewrites, as far as the bounds allow.
+    pub(super) fn go_on_evening(&mut self) {
+        self.ask_for_pages();
+        loop {
+            let extent_size = self.record.extent_size;
+            let Some((at, _, evening)) = self.evening() else {
+                return;
+            };
+            if evening.runs.len() + evening.rewriting >= MAX_RUNS {
+                return;
+            }
+            match evening.next_block() {
+                Some((_, false)) => {}
+                Some((block, true)) => {
+                    let grown = evening.gathered.filter(|run| {
+                        run.end() == block
+                            && run.count < RUN_BLOCKS
+                            && extent_size.of(run.first) == extent_size.of(block)
+                    });
+                    match grown {
+                        Some(run) => {
+                            evening.gathered = Some(Blocks::new(run.first, run.count + 1));
+                        }
+                        None => {
+                            let full = evening.gathered.replace(Blocks::new(block, 1));
+                            self.begin_run(full);
+                        }
+                    }
+                }
+                None => {
+                    let pending = evening
+                        .cursors
+                        .values()
+                        .any(|c| c.page.is_empty() && c.next.is_some());
+                    if pending {
+                        return self.ask_for_pages();
+                    }
+                    let last = evening.gathered.take();
+                    let was_last = last.is_none();
+                    self.begin_run(last);
+                    let over = self.evening().is_some_and(|(_, _, e)| e.is_over());
+                    if over {
+                        return self.even_out_range(at + 1);
+                    }
+                    if was_last {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask_for_pages(&mut self) {
+        let Some((_, range, evening)) = self.evening() else {
+            return;
+        };
+        let (extents, above) = (range.extents, range.floor);
+        let mut wanted = Vec::new();
+        for (store, cursor) in &mut evening.cursors {
+            if let (true, false, Some(start)) = (cursor.page.is_empty(), cursor.asked, cursor.next)
+            {
+                cursor.asked = true;
+                wanted.push((*store, start));
+            }
+        }
+        for (store, start) in wanted {
+            let request = Request::List {
+                asker: self.asker(store),
+                extents,
+                above,
+                start,
+            };
+            self.call(store, request, Aim::Nowhere, Purpose::List);
+        }
+    }
+
+    pub(super) fn listed(&mut self, store: StoreId, blocks: Vec<ListedBlock>, more: bool) {
+        let Some((_, _, evening)) = self.evening() else {
+            return;
+        };
+        let Some(cursor) = evening.cursors.get_mut(&store) else {
+            return;
+        };
+        let start = cursor.next.expect("a page was asked for");
+        let in_order = blocks.windows(2).all(|pair| pair[0].block < pair[1].block)
+            && blocks.first().is_none_or(|first| first.block >= start);
+        let last = blocks.last().map(|last| Block(last.block.0 + 1));
+        if !in_order || (more && last.is_none()) {
+            return self.restart_settling();
+        }
+        cursor.asked = false;
+        cursor.next = if more { last } else { None };
+        cursor.page = blocks.into();
+        self.go_on_evening();
+    }
+
+    fn begin_run(&mut self, blocks: Option<Blocks>) {
+        let Some(blocks) = blocks.filter(|_| !planted(Plant::TailNotRewritten)) else {
+            return;
+        };
+        let Some((_, _, evening)) = self.evening() else {
+            return;
+        };
+        evening.last_run += 1;
+        let run = evening.last_run;
+        let content = vec![None; blocks.count as usize];
+        let reads = 0;
+        evening.runs.insert(
+            run,
+            Run {
+                blocks,
+                content,
+                reads,
+            },
+        );
+        self.begin_read(Target::Settle(run), blocks);
+    }
+
+    pub(super) fn run_read_begins(&mut self, run: u64) {
+        if let Some((_, _, evening)) = self.evening() {
+            evening.runs.get_mut(&run).expect("a run under way").reads += 1;
+        }
+    }
+
+    pub(super) fn run_filled(&mut self, run: u64, blocks: Blocks, data: Option<Bytes>) {
+        let Some((_, _, evening)) = self.evening() else {
+            return;
+        };
+        let run = evening.runs.get_mut(&run).expect("a run under way");
+        for block in blocks.iter() {
+            let at = (block.0 - run.blocks.first.0) as usize;
+            run.content[at] = Some(data.clone());
+        }
+    }
+
+    /// One of its reads ended; when all have, what they found is written to all.
+    pub(super) fn run_read_ended(&mut self, id: u64) {
+        let Some((_, _, evening)) = self.evening() else {
+            return;
+        };
+        let run = evening.runs.get_mut(&id).expect("a run under way");
+        run.reads -= 1;
+        if run.reads > 0 {
+            return;
+        }
+        let run = evening.runs.remove(&id).expect("it was there");
+        let content: Vec<Option<Bytes>> = run
+            .content
+            .into_iter()
+            .map(|block| block.expect("A3: every block of a run was found or is zeroes"))
+            .collect();
+        let mut at = run.blocks.first;
+        for part in content.chunk_by(|a, b| a.is_some() == b.is_some()) {
+            let blocks = Blocks::new(at, part.len() as u32);
+            at = blocks.end();
+            let draft = Draft::whole(joined(part));
+            if let Some((_, _, evening)) = self.evening() {
+                evening.rewriting += 1;
+            }
+            self.begin_write(WriteOwner::Settling, blocks, draft);
+        }
+    }
+
+    /// A rewrite is held by all.
+    pub(super) fn rewritten(&mut self) {
+        if let Some((_, _, evening)) = self.evening() {
+            evening.rewriting -= 1;
+            self.go_on_evening();
+        }
+    }
+}
+
+/// One piece of memory for blocks of data; nothing for zeroes.
+fn joined(blocks: &[Option<Bytes>]) -> Option<Bytes> {
+    let mut all = BytesMut::with_capacity(blocks.len() * BLOCK_BYTES as usize);
+    for block in blocks {
+        all.extend_from_slice(block.as_ref()?);
+    }
+    Some(all.freeze())
+}

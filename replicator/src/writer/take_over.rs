@@ -1,0 +1,373 @@
+//! Taking over an epoch that was not closed (rules A3 to A5): seal its members, choose whose content
+//! counts, make the others even, sync, commit, and only then serve.
+//!
+//! ```text
+//!  writer                  members of the newest entries       placement
+//!    |--- Swap(TakeOver) ----------------|---------------------->|  epoch T
+//!    |--- Seal T ----------------------->|                       |  the writer before completes nothing now (I3)
+//!    |<-- Sealed: incarnation, replicas -|                       |
+//!    |          whoever does not answer in time, or lost its tail where another did not, is dropped
+//!    |--- List above the watermark ----->|                       |
+//!    |<-- versions ----------------------|                       |
+//!    |          where they differ: read the authority's block, write it as (T, n) on all (even_out.rs)
+//!    |--- Sync ------------------------->|                       |
+//!    |--- Swap(Settle, dropped) ---------|---------------------->|
+//!    |--- Settle: clear the marks ------>|                       |  where all had lost their tails (A4)
+//!    |    serve                          |                       |
+//! ```
+//!
+//! Whatever goes wrong on the way, it begins again with an epoch of its own: rewrites that are still
+//! on their way to a member must not arrive after it was found to be even.
+
+use super::attach::{Replica, replica};
+use super::calls::Purpose;
+use super::even_out::Evening;
+use super::{Aim, Now, Phase, Writer};
+use crate::message::{Request, Sealed};
+use crate::words::{Change, DiskRecord, Epoch, Extents, MapRange, Seq, StoreId, Version};
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) struct Settling {
+    stage: Stage,
+    /// Until when members that do not answer are waited for.
+    patience: Now,
+    sealed: BTreeMap<StoreId, Sealed>,
+    plan: Plan,
+}
+
+enum Stage {
+    /// Who answers, and who is whole?
+    Sealing,
+    /// Members that have never joined do.
+    Joining,
+    /// The range of the plan that is being made even, and how far that is.
+    Evening(usize, Evening),
+    Syncing(BTreeSet<StoreId>),
+    Committing,
+    /// The record says that the members are even: they hear it too.
+    Marking,
+}
+
+/// What a take-over is going to do, range by range.
+#[derive(Default, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    pub ranges: Vec<RangePlan>,
+    /// Leave the newest entries.
+    pub drop: Vec<StoreId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RangePlan {
+    pub extents: Extents,
+    pub from: Epoch,
+    /// Who is made even.
+    pub kept: Vec<StoreId>,
+    /// Whose content may count, the authority first. All of them are legitimate for each block; the
+    /// others serve where the authority's copy cannot be read.
+    pub sources: Vec<StoreId>,
+    /// Of those kept: they have never joined this entry.
+    pub joining: Vec<StoreId>,
+    /// Of those kept: their tails are lost (A4).
+    pub lost: Vec<StoreId>,
+    /// What is not above this is even already.
+    pub floor: Version,
+}
+
+impl Writer {
+    pub(super) fn begin_settling(&mut self, before: Epoch) {
+        self.begin_epoch(before);
+        self.phase = Phase::Settling(Box::new(Settling {
+            stage: Stage::Sealing,
+            patience: self.now + self.config.settle_patience,
+            sealed: BTreeMap::new(),
+            plan: Plan::default(),
+        }));
+        for store in self.record.members() {
+            self.seal(store);
+        }
+    }
+
+    pub(super) fn settle_sealed(&mut self, store: StoreId, sealed: Sealed) {
+        let member = self.is_member(store);
+        let settling = self.settling();
+        if member && matches!(settling.stage, Stage::Sealing) {
+            settling.sealed.insert(store, sealed);
+            self.try_plan();
+        }
+    }
+
+    /// Goes on once everybody answered, or those that did suffice and the others had their time.
+    pub(super) fn try_plan(&mut self) {
+        let (record, near) = (self.record.clone(), self.config.near);
+        let (members, now) = (record.members(), self.now);
+        let settling = self.settling();
+        let out_of_patience = settling.patience <= now;
+        let all = members.iter().all(|m| settling.sealed.contains_key(m));
+        if !matches!(settling.stage, Stage::Sealing) || !(all || out_of_patience) {
+            return;
+        }
+        match plan(&record, &settling.sealed, near) {
+            Err(waits_for) => self.blocked = Some(waits_for),
+            Ok(plan) => {
+                settling.plan = plan;
+                settling.stage = Stage::Joining;
+                self.blocked = None;
+                self.join_and_go_on();
+            }
+        }
+    }
+
+    fn join_and_go_on(&mut self) {
+        let extent_size = self.record.extent_size;
+        for range in self.settling().plan.ranges.clone() {
+            for store in range.joining {
+                let request = Request::Join {
+                    asker: self.asker(store),
+                    extents: range.extents,
+                    extent_size,
+                    from: range.from,
+                };
+                self.peer(store).preparing += 1;
+                self.call(store, request, Aim::Nowhere, Purpose::Prepare);
+            }
+        }
+        self.settle_prepared();
+    }
+
+    /// A join, or the clearing of a mark, was answered.
+    pub(super) fn settle_prepared(&mut self) {
+        if self.peers.values().any(|peer| peer.preparing > 0) {
+            return;
+        }
+        match self.settling().stage {
+            Stage::Joining => self.even_out_range(0),
+            Stage::Marking => self.open(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn even_out_range(&mut self, at: usize) {
+        let extent_size = self.record.extent_size;
+        let settling = self.settling();
+        match settling.plan.ranges.get(at) {
+            Some(range) => {
+                let evening = Evening::new(range, extent_size);
+                settling.stage = Stage::Evening(at, evening);
+                self.go_on_evening();
+            }
+            None => self.sync_settled(),
+        }
+    }
+
+    fn sync_settled(&mut self) {
+        use crate::plant::{Plant, planted};
+        let kept: BTreeSet<StoreId> = self
+            .settling()
+            .plan
+            .ranges
+            .iter()
+            .flat_map(|range| range.kept.iter().copied())
+            .collect();
+        self.settling().stage = Stage::Syncing(kept.clone());
+        if planted(Plant::SettleWithoutSync) {
+            return self.commit_settled();
+        }
+        for store in kept {
+            let asker = self.asker(store);
+            let purpose = Purpose::Sync { round: 0 };
+            self.call(store, Request::Sync { asker }, Aim::Nowhere, purpose);
+        }
+    }
+
+    pub(super) fn settle_synced(&mut self, store: StoreId) {
+        if let Stage::Syncing(missing) = &mut self.settling().stage {
+            missing.remove(&store);
+            if missing.is_empty() {
+                self.commit_settled();
+            }
+        }
+    }
+
+    fn commit_settled(&mut self) {
+        let by = (self.owner.backend, self.owner.life);
+        let settling = self.settling();
+        settling.stage = Stage::Committing;
+        let drop = settling.plan.drop.clone();
+        self.swap(Change::Settle { by, drop });
+    }
+
+    /// The record says that the members are even and synced up to this epoch.
+    pub(super) fn settle_committed(&mut self) {
+        let settling = self.settling();
+        settling.stage = Stage::Marking;
+        for range in settling.plan.ranges.clone() {
+            for store in range.lost {
+                let request = Request::Settle {
+                    asker: self.asker(store),
+                    extents: range.extents,
+                };
+                self.peer(store).preparing += 1;
+                self.call(store, request, Aim::Nowhere, Purpose::Prepare);
+            }
+        }
+        self.settle_prepared();
+    }
+
+    /// Somebody whom we need does not answer, or changed under us. Done at the end of the event.
+    pub(super) fn restart_settling(&mut self) {
+        self.restart = true;
+    }
+
+    pub(super) fn restart_if_wanted(&mut self) {
+        if std::mem::take(&mut self.restart) && matches!(self.phase, Phase::Settling(_)) {
+            self.void_calls();
+            self.fail_writes();
+            self.keep_only_landing_reads();
+            self.blocked = None;
+            self.take_over_from_self();
+        }
+    }
+
+    pub(super) fn settle_timeout(&self) -> Option<Now> {
+        match &self.phase {
+            Phase::Settling(settling) if self.blocked.is_none() => {
+                matches!(settling.stage, Stage::Sealing).then_some(settling.patience)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn settle_patience_over(&mut self) {
+        if self.settle_timeout().is_some_and(|at| at <= self.now) {
+            self.try_plan();
+        }
+    }
+
+    /// The range that is being made even, and how far that is.
+    pub(super) fn evening(&mut self) -> Option<(usize, &RangePlan, &mut Evening)> {
+        let Phase::Settling(settling) = &mut self.phase else {
+            return None;
+        };
+        match &mut settling.stage {
+            Stage::Evening(at, evening) => Some((*at, &settling.plan.ranges[*at], evening)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn settling_members(&mut self) -> SmallVec<[StoreId; 4]> {
+        let (_, range, _) = self.evening().expect("rewrites belong to a range");
+        SmallVec::from_slice(&range.kept)
+    }
+
+    pub(super) fn settling_sources(&self) -> SmallVec<[StoreId; 4]> {
+        let Phase::Settling(settling) = &self.phase else {
+            return SmallVec::new();
+        };
+        match settling.stage {
+            Stage::Evening(at, _) => SmallVec::from_slice(&settling.plan.ranges[at].sources),
+            _ => SmallVec::new(),
+        }
+    }
+
+    fn settling(&mut self) -> &mut Settling {
+        match &mut self.phase {
+            Phase::Settling(settling) => settling,
+            _ => panic!("only while settling"),
+        }
+    }
+}
+
+/// Decides, from what the members answered, whose content counts and who leaves; or names those
+/// without whose answer that cannot be said.
+pub(super) fn plan(
+    record: &DiskRecord,
+    sealed: &BTreeMap<StoreId, Sealed>,
+    near: Option<StoreId>,
+) -> Result<Plan, Vec<StoreId>> {
+    let mut drop: BTreeSet<StoreId> = BTreeSet::new();
+    let mut needed: BTreeSet<StoreId> = BTreeSet::new();
+    let mut waits_for: BTreeSet<StoreId> = BTreeSet::new();
+    let state = |store: &StoreId, extents, from| {
+        sealed
+            .get(store)
+            .map(|sealed| replica(sealed, extents, from))
+    };
+    let is_healthy = |range: &MapRange, store: &StoreId| {
+        let state = state(store, range.extents, range.history.newest().from);
+        matches!(state, Some(Replica::Whole | Replica::NotJoined))
+    };
+    for range in &record.map {
+        let stores = &range.history.newest().stores;
+        if stores.iter().any(|store| is_healthy(range, store)) {
+            drop.extend(stores.iter().filter(|store| !is_healthy(range, store)));
+        } else {
+            // A4: each lost a different tail, but all that was ever synced is on each of them.
+            waits_for.extend(stores.iter().filter(|store| !sealed.contains_key(store)));
+            needed.extend(stores);
+        }
+    }
+    if !waits_for.is_empty() {
+        return Err(waits_for.into_iter().collect());
+    }
+    // Whoever would be dropped for some extents may be all that others have: it stays, and is made
+    // even where its tail is lost.
+    for range in &record.map {
+        let entry = range.history.newest();
+        let kept = |store: &&StoreId| !drop.contains(store) || needed.contains(store);
+        if !entry
+            .stores
+            .iter()
+            .any(|store| kept(&store) && is_healthy(range, store))
+        {
+            let healthy = entry.stores.iter().filter(|store| is_healthy(range, store));
+            needed.extend(healthy);
+        }
+    }
+    drop.retain(|store| !needed.contains(store));
+    let mut ranges = Vec::new();
+    for range in &record.map {
+        let entry = range.history.newest();
+        let kept: Vec<StoreId> = entry
+            .stores
+            .iter()
+            .copied()
+            .filter(|store| !drop.contains(store))
+            .collect();
+        let which = |wanted: Replica| -> Vec<StoreId> {
+            let is = |store: &&StoreId| state(store, range.extents, entry.from) == Some(wanted);
+            kept.iter().filter(is).copied().collect()
+        };
+        let (whole, joining, lost) = (
+            which(Replica::Whole),
+            which(Replica::NotJoined),
+            which(Replica::Lost),
+        );
+        let mut sources: Vec<StoreId> = whole.iter().chain(&joining).copied().collect();
+        if sources.is_empty() {
+            sources = lost.clone();
+        }
+        sources.sort_unstable_by_key(|store| (near != Some(*store), *store));
+        assert!(
+            !sources.is_empty(),
+            "A3: every extent keeps a member whose content counts"
+        );
+        let synced = Version::new(record.even_below, Seq::ZERO);
+        let held = whole.iter().map(|store| sealed[store].watermark).max();
+        let floor = match held {
+            Some(held) if lost.is_empty() => held.max(synced),
+            _ => synced,
+        };
+        ranges.push(RangePlan {
+            extents: range.extents,
+            from: entry.from,
+            kept,
+            sources,
+            joining,
+            lost,
+            floor,
+        });
+    }
+    let drop = drop.into_iter().collect();
+    Ok(Plan { ranges, drop })
+}
