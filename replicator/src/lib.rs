@@ -14,7 +14,7 @@
 
 pub mod message;
 pub mod net;
-pub mod wire;
 pub mod plant;
+pub mod wire;
 pub mod words;
 pub mod writer;
