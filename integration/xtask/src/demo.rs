@@ -21,17 +21,12 @@ pub fn run(workspace: &Workspace, keep: bool) -> Result<()> {
     run::inherit(program(workspace, keep), BOUND)
 }
 
-/// The daemons and the programs that drive them.
+/// The daemons and the programs that drive them. The whole workspace, because cargo would choose other
+/// features for a part of it, and compile dependencies twice.
 pub fn build(workspace: &Workspace) -> Program {
-    workspace.cargo("build").args([
-        "--release",
-        "--locked",
-        "--package",
-        "cli",
-        "--package",
-        "integration",
-        "--bins",
-    ])
+    workspace
+        .cargo("build")
+        .args(["--release", "--locked", "--workspace", "--bins"])
 }
 
 pub fn program(workspace: &Workspace, keep: bool) -> Program {

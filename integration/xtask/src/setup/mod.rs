@@ -30,6 +30,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let log = workspace.log("setup");
     let _ = fs::remove_file(&log);
     apt::install(&missing())?;
+    if let Some(Need { package, why }) = missing().first() {
+        bail!("{package} is installed, but what {why} is still not found");
+    }
     let kernel = kernel::fetch(&workspace.cache, &log)?;
     let busybox = kernel::busybox(&workspace.cache, &log)?;
     let tools = guest_tools(workspace, &log)?;
