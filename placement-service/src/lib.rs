@@ -11,6 +11,9 @@
 //! - `server`: the shells around it: QUIC for nodes, HTTPS for operators.
 
 pub mod api;
+pub mod catalog;
+pub mod choose;
 pub mod client;
 mod frame;
+pub mod model;
 pub mod node_protocol;

@@ -1,0 +1,148 @@
+//! What the placement service must not lose: keys and values, changed by compare-and-swap only (I8).
+//!
+//! Two implementations pass one suite of tests: [`RedbCatalog`], a file beside the service, and
+//! [`MemoryCatalog`] for tests. The trait asks for no more than etcd gives (a revision a key,
+//! transactions of comparisons and writes, pages of a prefix, values of a bounded size), so that a
+//! catalog that outlives a machine can be a third.
+//!
+//! Calls block. The decisions above it are plain functions that the simulator and the tests run
+//! without a runtime; the shells call them with `spawn_blocking`, where waiting for a sync is allowed.
+
+mod memory;
+mod redb;
+
+pub use self::memory::MemoryCatalog;
+pub use self::redb::RedbCatalog;
+
+use std::path::PathBuf;
+
+#[cfg(test)]
+mod tests;
+
+/// Well below the 1.5 MiB that etcd takes for a whole request.
+pub const MAX_VALUE_BYTES: usize = 512 << 10;
+pub const MAX_KEY_BYTES: usize = 256;
+/// Comparisons and writes of one transaction together; etcd takes 128 of each.
+pub const MAX_TRANSACTION_KEYS: usize = 64;
+/// How many keys [`Catalog::page`] returns at most.
+pub const PAGE_KEYS: usize = 256;
+
+/// A key's state is named by the revision of the transaction that last wrote it. Never reused, also
+/// not after the key was deleted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct KeyRevision(pub u64);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    pub revision: KeyRevision,
+    pub value: Vec<u8>,
+}
+
+/// What a key has to be for a transaction to go through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    Absent,
+    At(KeyRevision),
+}
+
+/// Writes that all happen if every expectation holds, and otherwise not at all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Transaction {
+    pub expect: Vec<(String, Expect)>,
+    /// `None` deletes.
+    pub write: Vec<(String, Option<Vec<u8>>)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a transaction that lost has changed nothing"]
+pub enum Committed {
+    /// Done, and durable.
+    Yes,
+    /// An expectation did not hold. Nothing was changed.
+    No,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Nothing was changed.
+    #[error("{what} of {size} is more than a catalog takes ({limit})")]
+    TooLarge {
+        what: &'static str,
+        size: usize,
+        limit: usize,
+    },
+    #[error("{path} cannot be opened: {why}")]
+    Open { path: PathBuf, why: String },
+    #[error("{key} holds something that this version does not understand: {why}")]
+    Malformed { key: String, why: String },
+    /// A read failed, or a commit whose outcome is not known.
+    #[error("the catalog failed: {0}")]
+    Failed(String),
+}
+
+pub trait Catalog: Send + Sync + 'static {
+    fn get(&self, key: &str) -> Result<Option<Stored>, CatalogError>;
+
+    /// Keys that begin with `prefix`, in order, behind `after` if given; at most [`PAGE_KEYS`].
+    /// A shorter page is the last.
+    fn page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<(String, Stored)>, CatalogError>;
+
+    /// All or nothing. Durable before it returns [`Committed::Yes`].
+    fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError>;
+}
+
+impl Transaction {
+    pub fn new() -> Self {
+        Transaction::default()
+    }
+
+    pub fn expect(mut self, key: impl Into<String>, expect: Expect) -> Self {
+        self.expect.push((key.into(), expect));
+        self
+    }
+
+    pub fn put(mut self, key: impl Into<String>, value: Vec<u8>) -> Self {
+        self.write.push((key.into(), Some(value)));
+        self
+    }
+
+    pub fn delete(mut self, key: impl Into<String>) -> Self {
+        self.write.push((key.into(), None));
+        self
+    }
+
+    /// The bounds are the same for every catalog, so that none takes what another could not.
+    fn check(&self) -> Result<(), CatalogError> {
+        let keys = self.expect.len() + self.write.len();
+        within("a transaction", keys, MAX_TRANSACTION_KEYS)?;
+        for (key, _) in &self.expect {
+            within("a key", key.len(), MAX_KEY_BYTES)?;
+        }
+        for (key, value) in &self.write {
+            within("a key", key.len(), MAX_KEY_BYTES)?;
+            let bytes = value.as_ref().map_or(0, Vec::len);
+            within("a value", bytes, MAX_VALUE_BYTES)?;
+        }
+        Ok(())
+    }
+}
+
+impl Expect {
+    fn holds(self, current: Option<KeyRevision>) -> bool {
+        match self {
+            Expect::Absent => current.is_none(),
+            Expect::At(revision) => current == Some(revision),
+        }
+    }
+}
+
+fn within(what: &'static str, size: usize, limit: usize) -> Result<(), CatalogError> {
+    if size > limit {
+        return Err(CatalogError::TooLarge { what, size, limit });
+    }
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! Where a new disk's copies go: a pure function of what the stores have and what is wished for.
+//!
+//! Copies never share a host. They share a rack only as far as nothing else is possible, and the
+//! choice then says so. Within that, stores near the VM come first, then those with most room; and
+//! a disk is cut into ranges only when no set of stores can hold it whole.
+//!
+//! How: each store is given a share of extents, at most one disk's worth a rack (failing that, a
+//! host). The shares are laid end to end, rack by rack, and the line is cut into `copies` equal rows:
+//!
+//! ```text
+//!  extents      0         1         2         3        (4 extents, 2 copies: a line of 8)
+//!  row 1    | A (3) .. ......... ......... | B (3) ..
+//!  row 2    | ........ ......... | C (2) .. ........
+//! ```
+//!
+//! A column is one extent's copies. No share is longer than a row, so no store, and no rack or host
+//! that was bounded so, comes twice in a column (McNaughton's wrap-around rule, 1959); and where a
+//! placement exists at all, this finds one.
+
+mod layout;
+
+use crate::choose::layout::lay_out;
+use replicator::words::{DatacenterName, ExtentSize, Extents, HostName, RackName, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+#[cfg(test)]
+mod tests;
+
+/// More copies than this help nobody.
+pub const MAX_COPIES: u8 = 8;
+/// A store is not planned beyond this part of its capacity: the log needs room to be cleaned.
+const USABLE_PERCENT: u64 = 90;
+/// Disks are thin. What a disk was promised but has not written yet counts a quarter: several disks
+/// may promise more than there is, as long as a quarter of it would fit.
+const UNWRITTEN_WEIGHT: u64 = 4;
+
+/// A store that may be chosen: it is up, and not refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    pub store: StoreId,
+    pub host: HostName,
+    pub rack: RackName,
+    pub datacenter: DatacenterName,
+    pub capacity_bytes: u64,
+    pub used_bytes: u64,
+    /// What the disks with replicas there promise, and have not written yet.
+    pub unwritten_bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wish {
+    pub bytes: u64,
+    pub extent_size: ExtentSize,
+    pub copies: u8,
+    /// Only stores of this datacenter.
+    pub datacenter: Option<DatacenterName>,
+    /// A copy on this host if possible, the others in its datacenter if possible.
+    pub near: Option<HostName>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// All extents, in order, each with `copies` stores.
+    pub ranges: Vec<(Extents, Vec<StoreId>)>,
+    pub notes: Vec<Note>,
+}
+
+/// What the disk's owner should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Note {
+    SharedRack {
+        racks: Vec<String>,
+        extents: u32,
+        of: u32,
+    },
+    AcrossDatacenters {
+        datacenters: Vec<DatacenterName>,
+    },
+    Split {
+        ranges: usize,
+    },
+    NotNear {
+        host: HostName,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Impossible {
+    #[error("a disk has 1 to {MAX_COPIES} copies, not {copies}")]
+    Copies { copies: u8 },
+    #[error("{copies} copies need {copies} hosts with stores that are up, and there are {hosts}")]
+    TooFewHosts { copies: u8, hosts: u64 },
+    #[error(
+        "the stores that are up have no room for {copies} copies of {bytes} bytes; the largest disk that fits now has {largest_bytes} bytes"
+    )]
+    TooLarge {
+        copies: u8,
+        bytes: u64,
+        largest_bytes: u64,
+    },
+}
+
+/// One store's part of the disk, in extents.
+#[derive(Clone, Debug)]
+struct Share<'a> {
+    of: &'a Candidate,
+    room: u64,
+    extents: u64,
+}
+
+pub fn choose(candidates: &[Candidate], wish: &Wish) -> Result<Choice, Impossible> {
+    if wish.copies == 0 || wish.copies > MAX_COPIES {
+        return Err(Impossible::Copies {
+            copies: wish.copies,
+        });
+    }
+    let mut allowed: Vec<&Candidate> = candidates
+        .iter()
+        .filter(|c| {
+            wish.datacenter
+                .as_ref()
+                .is_none_or(|dc| *dc == c.datacenter)
+        })
+        .collect();
+    prefer(&mut allowed, wish);
+    let shares = [Apart::Racks, Apart::Hosts]
+        .into_iter()
+        .find_map(|apart| share_out(&allowed, wish, apart))
+        .ok_or_else(|| why_not(&allowed, wish))?;
+    let ranges = lay_out(shares, extents_of(wish));
+    let notes = notes(&ranges, candidates, wish);
+    Ok(Choice { ranges, notes })
+}
+
+/// What the copies of one extent never share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    Racks,
+    Hosts,
+}
+
+/// Near first, then the near host's datacenter, then most room; ties by id, so that the same
+/// question always has the same answer.
+fn prefer(candidates: &mut [&Candidate], wish: &Wish) {
+    let near_datacenter = candidates
+        .iter()
+        .find(|c| Some(&c.host) == wish.near.as_ref())
+        .map(|c| c.datacenter.clone());
+    candidates.sort_by_key(|c| {
+        (
+            Some(&c.host) != wish.near.as_ref(),
+            Some(&c.datacenter) != near_datacenter.as_ref(),
+            std::cmp::Reverse(room(c, wish.extent_size)),
+            c.store,
+        )
+    });
+}
+
+/// Shares that hold the whole disk: in one datacenter if one can, the preferred one first, because a
+/// write waits for the farthest copy.
+fn share_out<'a>(allowed: &[&'a Candidate], wish: &Wish, apart: Apart) -> Option<Vec<Share<'a>>> {
+    let mut datacenters: Vec<&DatacenterName> = Vec::new();
+    for candidate in allowed {
+        if !datacenters.contains(&&candidate.datacenter) {
+            datacenters.push(&candidate.datacenter);
+        }
+    }
+    let inside = |dc: &DatacenterName| -> Vec<&'a Candidate> {
+        let there = allowed.iter().filter(|c| c.datacenter == *dc);
+        there.copied().collect()
+    };
+    datacenters
+        .into_iter()
+        .map(inside)
+        .chain([allowed.to_vec()])
+        .find_map(|stores| fill(&stores, wish, apart))
+}
+
+/// Gives stores their shares in order of preference. Whatever the order, the sum is the largest
+/// possible: the bounds (store in host in rack) nest.
+fn fill<'a>(stores: &[&'a Candidate], wish: &Wish, apart: Apart) -> Option<Vec<Share<'a>>> {
+    let row = u64::from(extents_of(wish));
+    let mut missing = row * u64::from(wish.copies);
+    let mut shares: Vec<Share> = stores
+        .iter()
+        .map(|of| Share {
+            of,
+            room: room(of, wish.extent_size),
+            extents: 0,
+        })
+        .collect();
+    let mut by_host: BTreeMap<&HostName, u64> = BTreeMap::new();
+    let mut by_rack: BTreeMap<(&DatacenterName, &RackName), u64> = BTreeMap::new();
+    // Racks are kept apart as far as they can be before hosts of one rack are put together.
+    let passes: &[Apart] = match apart {
+        Apart::Racks => &[Apart::Racks],
+        Apart::Hosts => &[Apart::Racks, Apart::Hosts],
+    };
+    for pass in passes {
+        for share in &mut shares {
+            let host = by_host.entry(&share.of.host).or_default();
+            let rack = by_rack
+                .entry((&share.of.datacenter, &share.of.rack))
+                .or_default();
+            let bound = match pass {
+                Apart::Racks => row.saturating_sub(*rack).min(row - *host),
+                Apart::Hosts => row - *host,
+            };
+            let more = bound.min(share.room - share.extents).min(missing);
+            share.extents += more;
+            *host += more;
+            *rack += more;
+            missing -= more;
+        }
+    }
+    shares.retain(|share| share.extents > 0);
+    (missing == 0).then_some(shares)
+}
+
+/// How many extents of one new disk a store may be given.
+fn room(candidate: &Candidate, extent_size: ExtentSize) -> u64 {
+    let usable = candidate.capacity_bytes / 100 * USABLE_PERCENT;
+    // The disk alone must fit when all of it is written...
+    let free = usable.saturating_sub(candidate.used_bytes);
+    // ...and with what the others promise, a part of it.
+    let unpromised = free.saturating_sub(candidate.unwritten_bytes / UNWRITTEN_WEIGHT);
+    free.min(unpromised.saturating_mul(UNWRITTEN_WEIGHT)) / extent_size.bytes()
+}
+
+fn extents_of(wish: &Wish) -> u32 {
+    wish.extent_size.count(wish.bytes)
+}
+
+fn why_not(allowed: &[&Candidate], wish: &Wish) -> Impossible {
+    let mut by_host: BTreeMap<&HostName, u64> = BTreeMap::new();
+    for candidate in allowed {
+        *by_host.entry(&candidate.host).or_default() += room(candidate, wish.extent_size);
+    }
+    if by_host.len() < usize::from(wish.copies) {
+        return Impossible::TooFewHosts {
+            copies: wish.copies,
+            hosts: by_host.len() as u64,
+        };
+    }
+    // A disk of n extents fits if the hosts, n extents each at most, hold `copies` times n. What
+    // fits stays possible with fewer extents, so the largest is found by halving.
+    let fits = |n: u64| {
+        let held: u64 = by_host.values().map(|room| (*room).min(n)).sum();
+        held >= n * u64::from(wish.copies)
+    };
+    let (mut fits_at, mut too_many) = (0, u64::from(extents_of(wish)));
+    while too_many - fits_at > 1 {
+        let middle = fits_at + (too_many - fits_at) / 2;
+        if fits(middle) {
+            fits_at = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    Impossible::TooLarge {
+        copies: wish.copies,
+        bytes: wish.bytes,
+        largest_bytes: fits_at * wish.extent_size.bytes(),
+    }
+}
+
+fn notes(ranges: &[(Extents, Vec<StoreId>)], candidates: &[Candidate], wish: &Wish) -> Vec<Note> {
+    let by_id: BTreeMap<StoreId, &Candidate> = candidates.iter().map(|c| (c.store, c)).collect();
+    let mut shared = BTreeSet::new();
+    let mut shared_extents = 0;
+    let mut datacenters = BTreeSet::new();
+    let mut near_everywhere = true;
+    for (extents, stores) in ranges {
+        let mut racks = BTreeSet::new();
+        let mut shares_rack = false;
+        for candidate in stores.iter().map(|store| by_id[store]) {
+            datacenters.insert(candidate.datacenter.clone());
+            if !racks.insert((&candidate.datacenter, &candidate.rack)) {
+                shared.insert(format!("{}/{}", candidate.datacenter, candidate.rack));
+                shares_rack = true;
+            }
+        }
+        shared_extents += if shares_rack { extents.count() } else { 0 };
+        near_everywhere &= stores
+            .iter()
+            .any(|store| Some(&by_id[store].host) == wish.near.as_ref());
+    }
+    let mut notes = Vec::new();
+    if !shared.is_empty() {
+        notes.push(Note::SharedRack {
+            racks: shared.into_iter().collect(),
+            extents: shared_extents,
+            of: extents_of(wish),
+        });
+    }
+    if datacenters.len() > 1 {
+        notes.push(Note::AcrossDatacenters {
+            datacenters: datacenters.into_iter().collect(),
+        });
+    }
+    if ranges.len() > 1 {
+        notes.push(Note::Split {
+            ranges: ranges.len(),
+        });
+    }
+    if let Some(host) = wish.near.clone().filter(|_| !near_everywhere) {
+        notes.push(Note::NotNear { host });
+    }
+    notes
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::SharedRack { racks, extents, of } => write!(
+                f,
+                "copies of {extents} of {of} extents share a rack ({}), because no other stores have room: the loss of that rack loses them",
+                racks.join(", ")
+            ),
+            Note::AcrossDatacenters { datacenters } => {
+                let names: Vec<_> = datacenters.iter().map(|dc| dc.as_str()).collect();
+                write!(
+                    f,
+                    "the copies stand in several datacenters ({}): each write waits for the way between them",
+                    names.join(", ")
+                )
+            }
+            Note::Split { ranges } => write!(
+                f,
+                "no set of stores could hold the whole disk: it is split into {ranges} ranges"
+            ),
+            Note::NotNear { host } => write!(
+                f,
+                "{host} has no store with room for all of it: some reads will cross the network"
+            ),
+        }
+    }
+}
