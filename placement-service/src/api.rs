@@ -17,9 +17,10 @@
 //! POST   /v1/disks/{name}/writer          TakeWriter -> Writer (for a writer in the operator's own process)
 //! ```
 //!
-//! Everything that goes wrong is an [`ErrorBody`], with a status of 400 (not possible as asked), 403
-//! (not an operator), 404 (no such thing), 409 (not now), 503 (the catalog is out of reach) or 504
-//! (asked for, but it has not come about yet).
+//! Only a certificate of role operator gets as far as a request; any other is refused in the handshake.
+//! Everything that goes wrong is an [`ErrorBody`], with a status of 400 (not possible as asked), 404
+//! (no such thing), 409 (not now), 503 (the catalog failed) or 504 (accepted, but it has not come
+//! about yet).
 
 use replicator::words::{
     BackendId, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, ExtentSize, Extents,

@@ -3,12 +3,12 @@
 //! It alone issues epochs, each by one compare-and-swap of a disk's record (I8). Nothing in the data
 //! path waits for it while write sets are healthy: guests do not notice that it is away.
 //!
-//! - `catalog`: what must not be lost: keys, values, and compare-and-swap over them.
-//! - `model`: what the keys mean: datacenters, hosts, stores, disks, attachments.
-//! - `choose`: where a new disk's copies go; a pure function.
-//! - `service`: every decision, as calls that are given the time and who asks.
+//! - [`catalog`]: what must not be lost: keys, values, and compare-and-swap over them.
+//! - [`model`]: what the keys mean: datacenters, hosts, stores, disks, attachments.
+//! - [`choose`]: where a new disk's copies go; a pure function.
+//! - [`service`]: every decision, as calls that are given the time and who asks.
 //! - [`node_protocol`] with [`client`], and [`api`]: what nodes and operators say to it.
-//! - `server`: the shells around it: QUIC for nodes, HTTPS for operators.
+//! - [`server`]: the shells around it: QUIC for nodes, HTTPS for operators.
 
 pub mod api;
 pub mod catalog;
@@ -17,3 +17,5 @@ pub mod client;
 mod frame;
 pub mod model;
 pub mod node_protocol;
+pub mod server;
+pub mod service;

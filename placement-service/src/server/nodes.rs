@@ -1,0 +1,245 @@
+//! QUIC for nodes: a task a connection, a task a call, all of them bounded in number, size and time.
+
+use super::{Config, ServerError, Shell, told_to_stop};
+use crate::frame::{self, FrameError};
+use crate::node_protocol::{
+    ALPN, CALL_TIMEOUT, HEARTBEAT_WAIT, Hello, MAX_FRAME_BYTES, OLDEST_VERSION, Refusal, Request,
+    Response, VERSION, Welcome,
+};
+use replicator::net::identity::{Admitted, Gate, Identity, Role};
+use replicator::words::HostName;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// A node calls a few times at once: heartbeats, and a call a backend.
+const MAX_CALLS: u32 = 64;
+/// More connections than any cluster this service is meant for has nodes; the rest is turned away.
+const MAX_CONNECTIONS: usize = 4096;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+
+pub(super) fn listen(
+    config: &Config,
+    shell: Shell,
+    stopped: watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) -> Result<SocketAddr, ServerError> {
+    let failed = |source| ServerError::Listen {
+        what: "UDP",
+        address: config.nodes,
+        source,
+    };
+    let gate = Gate::new(&config.credentials, &[Role::Node, Role::Operator], &[ALPN])
+        .with_transport(Arc::new(transport()));
+    let endpoint = quinn::Endpoint::server(gate.quic(), config.nodes).map_err(failed)?;
+    let address = endpoint.local_addr().map_err(failed)?;
+    tasks.spawn(accept(endpoint, gate, shell, stopped));
+    Ok(address)
+}
+
+async fn accept(
+    endpoint: quinn::Endpoint,
+    gate: Gate,
+    shell: Shell,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            () = told_to_stop(&mut stopped) => break,
+            Some(incoming) = endpoint.accept() => incoming,
+            Some(_) = connections.join_next() => continue,
+            else => break,
+        };
+        if connections.len() >= MAX_CONNECTIONS {
+            incoming.refuse();
+            continue;
+        }
+        let (gate, shell, stopped) = (gate.clone(), shell.clone(), stopped.clone());
+        connections.spawn(async move {
+            if let Ok(admitted) = gate.admit(incoming).await {
+                serve(admitted, shell, stopped).await;
+            }
+        });
+    }
+    while connections.join_next().await.is_some() {}
+    endpoint.close(0u32.into(), b"the placement service stops");
+    endpoint.wait_idle().await;
+}
+
+async fn serve(admitted: Admitted, shell: Shell, mut stopped: watch::Receiver<bool>) {
+    let Admitted {
+        connection,
+        identity,
+    } = admitted;
+    let from = connection.remote_address();
+    match timeout(CALL_TIMEOUT, hello(&connection)).await {
+        Ok(Ok(program)) => tracing::info!(%from, peer = %identity, program, "connected"),
+        Ok(Err(error)) => {
+            tracing::warn!(%from, peer = %identity, "refused: {error}");
+            return;
+        }
+        Err(_) => {
+            tracing::warn!(%from, peer = %identity, "refused: it did not say which version it speaks");
+            return;
+        }
+    }
+    let mut calls = JoinSet::new();
+    let ended = loop {
+        tokio::select! {
+            () = told_to_stop(&mut stopped) => break None,
+            stream = connection.accept_bi() => match stream {
+                Ok((send, receive)) => {
+                    let caller = Caller {
+                        identity: identity.clone(),
+                        from: from.ip(),
+                        shell: shell.clone(),
+                        stopped: stopped.clone(),
+                    };
+                    calls.spawn(caller.answer(send, receive));
+                }
+                Err(error) => break Some(error),
+            },
+            Some(_) = calls.join_next() => {}
+        }
+    };
+    match ended {
+        Some(error) => tracing::info!(%from, peer = %identity, "disconnected: {error}"),
+        // Those under way have their answers before the connection goes.
+        None => while calls.join_next().await.is_some() {},
+    }
+}
+
+/// Settles on a version; a peer that speaks none of ours is told which those are.
+async fn hello(connection: &quinn::Connection) -> Result<String, String> {
+    let text = |error: FrameError| error.to_string();
+    let (mut send, mut receive) = connection
+        .accept_bi()
+        .await
+        .map_err(|error| error.to_string())?;
+    let hello: Hello = frame::read(&mut receive).await.map_err(text)?;
+    let version = hello.newest.min(VERSION);
+    let answer = if version >= hello.oldest.max(OLDEST_VERSION) {
+        Ok(Welcome {
+            version,
+            program: env!("CARGO_PKG_VERSION").into(),
+        })
+    } else {
+        Err(Refusal::Version {
+            newest: VERSION,
+            oldest: OLDEST_VERSION,
+            program: env!("CARGO_PKG_VERSION").into(),
+            peer_newest: hello.newest,
+            peer_oldest: hello.oldest,
+        })
+    };
+    frame::write(&mut send, &answer).await.map_err(text)?;
+    let _ = send.finish();
+    match answer {
+        Ok(_) => Ok(hello.program),
+        Err(refusal) => {
+            // Until it has arrived, or the peer has gone without reading it.
+            let _ = send.stopped().await;
+            Err(refusal.to_string())
+        }
+    }
+}
+
+/// One call: who makes it, and what answers it.
+struct Caller {
+    identity: Identity,
+    from: IpAddr,
+    shell: Shell,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Caller {
+    async fn answer(mut self, mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
+        let response = match timeout(CALL_TIMEOUT, frame::read(&mut receive)).await {
+            Ok(Ok(request)) => self.respond(request).await,
+            Ok(Err(FrameError::Ended(_))) | Err(_) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(peer = %self.identity, "a call that makes no sense: {error}");
+                Response::Refused(Refusal::Malformed {
+                    why: error.to_string(),
+                })
+            }
+        };
+        let written = async {
+            frame::write(&mut send, &response).await?;
+            let _ = send.finish();
+            let _ = send.stopped().await;
+            Ok::<_, FrameError>(())
+        };
+        // A peer that does not take its answer has lost it; it will ask again.
+        let _ = timeout(CALL_TIMEOUT, written).await;
+    }
+
+    async fn respond(&mut self, request: Request) -> Response {
+        let mut changes = self.shell.service.changes();
+        let seen = match &request {
+            Request::Heartbeat(heartbeat) => Some(heartbeat.seen),
+            _ => None,
+        };
+        let (who, from) = (self.identity.clone(), self.from);
+        let ask = self
+            .shell
+            .ask(move |service, now| service.handle(&who, from, request, now));
+        match (ask.await, seen) {
+            (Response::Desired(desired), Some(seen)) if desired.digest == seen => {
+                let host = self.identity.host.clone();
+                self.wait_for_news(&mut changes, host, seen).await
+            }
+            (response, _) => response,
+        }
+    }
+
+    /// Answers a heartbeat whose sender has seen everything: when there is news, or after a while.
+    async fn wait_for_news(
+        &mut self,
+        changes: &mut watch::Receiver<u64>,
+        host: HostName,
+        seen: u64,
+    ) -> Response {
+        let until = Instant::now() + HEARTBEAT_WAIT;
+        loop {
+            let news = tokio::select! {
+                changed = timeout_at(until, changes.changed()) => matches!(changed, Ok(Ok(()))),
+                () = told_to_stop(&mut self.stopped) => false,
+            };
+            let host = host.clone();
+            match self
+                .shell
+                .ask(move |service, _| service.desired(&host))
+                .await
+            {
+                Ok(desired) if news && desired.digest == seen => {}
+                Ok(desired) => return Response::Desired(desired),
+                Err(error) => {
+                    return Response::Refused(Refusal::Catalog {
+                        why: error.to_string(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn transport() -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(MAX_CALLS.into())
+        .max_concurrent_uni_streams(0u32.into())
+        // What a connection may make us hold: one frame of the largest, and a little.
+        .receive_window((MAX_FRAME_BYTES as u32 * 2).into())
+        .stream_receive_window((MAX_FRAME_BYTES as u32).into())
+        .max_idle_timeout(Some(
+            IDLE_TIMEOUT
+                .try_into()
+                .expect("a few seconds fit in a varint"),
+        ));
+    transport
+}

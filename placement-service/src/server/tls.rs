@@ -1,0 +1,173 @@
+//! A listener for axum that has finished the TLS handshake, and checked the certificate, before a
+//! connection counts as accepted. Handshakes run side by side: a slow peer holds up nobody.
+
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
+use replicator::net::identity::{Fault, Gate, Identity};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Operators are few; what is more than this waits in the kernel's queue.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub address: SocketAddr,
+    pub identity: Identity,
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Peer {
+        stream.remote_addr().clone()
+    }
+}
+
+pub(super) struct TlsListener {
+    accepted: mpsc::Receiver<(Counted, Peer)>,
+    accepting: JoinHandle<()>,
+    local: Peer,
+}
+
+impl TlsListener {
+    pub fn new(tcp: TcpListener, gate: Gate, local: Peer) -> TlsListener {
+        let (send, accepted) = mpsc::channel(16);
+        TlsListener {
+            accepted,
+            accepting: tokio::spawn(accept(tcp, gate, send)),
+            local,
+        }
+    }
+}
+
+impl Drop for TlsListener {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = Counted;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (Counted, Peer) {
+        match self.accepted.recv().await {
+            Some(accepted) => accepted,
+            // The accepting task ends only with this listener.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Peer> {
+        Ok(self.local.clone())
+    }
+}
+
+async fn accept(tcp: TcpListener, gate: Gate, accepted: mpsc::Sender<(Counted, Peer)>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = places.clone().acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
+        let (stream, from) = match tcp.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, say: others have to end first.
+                tracing::warn!("accepting a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (gate, accepted) = (gate.clone(), accepted.clone());
+        tokio::spawn(async move {
+            match handshake(stream, from, &gate).await {
+                Ok((stream, identity)) => {
+                    let peer = Peer {
+                        address: from,
+                        identity,
+                    };
+                    let counted = Counted {
+                        stream,
+                        _place: place,
+                    };
+                    // Not taken any more: the server stops.
+                    let _ = accepted.send((counted, peer)).await;
+                }
+                Err(fault) => {
+                    gate.refuse(from, fault);
+                }
+            }
+        });
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    from: SocketAddr,
+    gate: &Gate,
+) -> Result<(TlsStream<TcpStream>, Identity), Fault> {
+    let (config, verdict) = gate.tls();
+    // Small answers go out at once. If the option cannot be set they only go a little later.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%from, "no TCP_NODELAY: {error}");
+    }
+    let accepting = TlsAcceptor::from(config).accept(stream);
+    let stream = match timeout(HANDSHAKE_TIMEOUT, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(verdict.fault(&error)),
+        Err(_) => {
+            return Err(Fault::Handshake {
+                why: "it took too long".into(),
+            });
+        }
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let certificate = certificates.and_then(|certificates| certificates.first());
+    let identity = Identity::named_by(certificate.ok_or(Fault::NoCertificate)?)?;
+    Ok((stream, identity))
+}
+
+/// A connection that holds one of the places until it ends.
+pub(super) struct Counted {
+    stream: TlsStream<TcpStream>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

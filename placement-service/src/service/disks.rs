@@ -1,0 +1,310 @@
+//! Disks: made, shown, deleted.
+
+use super::pulse::Moment;
+use super::{Kind, MAX_TRIES, Service, ServiceError};
+use crate::api::{CreateDisk, Created, Deleted, Disk, DiskMap, EntryView, MapStore, RangeView};
+use crate::catalog::{Committed, Expect, Transaction};
+use crate::choose::{Candidate, Impossible, Wish, choose};
+use crate::model::{
+    Attachment, Dropping, HostRecord, Kept, StoreRecord, json, key, list, load, load_disk,
+};
+use crate::service::fleet::unwritten;
+use replicator::words::{
+    BLOCK_BYTES, DiskId, DiskName, DiskRecord, Entry, Epoch, ExtentSize, History, MapRange,
+    Revision, State, StoreId, Version,
+};
+
+/// The largest disk: 2^28 of the smallest extents still count in 32 bits.
+const MAX_DISK_BYTES: u64 = 256 << 40;
+
+impl Service {
+    /// Makes a disk of this size, on stores that are up. It occupies nothing until it is written.
+    pub fn create_disk(
+        &self,
+        request: &CreateDisk,
+        id: DiskId,
+        now: Moment,
+    ) -> Result<Created, ServiceError> {
+        let name = &request.name;
+        let exists = || {
+            ServiceError::new(
+                Kind::NotNow,
+                format!("disk {name} was not created"),
+                "there is a disk of that name",
+                "use another name, or delete that disk first",
+            )
+        };
+        if self.catalog.get(&key::name(name))?.is_some() {
+            return Err(exists());
+        }
+        if request.bytes == 0 || request.bytes > MAX_DISK_BYTES {
+            return Err(ServiceError::new(
+                Kind::Impossible,
+                format!("disk {name} was not created"),
+                format!("a size of {} bytes is not possible", request.bytes),
+                format!("use 1 to {MAX_DISK_BYTES} bytes"),
+            ));
+        }
+        let bytes = request.bytes.next_multiple_of(BLOCK_BYTES);
+        let wish = self.wish(request, bytes)?;
+        let choice = choose(&self.candidates(now)?, &wish)
+            .map_err(|why| not_placed(name, &why, request.extent_size))?;
+        let epoch = Epoch::first(self.generation);
+        let range = |(extents, stores): (_, Vec<StoreId>)| MapRange {
+            extents,
+            history: History(vec![Entry::new(epoch, stores)]),
+        };
+        let record = DiskRecord {
+            id,
+            name: name.clone(),
+            bytes,
+            extent_size: request.extent_size,
+            copies: request.copies,
+            revision: Revision(0),
+            epoch,
+            even_below: epoch,
+            state: State::Closed {
+                last: Version::ZERO,
+                successor: None,
+            },
+            map: choice.ranges.into_iter().map(range).collect(),
+        };
+        assert_eq!(record.check(), Ok(()), "a new record is a true one");
+        let write = Transaction::new()
+            .expect(key::name(name), Expect::Absent)
+            .expect(key::disk(id), Expect::Absent)
+            .put(key::name(name), json(&id))
+            .put(key::disk(id), json(&record));
+        match self.catalog.commit(&write)? {
+            Committed::Yes => {}
+            Committed::No => return Err(exists()),
+        }
+        let notes: Vec<String> = choice.notes.iter().map(ToString::to_string).collect();
+        tracing::info!(disk = %name, %id, bytes, copies = request.copies, ?notes, "disk created");
+        Ok(Created {
+            disk: self.view(&record, None, now),
+            notes,
+        })
+    }
+
+    /// The wish in words that [`choose`] knows, once the places that it names are known to exist.
+    fn wish(&self, request: &CreateDisk, bytes: u64) -> Result<Wish, ServiceError> {
+        let unknown = |what: String| {
+            ServiceError::new(
+                Kind::NoSuchThing,
+                format!("disk {} was not created", request.name),
+                format!("there is no {what}"),
+                "see `ukai status` and `ukai datacenter list` for those that there are",
+            )
+        };
+        if let Some(datacenter) = &request.datacenter
+            && self.catalog.get(&key::datacenter(datacenter))?.is_none()
+        {
+            return Err(unknown(format!("datacenter {datacenter}")));
+        }
+        if let Some(host) = &request.near
+            && self.catalog.get(&key::host(host))?.is_none()
+        {
+            return Err(unknown(format!("host {host}")));
+        }
+        Ok(Wish {
+            bytes,
+            extent_size: request.extent_size,
+            copies: request.copies,
+            datacenter: request.datacenter.clone(),
+            near: request.near.clone(),
+        })
+    }
+
+    /// Stores that are up, accepted and well.
+    fn candidates(&self, now: Moment) -> Result<Vec<Candidate>, ServiceError> {
+        let unwritten = unwritten(self)?;
+        let mut candidates = Vec::new();
+        for record in list::<StoreRecord>(&*self.catalog, key::STORES)? {
+            let StoreRecord { id, host, .. } = record.value;
+            let Some(place) = load::<HostRecord>(&*self.catalog, &key::host(&host))? else {
+                continue;
+            };
+            let up = self.pulses.liveness(&host, now) == crate::api::Liveness::Up;
+            let report = self.pulses.store(&host, id);
+            let Some(report) = report.filter(|report| up && report.trouble.is_none()) else {
+                continue;
+            };
+            candidates.push(Candidate {
+                store: id,
+                host,
+                rack: place.value.rack,
+                datacenter: place.value.datacenter,
+                capacity_bytes: report.capacity_bytes,
+                used_bytes: report.used_bytes,
+                unwritten_bytes: unwritten.get(&id).copied().unwrap_or(0),
+            });
+        }
+        Ok(candidates)
+    }
+
+    pub fn disks(&self, now: Moment) -> Result<Vec<Disk>, ServiceError> {
+        let mut disks = Vec::new();
+        for kept in list::<DiskRecord>(&*self.catalog, key::DISKS)? {
+            let key = key::attachment(kept.value.id);
+            let attachment = load::<Attachment>(&*self.catalog, &key)?;
+            disks.push(self.view(&kept.value, attachment.as_ref(), now));
+        }
+        disks.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(disks)
+    }
+
+    pub fn disk(&self, name: &DiskName, now: Moment) -> Result<Disk, ServiceError> {
+        let (record, attachment) = self.disk_and_attachment(name)?;
+        Ok(self.view(&record.value, attachment.as_ref(), now))
+    }
+
+    /// Which extents stand on which stores.
+    pub fn disk_map(&self, name: &DiskName, now: Moment) -> Result<DiskMap, ServiceError> {
+        let record = self.disk_named(name)?.value;
+        let allocated = self.pulses.allocated(record.id);
+        let mut stores = Vec::new();
+        for id in record.stores() {
+            let host =
+                load::<StoreRecord>(&*self.catalog, &key::store(id))?.map(|store| store.value.host);
+            let heard = host.as_ref().and_then(|h| self.pulses.store(h, id));
+            stores.push(MapStore {
+                id,
+                liveness: host.as_ref().map_or(crate::api::Liveness::Unheard, |h| {
+                    self.pulses.liveness(h, now)
+                }),
+                host,
+                allocated_bytes: heard.map(|_| allocated.get(&id).copied().unwrap_or(0)),
+            });
+        }
+        let entry = |entry: Entry| EntryView {
+            from: entry.from,
+            stores: entry.stores,
+        };
+        let range = |range: MapRange| RangeView {
+            extents: range.extents,
+            history: range.history.0.into_iter().map(entry).collect(),
+        };
+        Ok(DiskMap {
+            disk: record.name,
+            id: record.id,
+            extent_size: record.extent_size,
+            ranges: record.map.into_iter().map(range).collect(),
+            stores,
+        })
+    }
+
+    /// Deletes a disk that is attached nowhere. Every store is told to drop it until each has.
+    pub fn delete_disk(&self, name: &DiskName) -> Result<Deleted, ServiceError> {
+        for _ in 0..MAX_TRIES {
+            let (record, attachment) = self.disk_and_attachment(name)?;
+            if attachment.is_some() {
+                return Err(ServiceError::new(
+                    Kind::NotNow,
+                    format!("disk {name} was not deleted"),
+                    "it is attached",
+                    format!("detach it first: ukai disk detach {name}"),
+                ));
+            }
+            let id = record.value.id;
+            // Every store that there is, not only those of the map: one that was ejected may still
+            // hold blocks, and dropping what one does not have costs nothing.
+            let stores: Vec<StoreId> = list::<StoreRecord>(&*self.catalog, key::STORES)?
+                .into_iter()
+                .map(|kept| kept.value.id)
+                .collect();
+            let dropping = Dropping {
+                disk: id,
+                name: name.clone(),
+                stores,
+            };
+            let write = Transaction::new()
+                .expect(key::disk(id), record.unchanged())
+                .expect(key::attachment(id), Expect::Absent)
+                .delete(key::disk(id))
+                .delete(key::name(name));
+            let write = if dropping.stores.is_empty() {
+                write
+            } else {
+                write.put(key::dropping(id), json(&dropping))
+            };
+            if self.catalog.commit(&write)? == Committed::Yes {
+                tracing::info!(disk = %name, %id, "disk deleted");
+                self.changed();
+                return Ok(Deleted {
+                    name: name.clone(),
+                    id,
+                    dropping: dropping.stores,
+                });
+            }
+        }
+        Err(ServiceError::contended(&format!("disk {name}")))
+    }
+
+    pub(super) fn disk_named(&self, name: &DiskName) -> Result<Kept<DiskRecord>, ServiceError> {
+        let found = match load::<DiskId>(&*self.catalog, &key::name(name))? {
+            Some(id) => load_disk(&*self.catalog, id.value)?,
+            None => None,
+        };
+        found.ok_or_else(|| {
+            ServiceError::new(
+                Kind::NoSuchThing,
+                format!("there is no disk {name}"),
+                "no disk has that name",
+                "see `ukai disk list` for those that there are",
+            )
+        })
+    }
+
+    fn view(
+        &self,
+        record: &DiskRecord,
+        attachment: Option<&Kept<Attachment>>,
+        now: Moment,
+    ) -> Disk {
+        let short = record
+            .map
+            .iter()
+            .filter(|range| range.history.newest().stores.len() < usize::from(record.copies))
+            .map(|range| u64::from(range.extents.count()));
+        Disk {
+            id: record.id,
+            name: record.name.clone(),
+            bytes: record.bytes,
+            extent_size: record.extent_size,
+            copies: record.copies,
+            epoch: record.epoch,
+            open_for: record.owner().map(|owner| owner.host.clone()),
+            allocated_bytes: self.pulses.allocated(record.id).values().sum(),
+            attachment: attachment.map(|kept| self.attachment_view(&kept.value, now)),
+            short_extents: short.sum(),
+        }
+    }
+}
+
+fn not_placed(name: &DiskName, why: &Impossible, extent_size: ExtentSize) -> ServiceError {
+    let try_next = match why {
+        Impossible::Copies { .. } => "use --copies 2".to_owned(),
+        Impossible::TooFewHosts { hosts: 0, .. } => {
+            "start nodes with stores; `ukai status` shows which are up".to_owned()
+        }
+        Impossible::TooFewHosts { hosts, .. } => {
+            format!("use {hosts} copies, drop the datacenter if you named one, or start more nodes")
+        }
+        Impossible::TooLarge {
+            largest_bytes: 0, ..
+        } => format!(
+            "add stores, or delete disks: there is no room for one extent of {} bytes",
+            extent_size.bytes()
+        ),
+        Impossible::TooLarge { largest_bytes, .. } => {
+            format!("use {largest_bytes} bytes or less, fewer copies, or add stores")
+        }
+    };
+    ServiceError::new(
+        Kind::Impossible,
+        format!("disk {name} was not created"),
+        why.to_string(),
+        try_next,
+    )
+}

@@ -1,0 +1,250 @@
+//! Datacenters, hosts and stores, and how they are.
+
+use super::pulse::Moment;
+use super::{Kind, MAX_TRIES, Service, ServiceError};
+use crate::api::{Datacenter, Host, Liveness, MoveStore, Status, Store};
+use crate::catalog::{Committed, Expect, Transaction};
+use crate::model::{
+    Attachment, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, list, load,
+};
+use replicator::words::{DatacenterName, DiskRecord, HostName, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Service {
+    pub fn create_datacenter(
+        &self,
+        name: &DatacenterName,
+        now: Moment,
+    ) -> Result<Datacenter, ServiceError> {
+        let key = key::datacenter(name);
+        let record = DatacenterRecord { name: name.clone() };
+        let create = Transaction::new()
+            .expect(&key, Expect::Absent)
+            .put(&key, json(&record));
+        // One that is there already is as good as a new one.
+        if self.catalog.commit(&create)? == Committed::Yes {
+            tracing::info!(datacenter = %name, "datacenter added");
+        }
+        let found = self
+            .datacenters(now)?
+            .into_iter()
+            .find(|dc| dc.name == *name);
+        found.ok_or_else(|| ServiceError::contended(&format!("datacenter {name}")))
+    }
+
+    pub fn datacenters(&self, now: Moment) -> Result<Vec<Datacenter>, ServiceError> {
+        let hosts = self.hosts(now)?;
+        let stores = self.stores(now)?;
+        let records = list::<DatacenterRecord>(&*self.catalog, key::DATACENTERS)?;
+        let view = |name: DatacenterName| {
+            let hosts: Vec<&Host> = hosts.iter().filter(|h| h.datacenter == name).collect();
+            let stores: Vec<&Store> = stores.iter().filter(|s| s.datacenter == name).collect();
+            let racks: BTreeSet<_> = hosts.iter().map(|host| &host.rack).collect();
+            let up = hosts.iter().filter(|host| host.liveness == Liveness::Up);
+            Datacenter {
+                racks: racks.len() as u64,
+                hosts: hosts.len() as u64,
+                hosts_up: up.count() as u64,
+                stores: stores.len() as u64,
+                capacity_bytes: stores.iter().filter_map(|s| s.capacity_bytes).sum(),
+                used_bytes: stores.iter().filter_map(|s| s.used_bytes).sum(),
+                name,
+            }
+        };
+        Ok(records
+            .into_iter()
+            .map(|kept| view(kept.value.name))
+            .collect())
+    }
+
+    pub fn hosts(&self, now: Moment) -> Result<Vec<Host>, ServiceError> {
+        let mut stores: BTreeMap<HostName, Vec<StoreId>> = BTreeMap::new();
+        for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
+            stores
+                .entry(kept.value.host)
+                .or_default()
+                .push(kept.value.id);
+        }
+        let records = list::<HostRecord>(&*self.catalog, key::HOSTS)?;
+        let view = |record: HostRecord| Host {
+            liveness: self.pulses.liveness(&record.name, now),
+            address: Some(record.listen),
+            stores: stores.remove(&record.name).unwrap_or_default(),
+            backends: self.pulses.backends(&record.name),
+            datacenter: record.datacenter,
+            rack: record.rack,
+            name: record.name,
+        };
+        Ok(records
+            .into_iter()
+            .map(|kept| kept.value)
+            .map(view)
+            .collect())
+    }
+
+    pub fn stores(&self, now: Moment) -> Result<Vec<Store>, ServiceError> {
+        let provisioned = provisioned(self)?;
+        let mut stores = Vec::new();
+        for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
+            let StoreRecord { id, host, starts } = kept.value;
+            let Some(place) = load::<HostRecord>(&*self.catalog, &key::host(&host))? else {
+                continue;
+            };
+            let report = self.pulses.store(&host, id);
+            stores.push(Store {
+                id,
+                datacenter: place.value.datacenter,
+                rack: place.value.rack,
+                address: Some(place.value.listen),
+                // A node that is up without the store says that the store is not.
+                liveness: match (&report, self.pulses.liveness(&host, now)) {
+                    (None, _) => Liveness::Unheard,
+                    (Some(_), liveness) => liveness,
+                },
+                starts: starts.0,
+                capacity_bytes: report.as_ref().map(|report| report.capacity_bytes),
+                used_bytes: report.as_ref().map(|report| report.used_bytes),
+                provisioned_bytes: provisioned.get(&id).copied().unwrap_or(0),
+                refused: self.pulses.refused(id).map(|fault| fault.to_string()),
+                trouble: report.and_then(|report| report.trouble),
+                host,
+            });
+        }
+        Ok(stores)
+    }
+
+    /// Takes the operator's word that a store's directory was carried to another host.
+    pub fn move_store(
+        &self,
+        id: StoreId,
+        request: &MoveStore,
+        now: Moment,
+    ) -> Result<Store, ServiceError> {
+        let unknown = |what: String| {
+            ServiceError::new(
+                Kind::NoSuchThing,
+                format!("there is no {what}"),
+                "nothing of that name has announced itself",
+                "see `ukai store list` and `ukai status` for what there is",
+            )
+        };
+        if self.catalog.get(&key::host(&request.host))?.is_none() {
+            return Err(unknown(format!("host {}", request.host)));
+        }
+        let key = key::store(id);
+        for _ in 0..MAX_TRIES {
+            let Some(mut kept) = load::<StoreRecord>(&*self.catalog, &key)? else {
+                return Err(unknown(format!("store {id}")));
+            };
+            let expect = kept.unchanged();
+            kept.value.host = request.host.clone();
+            let write = Transaction::new()
+                .expect(&key, expect)
+                .put(&key, json(&kept.value));
+            if self.catalog.commit(&write)? == Committed::Yes {
+                tracing::info!(store = %id, host = %request.host, "store moved by an operator's word");
+                self.changed();
+                let found = self.stores(now)?.into_iter().find(|store| store.id == id);
+                return found.ok_or_else(|| unknown(format!("store {id}")));
+            }
+        }
+        Err(ServiceError::contended(&format!("store {id}")))
+    }
+
+    pub fn status(&self, now: Moment) -> Result<Status, ServiceError> {
+        let hosts = self.hosts(now)?;
+        let stores = self.stores(now)?;
+        let disks = self.disks(now)?;
+        let datacenters = list::<DatacenterRecord>(&*self.catalog, key::DATACENTERS)?;
+        let attachments = list::<Attachment>(&*self.catalog, key::ATTACHMENTS)?;
+        let up = |store: &&Store| store.liveness == Liveness::Up;
+        let copies = |disk: &crate::api::Disk| disk.bytes.saturating_mul(disk.copies.into());
+        let mut problems = Vec::new();
+        for host in &hosts {
+            match host.liveness {
+                Liveness::Up => {}
+                Liveness::Silent { for_ms } => problems.push(format!(
+                    "host {} has been silent for {} s",
+                    host.name,
+                    for_ms / 1000
+                )),
+                Liveness::Unheard => problems.push(format!(
+                    "host {} has not been heard of since the placement service started",
+                    host.name
+                )),
+            }
+        }
+        for store in &stores {
+            if let Some(why) = store.refused.as_ref().or(store.trouble.as_ref()) {
+                problems.push(format!("store {} on {}: {why}", store.id, store.host));
+            }
+        }
+        for disk in disks.iter().filter(|disk| disk.short_extents > 0) {
+            problems.push(format!(
+                "disk {}: {} extents stand on fewer than {} stores",
+                disk.name, disk.short_extents, disk.copies
+            ));
+        }
+        for kept in list::<Dropping>(&*self.catalog, key::DROPPING)? {
+            problems.push(format!(
+                "deleted disk {}: {} stores have not dropped it yet",
+                kept.value.name,
+                kept.value.stores.len()
+            ));
+        }
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: self.generation,
+            datacenters: datacenters.len() as u64,
+            hosts_up: hosts.iter().filter(|h| h.liveness == Liveness::Up).count() as u64,
+            hosts: hosts.len() as u64,
+            stores_up: stores.iter().filter(up).count() as u64,
+            capacity_bytes: stores
+                .iter()
+                .filter(up)
+                .filter_map(|s| s.capacity_bytes)
+                .sum(),
+            used_bytes: stores.iter().filter(up).filter_map(|s| s.used_bytes).sum(),
+            stores: stores.len() as u64,
+            attached: attachments.len() as u64,
+            provisioned_bytes: disks.iter().map(copies).sum(),
+            disks: disks.len() as u64,
+            problems,
+        })
+    }
+}
+
+/// What all disks promise of each store.
+fn provisioned(service: &Service) -> Result<BTreeMap<StoreId, u64>, ServiceError> {
+    per_store(service, |_, promised| promised)
+}
+
+/// What they promise and have not written there yet.
+pub(super) fn unwritten(service: &Service) -> Result<BTreeMap<StoreId, u64>, ServiceError> {
+    per_store(service, |written, promised| {
+        promised.saturating_sub(written)
+    })
+}
+
+fn per_store(
+    service: &Service,
+    of_disk: impl Fn(u64, u64) -> u64,
+) -> Result<BTreeMap<StoreId, u64>, ServiceError> {
+    let mut sums: BTreeMap<StoreId, u64> = BTreeMap::new();
+    for kept in list::<DiskRecord>(&*service.catalog, key::DISKS)? {
+        let record = kept.value;
+        let written = service.pulses.allocated(record.id);
+        let mut promised: BTreeMap<StoreId, u64> = BTreeMap::new();
+        for range in &record.map {
+            let bytes = u64::from(range.extents.count()) * record.extent_size.bytes();
+            for store in &range.history.newest().stores {
+                *promised.entry(*store).or_default() += bytes;
+            }
+        }
+        for (store, promised) in promised {
+            let written = written.get(&store).copied().unwrap_or(0);
+            *sums.entry(store).or_default() += of_disk(written, promised);
+        }
+    }
+    Ok(sums)
+}

@@ -1,0 +1,271 @@
+//! A node says what it has, and hears what is wanted of it.
+//!
+//! A node is admitted at its first heartbeat, since its certificate names the host; so is the
+//! datacenter that its configuration names. A store belongs to the host that first showed it, and its
+//! starts may only grow.
+
+use super::pulse::{Moment, Pulse, Pulses};
+use super::{MAX_TRIES, Service};
+use crate::api::{Place, Wanted};
+use crate::catalog::{Catalog, CatalogError, Committed, Expect, Transaction};
+use crate::model::{
+    self, Attachment, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, load,
+    unchanged,
+};
+use crate::node_protocol::{
+    BackendReport, Desired, DesiredAttachment, Heartbeat, StoreFault, StoreRefused, StoreReport,
+};
+use replicator::words::{DiskId, HostName};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+
+impl Service {
+    pub(super) fn heartbeat(
+        &self,
+        host: &HostName,
+        from: IpAddr,
+        heartbeat: Heartbeat,
+        now: Moment,
+    ) -> Result<Desired, CatalogError> {
+        self.admit_host(host, from, &heartbeat)?;
+        let mut pulse = Pulse {
+            at: now,
+            stores: Vec::new(),
+            refused: Vec::new(),
+            backends: heartbeat.backends,
+        };
+        for report in heartbeat.stores {
+            match self.admit_store(host, &report)? {
+                Ok(()) => pulse.stores.push(report),
+                Err(why) => pulse.refused.push(StoreRefused {
+                    store: report.id,
+                    why,
+                }),
+            }
+        }
+        let mut changed = self.note_dropped(&pulse.stores)?;
+        let wanted = desired(&*self.catalog, &self.pulses, host)?;
+        if wanted.digest == heartbeat.seen {
+            changed |= self.end_detached(host, &wanted, &pulse.backends)?;
+        }
+        let before = self.pulses.beat(host, pulse.clone());
+        let same = before.is_some_and(|before| {
+            before.backends == pulse.backends && before.refused == pulse.refused
+        });
+        if changed || !same {
+            self.changed();
+        }
+        self.desired(host)
+    }
+
+    fn admit_host(
+        &self,
+        host: &HostName,
+        from: IpAddr,
+        heartbeat: &Heartbeat,
+    ) -> Result<(), CatalogError> {
+        let datacenter = key::datacenter(&heartbeat.datacenter);
+        if self.catalog.get(&datacenter)?.is_none() {
+            let record = DatacenterRecord {
+                name: heartbeat.datacenter.clone(),
+            };
+            let create = Transaction::new()
+                .expect(&datacenter, Expect::Absent)
+                .put(&datacenter, json(&record));
+            if self.catalog.commit(&create)? == Committed::Yes {
+                tracing::info!(%host, datacenter = %record.name, "a node announced a new datacenter");
+            }
+        }
+        let listen = match heartbeat.listen {
+            listen if listen.ip().is_unspecified() => SocketAddr::new(from, listen.port()),
+            listen => listen,
+        };
+        let record = HostRecord {
+            name: host.clone(),
+            datacenter: heartbeat.datacenter.clone(),
+            rack: heartbeat.rack.clone(),
+            listen,
+        };
+        let key = key::host(host);
+        let kept = load::<HostRecord>(&*self.catalog, &key)?;
+        if kept.as_ref().is_some_and(|kept| kept.value == record) {
+            return Ok(());
+        }
+        let write = Transaction::new()
+            .expect(&key, unchanged(&kept))
+            .put(&key, json(&record));
+        // Losing to another heartbeat of the same node is as good: the next one says it again.
+        if self.catalog.commit(&write)? == Committed::Yes {
+            tracing::info!(%host, datacenter = %record.datacenter, rack = %record.rack, %listen, "a node announced itself");
+        }
+        Ok(())
+    }
+
+    /// The inner error is why the store is in no set.
+    fn admit_store(
+        &self,
+        host: &HostName,
+        report: &StoreReport,
+    ) -> Result<Result<(), StoreFault>, CatalogError> {
+        let key = key::store(report.id);
+        for _ in 0..MAX_TRIES {
+            let kept = load::<StoreRecord>(&*self.catalog, &key)?;
+            let recorded = kept.as_ref().map(|kept| &kept.value);
+            if let Some(fault) = recorded.and_then(|recorded| fault(recorded, host, report)) {
+                tracing::warn!(%host, store = %report.id, "store refused: {fault}");
+                return Ok(Err(fault));
+            }
+            if recorded.is_some_and(|recorded| recorded.starts == report.starts) {
+                return Ok(Ok(()));
+            }
+            let record = StoreRecord {
+                id: report.id,
+                host: host.clone(),
+                starts: report.starts,
+            };
+            let write = Transaction::new()
+                .expect(&key, unchanged(&kept))
+                .put(&key, json(&record));
+            // If another heartbeat showed it at the same moment, it is judged by what that one left.
+            if self.catalog.commit(&write)? == Committed::Yes {
+                tracing::info!(%host, store = %report.id, starts = report.starts.0, "a store started");
+                return Ok(Ok(()));
+            }
+        }
+        Err(CatalogError::Failed(format!("{key} kept changing")))
+    }
+
+    /// Takes stores off the lists of those that still have to drop a disk.
+    fn note_dropped(&self, stores: &[StoreReport]) -> Result<bool, CatalogError> {
+        let mut changed = false;
+        for report in stores {
+            for disk in &report.dropped {
+                changed |= self.note_drop(*disk, report)?;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn note_drop(&self, disk: DiskId, report: &StoreReport) -> Result<bool, CatalogError> {
+        let key = key::dropping(disk);
+        for _ in 0..MAX_TRIES {
+            let Some(mut kept) = load::<Dropping>(&*self.catalog, &key)? else {
+                return Ok(false);
+            };
+            let expect = kept.unchanged();
+            let before = kept.value.stores.len();
+            kept.value.stores.retain(|store| *store != report.id);
+            if kept.value.stores.len() == before {
+                return Ok(false);
+            }
+            let write = Transaction::new().expect(&key, expect);
+            let write = if kept.value.stores.is_empty() {
+                write.delete(&key)
+            } else {
+                write.put(&key, json(&kept.value))
+            };
+            if self.catalog.commit(&write)? == Committed::Yes {
+                tracing::info!(%disk, name = %kept.value.name, store = %report.id, left = kept.value.stores.len(), "a store dropped a deleted disk");
+                return Ok(true);
+            }
+        }
+        // The store says it again in its next heartbeat.
+        Ok(false)
+    }
+
+    /// Ends attachments that the node was told to detach and runs no more.
+    fn end_detached(
+        &self,
+        host: &HostName,
+        wanted: &Desired,
+        running: &[BackendReport],
+    ) -> Result<bool, CatalogError> {
+        let mut changed = false;
+        for attachment in &wanted.attachments {
+            let runs = running
+                .iter()
+                .any(|report| report.backend == attachment.backend);
+            if attachment.wanted == Wanted::Attached || runs {
+                continue;
+            }
+            let key = key::attachment(attachment.disk);
+            let kept = load::<Attachment>(&*self.catalog, &key)?;
+            let Some(kept) = kept.filter(|kept| {
+                kept.value.backend == attachment.backend && kept.value.wanted == Wanted::Detached
+            }) else {
+                continue;
+            };
+            let write = Transaction::new()
+                .expect(&key, kept.unchanged())
+                .delete(&key)
+                .delete(key::at(host, attachment.disk));
+            if self.catalog.commit(&write)? == Committed::Yes {
+                tracing::info!(%host, disk = %attachment.name, "detached");
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+fn fault(recorded: &StoreRecord, host: &HostName, report: &StoreReport) -> Option<StoreFault> {
+    if recorded.host != *host {
+        Some(StoreFault::Moved {
+            recorded: recorded.host.clone(),
+            shown: host.clone(),
+        })
+    } else if recorded.starts > report.starts {
+        Some(StoreFault::RolledBack {
+            recorded: recorded.starts.0,
+            shown: report.starts.0,
+        })
+    } else {
+        None
+    }
+}
+
+pub(super) fn desired(
+    catalog: &dyn Catalog,
+    pulses: &Pulses,
+    host: &HostName,
+) -> Result<Desired, CatalogError> {
+    let mut desired = Desired::default();
+    for disk in model::suffixes(catalog, &key::at_host(host))? {
+        let Ok(disk) = disk.parse::<DiskId>() else {
+            continue;
+        };
+        let Some(kept) = load::<Attachment>(catalog, &key::attachment(disk))? else {
+            continue;
+        };
+        let attachment = kept.value;
+        if attachment.place == Place::Node(host.clone()) {
+            desired.attachments.push(DesiredAttachment {
+                disk,
+                name: attachment.name,
+                backend: attachment.backend,
+                wanted: attachment.wanted,
+                take_over: attachment.take_over,
+            });
+        }
+    }
+    let here = |dropping: &Dropping, host: &HostName| -> Result<bool, CatalogError> {
+        for store in &dropping.stores {
+            let record = load::<StoreRecord>(catalog, &key::store(*store))?;
+            if record.is_some_and(|record| record.value.host == *host) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    for kept in model::list::<Dropping>(catalog, key::DROPPING)? {
+        if here(&kept.value, host)? {
+            desired.drop.push(kept.value.disk);
+        }
+    }
+    desired.refused = pulses.refused_at(host);
+    let mut hasher = DefaultHasher::new();
+    desired.hash(&mut hasher);
+    // Zero stands for "nothing seen yet".
+    desired.digest = hasher.finish() | 1;
+    Ok(desired)
+}

@@ -1,0 +1,97 @@
+//! Every decision of the placement service, as plain calls: who asks, what, and what time it is.
+//!
+//! No sockets, no clock, no random numbers: a shell gives the time and fresh ids. What must last is in
+//! the [`Catalog`]; what nodes repeat every second (usage, backends) is in memory, and after a
+//! restart it is simply heard again.
+
+mod attach;
+mod disks;
+mod error;
+mod fleet;
+mod heartbeat;
+mod pulse;
+mod swap;
+
+pub use attach::{AttachState, DetachState};
+pub use error::{Kind, ServiceError};
+pub use pulse::Moment;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::model;
+use crate::node_protocol::{Desired, Refusal, Request, Response};
+use pulse::Pulses;
+use replicator::net::identity::{Identity, Role};
+use replicator::words::{Generation, HostName};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A compare-and-swap that others win this often in a row is given up, and the caller told so.
+const MAX_TRIES: u32 = 16;
+
+/// Shared by all shells; calls block on the catalog.
+pub struct Service {
+    catalog: Arc<dyn Catalog>,
+    generation: Generation,
+    pulses: Pulses,
+    /// Counts changes that somebody may be waiting for: what is wanted of nodes, and what they said
+    /// of their backends.
+    changes: watch::Sender<u64>,
+}
+
+impl Service {
+    pub fn new(catalog: Arc<dyn Catalog>) -> Result<Service, CatalogError> {
+        Ok(Service {
+            generation: model::generation(&*catalog)?,
+            catalog,
+            pulses: Pulses::default(),
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    /// Answers one call of the node protocol. `from` is where the peer's connection comes from.
+    pub fn handle(&self, who: &Identity, from: IpAddr, request: Request, now: Moment) -> Response {
+        let allowed = match request {
+            Request::Heartbeat(_) => who.role == Role::Node,
+            _ => matches!(who.role, Role::Node | Role::Operator),
+        };
+        if !allowed {
+            return Response::Refused(Refusal::NotAllowed {
+                role: who.role.to_string(),
+            });
+        }
+        let answer = match request {
+            Request::Heartbeat(heartbeat) => self
+                .heartbeat(&who.host, from, heartbeat, now)
+                .map(Response::Desired),
+            Request::Record { disk } => self.record(disk),
+            Request::Swap {
+                disk,
+                backend,
+                expected,
+                change,
+            } => self.swap(who, disk, backend, expected, &change),
+            Request::Stores { stores } => self.store_addresses(&stores, now).map(Response::Stores),
+        };
+        answer.unwrap_or_else(|error| {
+            tracing::error!(peer = %who, "{error}");
+            Response::Refused(Refusal::Catalog {
+                why: error.to_string(),
+            })
+        })
+    }
+
+    /// What is wanted of a host's node now.
+    pub fn desired(&self, host: &HostName) -> Result<Desired, CatalogError> {
+        heartbeat::desired(&*self.catalog, &self.pulses, host)
+    }
+
+    /// Wakes whoever waits for something to change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+}

@@ -1,0 +1,100 @@
+//! What nodes said last, and how long ago. In memory only: a node says it again within a second.
+
+use crate::api::Liveness;
+use crate::node_protocol::{
+    BackendReport, BackendState, SILENT_AFTER, StoreFault, StoreRefused, StoreReport,
+};
+use replicator::words::{BackendId, DiskId, HostName, StoreId};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A point in time: how long the service had been running.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Moment(pub Duration);
+
+/// A node's last heartbeat.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Pulse {
+    pub at: Moment,
+    /// Those that were accepted.
+    pub stores: Vec<StoreReport>,
+    pub refused: Vec<StoreRefused>,
+    pub backends: Vec<BackendReport>,
+}
+
+#[derive(Default)]
+pub(super) struct Pulses(Mutex<BTreeMap<HostName, Pulse>>);
+
+impl Pulses {
+    /// Returns what the node had said before.
+    pub fn beat(&self, host: &HostName, pulse: Pulse) -> Option<Pulse> {
+        self.all().insert(host.clone(), pulse)
+    }
+
+    pub fn liveness(&self, host: &HostName, now: Moment) -> Liveness {
+        let Some(at) = self.all().get(host).map(|pulse| pulse.at) else {
+            return Liveness::Unheard;
+        };
+        // Calls run side by side: a heartbeat may be a moment younger than `now`.
+        let silent = now.0.saturating_sub(at.0);
+        if silent <= SILENT_AFTER {
+            Liveness::Up
+        } else {
+            Liveness::Silent {
+                for_ms: silent.as_millis() as u64,
+            }
+        }
+    }
+
+    /// What an accepted store said last.
+    pub fn store(&self, host: &HostName, store: StoreId) -> Option<StoreReport> {
+        let all = self.all();
+        let mut stores = all.get(host)?.stores.iter();
+        stores.find(|report| report.id == store).cloned()
+    }
+
+    /// Why a store is refused; the host that shows it may not be the one that it belongs to.
+    pub fn refused(&self, store: StoreId) -> Option<StoreFault> {
+        let all = self.all();
+        let mut refused = all.values().flat_map(|pulse| &pulse.refused);
+        refused
+            .find(|refused| refused.store == store)
+            .map(|refused| refused.why.clone())
+    }
+
+    pub fn refused_at(&self, host: &HostName) -> Vec<StoreRefused> {
+        let all = self.all();
+        all.get(host).map_or(vec![], |pulse| pulse.refused.clone())
+    }
+
+    pub fn backend(&self, host: &HostName, backend: BackendId) -> Option<BackendState> {
+        let all = self.all();
+        let mut backends = all.get(host)?.backends.iter();
+        backends
+            .find(|report| report.backend == backend)
+            .map(|report| report.state.clone())
+    }
+
+    pub fn backends(&self, host: &HostName) -> u64 {
+        let all = self.all();
+        all.get(host).map_or(0, |pulse| pulse.backends.len() as u64)
+    }
+
+    /// What a disk occupies in each store that has said so.
+    pub fn allocated(&self, disk: DiskId) -> BTreeMap<StoreId, u64> {
+        let all = self.all();
+        let reports = all.values().flat_map(|pulse| &pulse.stores);
+        reports
+            .filter_map(|report| {
+                let uses = report.disks.iter().find(|usage| usage.disk == disk)?;
+                Some((report.id, uses.allocated_bytes))
+            })
+            .collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<HostName, Pulse>> {
+        // Each change above is one insertion: nothing is ever half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
