@@ -26,6 +26,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+#[cfg(test)]
+mod tests;
+
 /// A compare-and-swap that others win this often in a row is given up, and the caller told so.
 const MAX_TRIES: u32 = 16;
 
