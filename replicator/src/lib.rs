@@ -15,6 +15,7 @@
 pub mod message;
 pub mod net;
 pub mod plant;
+pub mod store;
 pub mod wire;
 pub mod words;
 pub mod writer;

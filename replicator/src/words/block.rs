@@ -40,7 +40,7 @@ impl Blocks {
         self.count as u64 * BLOCK_BYTES
     }
 
-    pub fn iter(self) -> impl DoubleEndedIterator<Item = Block> + ExactSizeIterator {
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = Block> + ExactSizeIterator + Clone {
         (0..self.count).map(move |i| Block(self.first.0 + u64::from(i)))
     }
 

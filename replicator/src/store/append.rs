@@ -1,0 +1,376 @@
+//! The log's end: where frames are appended, which segment comes next, and what a sync has to cover.
+//!
+//! A segment's space is reserved when its file is made, a few segments ahead, so that a full file
+//! system shows before anything is torn. Data leaves the last of these to what frees space: zeroes,
+//! control frames, the cleaner.
+
+use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, Link, LogPoint, RawHeader, frame_bytes};
+use super::media::{Media, MediaFile};
+use super::options::Options;
+use super::place::Place;
+use super::segment::{Files, Segment, file_name};
+use crate::words::StoreId;
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+/// Synced bytes are never written again, not even by a device that writes 4 KiB at a time.
+const SYNC_ALIGN: u64 = 4096;
+/// Segments that are kept for what frees space.
+const RESERVE: usize = 2;
+
+/// Who wants room: decides how much of the reserve may be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Leaves the reserve alone.
+    Data,
+    /// Zeroes and control frames leave one segment.
+    Control,
+    /// The cleaner and checkpoints may take the last one: they give it back.
+    Cleaning,
+}
+
+/// There is no room: the media is full, or (rarely) refuses to make a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoRoom {
+    pub free: u64,
+    pub needed: u64,
+}
+
+pub struct Log<M: Media> {
+    pub media: M,
+    pub store: StoreId,
+    pub files: Files<M>,
+    /// Every segment of the log, the current one last. Those made ahead are not part of it yet.
+    pub segments: BTreeMap<u32, Segment>,
+    segment_bytes: u64,
+    capacity: Option<u64>,
+    spares: VecDeque<u32>,
+    next_id: u32,
+    file: Arc<M::File>,
+    /// The end of the last frame.
+    ended: LogPoint,
+    /// Where the next frame goes: `ended`, or a little behind it after a sync began.
+    next: LogPoint,
+    /// What the next frame must be preceded by.
+    due: Option<Kind>,
+    synced: LogPoint,
+    syncing: Option<LogPoint>,
+    /// Files with bytes that no sync covers.
+    unsynced: Vec<(u32, Arc<M::File>)>,
+    dir_changed: bool,
+    failed: bool,
+    appended: u64,
+}
+
+/// One sync of the log, to be run without holding anything else up.
+pub struct SyncJob<M: Media> {
+    point: LogPoint,
+    files: Vec<(u32, Arc<M::File>)>,
+    dir: Option<M>,
+}
+
+impl<M: Media> SyncJob<M> {
+    /// Everything appended before this point will be on media.
+    pub fn point(&self) -> LogPoint {
+        self.point
+    }
+
+    /// Waits for the media.
+    pub fn run(&self) -> io::Result<()> {
+        for (_, file) in &self.files {
+            file.sync()?;
+        }
+        match &self.dir {
+            Some(media) => media.sync_dir(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<M: Media> Log<M> {
+    /// Begins a new segment behind what was accepted of the log so far. `first` is its first frame.
+    /// The caller must sync before anybody hears of it.
+    pub fn begin(
+        media: M,
+        mut files: Files<M>,
+        store: StoreId,
+        options: &Options,
+        segments: BTreeMap<u32, Segment>,
+        id: u32,
+        accepted: LogPoint,
+        first: (Header, &[u8]),
+    ) -> io::Result<Log<M>> {
+        let file = Arc::new(media.create(&file_name(id), options.segment_bytes)?);
+        files.insert(id, file.clone());
+        let start = LogPoint {
+            segment: id,
+            offset: 0,
+        };
+        let mut log = Log {
+            media,
+            store,
+            files,
+            segments,
+            segment_bytes: options.segment_bytes,
+            capacity: options.capacity_bytes,
+            spares: VecDeque::new(),
+            next_id: id + 1,
+            file,
+            ended: start,
+            next: start,
+            due: None,
+            synced: accepted,
+            syncing: None,
+            unsynced: Vec::new(),
+            dir_changed: true,
+            failed: false,
+            appended: 0,
+        };
+        log.segments.insert(id, Segment::new(options.segment_bytes));
+        let link = Link {
+            ended: accepted,
+            synced: accepted,
+        };
+        log.append([(first.0.linked(link), first.1)].into_iter())?;
+        Ok(log)
+    }
+
+    pub fn synced(&self) -> LogPoint {
+        self.synced
+    }
+
+    /// The end of everything appended so far.
+    pub fn end(&self) -> LogPoint {
+        self.ended
+    }
+
+    /// How many bytes were appended since the log was opened.
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    pub fn current(&self) -> u32 {
+        self.next.segment
+    }
+
+    /// The largest append that fits into a segment.
+    pub fn largest(&self) -> u64 {
+        self.segment_bytes - HEADER_BYTES
+    }
+
+    /// Makes sure that the next append of `bytes` fits, or changes nothing.
+    pub fn make_room(&mut self, bytes: u64, purpose: Purpose) -> Result<(), NoRoom> {
+        assert!(bytes <= self.largest(), "checked where requests come in");
+        if purpose == Purpose::Data && self.spares.len() < RESERVE {
+            self.make_spares(RESERVE)?;
+        }
+        let here = self.segments[&self.next.segment].bytes;
+        if self.next.offset + HEADER_BYTES + bytes <= here {
+            return Ok(());
+        }
+        let leave = match purpose {
+            Purpose::Data => RESERVE,
+            Purpose::Control => 1,
+            Purpose::Cleaning => 0,
+        };
+        if self.spares.len() <= leave
+            && let Err(full) = self.make_spares(RESERVE + 1)
+            && self.spares.len() <= leave
+        {
+            return Err(full);
+        }
+        self.roll()
+    }
+
+    /// Whether segments should be made ahead, off the path of a write.
+    pub fn wants_spares(&self) -> bool {
+        self.spares.len() <= RESERVE
+    }
+
+    /// Whether the last attempt to make segments ahead left too few for data.
+    pub fn is_short(&self) -> bool {
+        self.spares.len() < RESERVE
+    }
+
+    pub fn make_spares(&mut self, wanted: usize) -> Result<(), NoRoom> {
+        while self.spares.len() < wanted {
+            let id = self.next_id;
+            let within = self
+                .capacity
+                .is_none_or(|most| self.reserved() + self.segment_bytes <= most);
+            if !within || id == u32::MAX {
+                return Err(self.no_room());
+            }
+            match self.media.create(&file_name(id), self.segment_bytes) {
+                Ok(file) => {
+                    self.next_id += 1;
+                    self.files.insert(id, Arc::new(file));
+                    self.spares.push_back(id);
+                    self.dir_changed = true;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no room for another segment");
+                    return Err(self.no_room());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the wanted number for data and what frees space.
+    pub fn refill(&mut self) -> Result<(), NoRoom> {
+        self.make_spares(RESERVE + 1)
+    }
+
+    /// Gives one segment of the reserve back to the file system, for a checkpoint's file to fit.
+    pub fn release_spare(&mut self) -> bool {
+        let Some(id) = self.spares.pop_back() else {
+            return false;
+        };
+        self.files.forget(id);
+        self.dir_changed = true;
+        self.media.remove(&file_name(id)).is_ok()
+    }
+
+    /// Bytes that segments take, those made ahead included.
+    pub fn reserved(&self) -> u64 {
+        let used: u64 = self.segments.values().map(|segment| segment.bytes).sum();
+        used + self.spares.len() as u64 * self.segment_bytes
+    }
+
+    /// Bytes that segments may take in all, and how many of these are free.
+    pub fn space(&self) -> (u64, u64) {
+        let media = self.media.space().unwrap_or(super::media::Space {
+            capacity: 0,
+            free: 0,
+        });
+        let spares = self.spares.len() as u64 * self.segment_bytes;
+        let used = self.reserved() - spares;
+        let capacity = (used + spares + media.free).min(self.capacity.unwrap_or(u64::MAX));
+        (capacity, capacity.saturating_sub(used))
+    }
+
+    pub fn no_room(&self) -> NoRoom {
+        NoRoom {
+            free: self.space().1,
+            needed: self.segment_bytes * (RESERVE as u64 + 1),
+        }
+    }
+
+    fn roll(&mut self) -> Result<(), NoRoom> {
+        let id = self.spares.pop_front().ok_or_else(|| self.no_room())?;
+        self.file = self.files.of(id).map_err(|_| self.no_room())?;
+        if let Some(last) = self.segments.get_mut(&self.ended.segment) {
+            last.end = self.ended.offset;
+        }
+        self.segments.insert(id, Segment::new(self.segment_bytes));
+        self.next = LogPoint {
+            segment: id,
+            offset: 0,
+        };
+        self.due = Some(Kind::Begin);
+        Ok(())
+    }
+
+    /// Appends frames as one write; [`Log::make_room`] has found them room. Returns the first one's
+    /// place. An error may leave a torn frame at the end: the log has failed then.
+    pub fn append<'a>(
+        &mut self,
+        frames: impl Iterator<Item = (Header, &'a [u8])> + Clone,
+    ) -> io::Result<Place> {
+        assert!(!self.failed, "a failed log takes nothing");
+        let link = Link {
+            ended: self.ended,
+            synced: self.synced,
+        };
+        let due = self
+            .due
+            .map(|kind| (Header::control(kind).linked(link), &[][..]));
+        let skip = if due.is_some() { HEADER_BYTES } else { 0 };
+        let first = Place::new(self.next.segment, self.next.offset + skip);
+
+        let mut headers: SmallVec<[RawHeader; 4]> = SmallVec::new();
+        let mut at = self.next.offset;
+        for (header, _) in due.into_iter().chain(frames.clone()) {
+            headers.push(header.encode(self.store, Place::new(self.next.segment, at)));
+            at += header.frame_bytes();
+        }
+        let bytes = at - self.next.offset;
+        assert!(
+            at <= self.segments[&self.next.segment].bytes,
+            "room was made before"
+        );
+
+        let mut pieces: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+        let payloads = due.into_iter().chain(frames).map(|(_, payload)| payload);
+        for (header, payload) in headers.iter().zip(payloads) {
+            pieces.push(IoSlice::new(header.as_bytes()));
+            if !payload.is_empty() {
+                pieces.push(IoSlice::new(payload));
+                let padded = frame_bytes(payload.len() as u64) - HEADER_BYTES;
+                let padding = padded as usize - payload.len();
+                if padding > 0 {
+                    pieces.push(IoSlice::new(&[0; ALIGN as usize][..padding]));
+                }
+            }
+        }
+        if self
+            .unsynced
+            .last()
+            .is_none_or(|(id, _)| *id != self.next.segment)
+        {
+            self.unsynced.push((self.next.segment, self.file.clone()));
+        }
+        if let Err(error) = self.file.write_at(self.next.offset, &pieces) {
+            self.failed = true;
+            return Err(error);
+        }
+        self.due = None;
+        self.next.offset = at;
+        self.ended = self.next;
+        self.appended += bytes;
+        Ok(first)
+    }
+
+    /// What a sync has to do now; None if all is synced, another sync is under way, or the log has failed.
+    pub fn begin_sync(&mut self) -> Option<SyncJob<M>> {
+        if self.failed || self.syncing.is_some() || self.ended <= self.synced {
+            return None;
+        }
+        let job = SyncJob {
+            point: self.ended,
+            files: std::mem::take(&mut self.unsynced),
+            dir: std::mem::take(&mut self.dir_changed).then(|| self.media.clone()),
+        };
+        self.next.offset = self.next.offset.next_multiple_of(SYNC_ALIGN);
+        self.due.get_or_insert(Kind::Mark);
+        self.syncing = Some(job.point);
+        Some(job)
+    }
+
+    /// True: what was appended before the job began is on media.
+    pub fn finish_sync(&mut self, job: SyncJob<M>, result: io::Result<()>) -> bool {
+        assert_eq!(self.syncing.take(), Some(job.point), "one sync at a time");
+        if result.is_err() {
+            self.failed = true;
+            return false;
+        }
+        self.synced = job.point;
+        self.due.get_or_insert(Kind::Mark);
+        true
+    }
+
+    /// Forgets a segment that nothing refers to any more; the caller removes its file.
+    pub fn forget(&mut self, segment: u32) {
+        assert!(segment != self.next.segment);
+        self.segments.remove(&segment);
+        self.files.forget(segment);
+    }
+}

@@ -1,0 +1,715 @@
+//! Checkpoints: what bounds the work of a recovery.
+//!
+//! The changed parts of the index go into the log as frames; the checkpoint's file is only a
+//! directory: where those frames are, and what there is beside the index. Steps:
+//!
+//! 1. note the log's end R: recovery will replay from there;
+//! 2. append the changed chunks of the index, a few at a time, while writes go on;
+//! 3. take the directory as of now (point Q of the log), and which segments nothing refers to;
+//! 4. wait until the log is synced up to Q: what superseded those segments is then durable (rule S5);
+//! 5. write the directory twice (`checkpoint.N`, `mirror.N`), remove the one before, then those segments.
+//!
+//! A state of the index between R and Q is brought to Q by replaying: every frame is idempotent.
+
+use super::append::{Purpose, SyncJob};
+use super::clean::Scan;
+use super::disk::{Disk, ExtentState, Slot};
+use super::frame::{FORMAT_VERSION, Header, Kind, LogPoint, MAX_PAYLOAD, frame_bytes};
+use super::holdings::{BLOB_WEIGHT, Holdings, Live};
+use super::identity::write_whole;
+use super::index::{Reader, blocks_of};
+use super::media::{Media, MediaFile, is_full};
+use super::place::Place;
+use super::replica::Replica;
+use super::segment::{Segment, file_name};
+use super::{BootId, Store};
+use crate::message::{Refusal, checksum};
+use crate::words::{
+    DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq, Starts, StoreId, Version,
+};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::io;
+
+/// Where checkpointing stands.
+#[derive(Debug)]
+pub struct Checkpoints {
+    /// The last one written.
+    number: u32,
+    /// How much had been appended then.
+    written_at: u64,
+    /// Do not ask whether one is due before so much was appended.
+    look_at: u64,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    /// Step 2.
+    Chunks {
+        replay_from: LogPoint,
+        left: Vec<(DiskId, u64)>,
+    },
+    /// Steps 4 and 5.
+    Directory {
+        bytes: Vec<u8>,
+        point: LogPoint,
+        dead: Vec<u32>,
+    },
+    /// A chore has the directory.
+    Writing {
+        point: LogPoint,
+        dead: Vec<u32>,
+    },
+}
+
+/// A piece of housekeeping that waits for the media, to be run without holding the store.
+pub enum Chore<M: Media> {
+    /// A step was made already; there is nothing to run.
+    Stepped,
+    Sync(SyncJob<M>),
+    Write(WriteJob<M>),
+    Remove {
+        media: M,
+        segments: Vec<u32>,
+    },
+    Scan(Scan<M>),
+}
+
+pub struct WriteJob<M: Media> {
+    media: M,
+    number: u32,
+    bytes: Vec<u8>,
+}
+
+/// What a chore brought.
+pub enum Outcome {
+    Done(io::Result<()>),
+    Read(io::Result<Vec<u8>>),
+}
+
+impl<M: Media> Chore<M> {
+    pub fn run(&self) -> Outcome {
+        match self {
+            Chore::Stepped => Outcome::Done(Ok(())),
+            Chore::Sync(job) => Outcome::Done(job.run()),
+            Chore::Write(job) => Outcome::Done(job.run()),
+            Chore::Remove { media, segments } => Outcome::Done(remove(media, segments)),
+            Chore::Scan(scan) => Outcome::Read(scan.run()),
+        }
+    }
+}
+
+impl<M: Media> WriteJob<M> {
+    fn run(&self) -> io::Result<()> {
+        for name in names(self.number) {
+            write_whole(&self.media, &name, &self.bytes)?;
+        }
+        self.media.sync_dir()?;
+        // A power loss must not take a segment's name and leave that of a checkpoint that needs it.
+        for name in names(self.number - 1) {
+            match self.media.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.media.sync_dir()
+    }
+}
+
+fn remove<M: Media>(media: &M, segments: &[u32]) -> io::Result<()> {
+    for segment in segments {
+        match media.remove(&file_name(*segment)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl<M: Media> Store<M> {
+    /// One bounded step of checkpointing or cleaning. False: there is nothing to do now, or it
+    /// cannot be done now (no space, a sync under way) and may be tried later.
+    pub fn housekeep(&mut self) -> bool {
+        match self.next_chore() {
+            None => false,
+            Some(chore) => {
+                let outcome = chore.run();
+                self.finish_chore(chore, outcome)
+            }
+        }
+    }
+
+    /// What to do next; goes back by [`Store::finish_chore`]. One at a time.
+    pub fn next_chore(&mut self) -> Option<Chore<M>> {
+        if self.has_failed() {
+            return None;
+        }
+        if self.holdings.prunable(self.log.synced()) {
+            self.holdings.prune(self.log.synced());
+            return Some(Chore::Stepped);
+        }
+        if self.log.wants_spares() && self.log.refill().is_ok() {
+            return Some(Chore::Stepped);
+        }
+        if let Some(chore) = self.checkpoint_chore() {
+            return Some(chore);
+        }
+        if self.checkpoint_waits_for_sync() {
+            return None;
+        }
+        self.cleaning_chore()
+    }
+
+    /// Takes back a chore that was run. False: it failed; try again later.
+    pub fn finish_chore(&mut self, chore: Chore<M>, outcome: Outcome) -> bool {
+        match (chore, outcome) {
+            (Chore::Stepped | Chore::Remove { .. }, Outcome::Done(result)) => result.is_ok(),
+            (Chore::Sync(job), Outcome::Done(result)) => {
+                let fine = result.is_ok();
+                self.finish_sync(job, result);
+                fine
+            }
+            (Chore::Write(job), Outcome::Done(result)) => self.finish_checkpoint(job, result),
+            (Chore::Scan(scan), Outcome::Read(result)) => self.finish_scan(scan, result),
+            _ => unreachable!("a chore's own outcome comes back with it"),
+        }
+    }
+
+    /// Whether the checkpoint under way waits for somebody to sync.
+    pub fn checkpoint_waits_for_sync(&self) -> bool {
+        match &self.checkpoints.phase {
+            Phase::Directory { point, .. } => self.synced() < *point,
+            _ => false,
+        }
+    }
+
+    /// Begins a checkpoint now, due or not: what a clean shutdown wants.
+    pub fn start_checkpoint(&mut self) {
+        if !matches!(self.checkpoints.phase, Phase::Idle) {
+            return;
+        }
+        let left = self.dirty_chunks();
+        self.checkpoints.phase = Phase::Chunks {
+            replay_from: self.log.end(),
+            left,
+        };
+    }
+
+    fn checkpoint_chore(&mut self) -> Option<Chore<M>> {
+        match std::mem::replace(&mut self.checkpoints.phase, Phase::Idle) {
+            Phase::Idle => {
+                if !self.checkpoint_due() {
+                    return None;
+                }
+                self.start_checkpoint();
+                Some(Chore::Stepped)
+            }
+            Phase::Chunks {
+                replay_from,
+                mut left,
+            } => {
+                for _ in 0..CHUNKS_A_STEP {
+                    let Some((disk, chunk)) = left.pop() else {
+                        break;
+                    };
+                    if let Err(refusal) = self.append_chunk(disk, chunk) {
+                        tracing::warn!(store = %self.id, %refusal, "a checkpoint has to wait");
+                        return None;
+                    }
+                }
+                self.checkpoints.phase = match left.is_empty() {
+                    false => Phase::Chunks { replay_from, left },
+                    true => {
+                        let dead = self.dead_segments(replay_from.segment);
+                        Phase::Directory {
+                            bytes: self.encode_directory(replay_from, &dead),
+                            point: self.log.end(),
+                            dead,
+                        }
+                    }
+                };
+                Some(Chore::Stepped)
+            }
+            Phase::Directory { bytes, point, dead } if self.synced() >= point => {
+                self.checkpoints.phase = Phase::Writing { point, dead };
+                Some(Chore::Write(WriteJob {
+                    media: self.log.media.clone(),
+                    number: self.checkpoints.number + 1,
+                    bytes,
+                }))
+            }
+            waiting @ Phase::Directory { .. } => {
+                self.checkpoints.phase = waiting;
+                self.begin_sync().map(Chore::Sync)
+            }
+            writing @ Phase::Writing { .. } => {
+                self.checkpoints.phase = writing;
+                None
+            }
+        }
+    }
+
+    fn finish_checkpoint(&mut self, job: WriteJob<M>, result: io::Result<()>) -> bool {
+        let phase = std::mem::replace(&mut self.checkpoints.phase, Phase::Idle);
+        let Phase::Writing { point, dead } = phase else {
+            unreachable!("one chore at a time");
+        };
+        if let Err(error) = result {
+            tracing::warn!(store = %self.id, %error, "writing a checkpoint failed");
+            // The reserve is there to get out of a full disk.
+            if is_full(&error) && self.log.release_spare() {
+                self.checkpoints.phase = Phase::Directory {
+                    bytes: job.bytes,
+                    point,
+                    dead,
+                };
+                return true;
+            }
+            return false;
+        }
+        self.checkpoints.number = job.number;
+        self.checkpoints.written_at = self.log.appended();
+        self.checkpoints.look_at = self.log.appended() + self.options.checkpoint_bytes;
+        for segment in &dead {
+            self.log.forget(*segment);
+            self.holdings.live.remove(segment);
+        }
+        // An unlinked file whose name survives a power loss is removed by the next open.
+        if let Err(error) = remove(&self.log.media, &dead) {
+            tracing::warn!(store = %self.id, %error, "cannot remove segments");
+        }
+        true
+    }
+
+    fn checkpoint_due(&mut self) -> bool {
+        let appended = self.log.appended();
+        if appended == self.checkpoints.written_at {
+            return false;
+        }
+        let segments = self.log.segments.len();
+        let dead = self.dead_segments(self.log.current()).len();
+        if dead > segments / 32
+            && dead > 0
+            && (dead > 1 || self.log.is_short() || dead * 4 > segments)
+        {
+            return true;
+        }
+        if appended < self.checkpoints.look_at {
+            return false;
+        }
+        // Writing the index must not cost more than the writes did: where they hit it all over, wait.
+        let dirty: usize = self
+            .holdings
+            .disks
+            .values()
+            .flat_map(|disk| disk.chunks.values())
+            .filter(|slot| slot.dirty)
+            .filter_map(|slot| slot.chunk.as_ref())
+            .map(|chunk| chunk.encoded_bytes())
+            .sum();
+        let due_at = self.checkpoints.written_at + 2 * dirty as u64;
+        self.checkpoints.look_at = due_at;
+        appended >= due_at
+    }
+
+    fn dirty_chunks(&self) -> Vec<(DiskId, u64)> {
+        let mut dirty = Vec::new();
+        for (id, disk) in &self.holdings.disks {
+            let chunks = disk.chunks.iter().filter(|(_, slot)| slot.dirty);
+            dirty.extend(chunks.map(|(number, _)| (*id, *number)));
+        }
+        dirty
+    }
+
+    /// Segments before `before` that nothing refers to, for certain.
+    fn dead_segments(&self, before: u32) -> Vec<u32> {
+        let segments = self.log.segments.range(..before).map(|(id, _)| *id);
+        let is_dead = |id: &u32| match self.holdings.live.get(id) {
+            None => true,
+            Some(live) => live.exact && live.weight == 0,
+        };
+        segments.filter(is_dead).collect()
+    }
+
+    /// Step 2 for one chunk. A chunk larger than a frame's payload becomes several frames.
+    pub(super) fn append_chunk(&mut self, disk: DiskId, chunk: u64) -> Result<(), Refusal> {
+        let Some(slot) = slot_of(&mut self.holdings, disk, chunk) else {
+            return Ok(());
+        };
+        let Some(content) = slot.chunk.as_ref().filter(|_| slot.dirty) else {
+            return Ok(());
+        };
+        let bytes = content.encode();
+        let most = u64::from(MAX_PAYLOAD).min(self.log.largest() / 4);
+        let mut parts: SmallVec<[Place; 1]> = SmallVec::new();
+        for (i, part) in bytes.chunks(most as usize).enumerate() {
+            let header = Header {
+                disk,
+                block: blocks_of(chunk).first.0,
+                epoch: i as u64,
+                ..Header::control(Kind::Index)
+            }
+            .with_payload(part);
+            let room = frame_bytes(part.len() as u64);
+            self.make_room(room, Purpose::Cleaning)?;
+            parts.push(self.append([(header, part)].into_iter())?);
+        }
+        let slot = slot_of(&mut self.holdings, disk, chunk).expect("just seen");
+        slot.dirty = false;
+        let before = std::mem::replace(&mut slot.blob, parts.clone());
+        for part in parts {
+            self.holdings.add_live(part.segment, BLOB_WEIGHT);
+        }
+        for part in before {
+            self.holdings.sub_live(part.segment, BLOB_WEIGHT);
+        }
+        Ok(())
+    }
+
+    fn encode_directory(&self, replay_from: LogPoint, dead: &[u32]) -> Vec<u8> {
+        let directory = Directory {
+            number: self.checkpoints.number + 1,
+            replay_from,
+            synced: self.log.end(),
+            starts: self.starts,
+            incarnation: self.incarnation,
+            boot: self.boot,
+            controls: self.holdings.controls,
+        };
+        let segments = self
+            .log
+            .segments
+            .iter()
+            .filter(|(id, _)| !dead.contains(id));
+        let segments = segments.map(|(id, segment)| {
+            let live = self.holdings.live.get(id);
+            (*id, *segment, live.map_or(0, |live| live.weight))
+        });
+        directory.encode(self.id, segments, &self.holdings.disks)
+    }
+}
+
+/// Chunks written in one step of housekeeping.
+const CHUNKS_A_STEP: usize = 16;
+
+fn slot_of(holdings: &mut Holdings, disk: DiskId, chunk: u64) -> Option<&mut Slot> {
+    holdings.disks.get_mut(&disk)?.chunks.get_mut(&chunk)
+}
+
+impl Checkpoints {
+    pub fn after(number: u32, options: &super::Options) -> Checkpoints {
+        Checkpoints {
+            number,
+            written_at: 0,
+            look_at: options.checkpoint_bytes,
+            phase: Phase::Idle,
+        }
+    }
+}
+
+const MAGIC: &[u8; 8] = b"UKAICKPT";
+const HEAD_BYTES: usize = 40;
+
+/// The two files of one checkpoint.
+pub fn names(number: u32) -> [String; 2] {
+    [
+        format!("checkpoint.{number:08x}"),
+        format!("mirror.{number:08x}"),
+    ]
+}
+
+pub fn is_temporary(name: &str) -> bool {
+    name.ends_with(".tmp")
+}
+
+/// The number of a checkpoint's file.
+pub fn parse_name(name: &str) -> Option<u32> {
+    let number = name
+        .strip_prefix("checkpoint.")
+        .or_else(|| name.strip_prefix("mirror."))?;
+    let number = u32::from_str_radix(number, 16).ok()?;
+    names(number).contains(&name.to_string()).then_some(number)
+}
+
+/// The checkpoint of a new store: nothing, and the log from its very start.
+pub fn write_first<M: Media>(media: &M, store: StoreId) -> io::Result<()> {
+    let directory = Directory {
+        number: 1,
+        replay_from: LogPoint::default(),
+        synced: LogPoint::default(),
+        starts: Starts(0),
+        incarnation: Incarnation(0),
+        boot: BootId(0),
+        controls: 0,
+    };
+    let bytes = directory.encode(store, std::iter::empty(), &BTreeMap::new());
+    for name in names(1) {
+        write_whole(media, &name, &bytes)?;
+    }
+    media.sync_dir()
+}
+
+/// The head of a checkpoint: where the log stood and who wrote it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Directory {
+    pub number: u32,
+    /// R: replay from here.
+    pub replay_from: LogPoint,
+    /// Q: all before this is synced, and counted.
+    pub synced: LogPoint,
+    pub starts: Starts,
+    pub incarnation: Incarnation,
+    pub boot: BootId,
+    pub controls: u64,
+}
+
+/// A checkpoint as read.
+pub struct Loaded {
+    pub directory: Directory,
+    pub segments: BTreeMap<u32, Segment>,
+    pub holdings: Holdings,
+}
+
+impl Directory {
+    fn encode(
+        &self,
+        store: StoreId,
+        segments: impl Iterator<Item = (u32, Segment, u64)>,
+        disks: &BTreeMap<DiskId, Disk>,
+    ) -> Vec<u8> {
+        let mut to = Writer(vec![0; HEAD_BYTES]);
+        to.u32(self.number);
+        to.point(self.replay_from);
+        to.point(self.synced);
+        to.u64(self.starts.0);
+        to.u64(self.incarnation.0);
+        to.0.extend(self.boot.0.to_le_bytes());
+        to.u64(self.controls);
+        to.list(segments, |to, (id, segment, weight)| {
+            to.u32(id);
+            to.u64(segment.bytes);
+            to.u64(segment.end);
+            to.u64(weight);
+        });
+        to.list(disks.iter(), |to, (id, disk)| {
+            to.0.extend(id.as_u128().to_le_bytes());
+            to.disk(disk);
+        });
+        with_head(store, to.0)
+    }
+
+    /// None: these bytes are not a whole checkpoint of this store.
+    pub fn decode(store: StoreId, bytes: &[u8]) -> Option<Loaded> {
+        let mut head = Reader(bytes.get(..HEAD_BYTES)?);
+        let matches = head.take(8)? == MAGIC
+            && head.u32()? == FORMAT_VERSION
+            && head.u32()? == checksum(&bytes[16..])
+            && head.u128()? == store.as_u128()
+            && head.u64()? == (bytes.len() - HEAD_BYTES) as u64;
+        if !matches {
+            return None;
+        }
+        let mut from = Reader(&bytes[HEAD_BYTES..]);
+        let directory = Directory {
+            number: from.u32()?,
+            replay_from: point(&mut from)?,
+            synced: point(&mut from)?,
+            starts: Starts(from.u64()?),
+            incarnation: Incarnation(from.u64()?),
+            boot: BootId(from.u128()?),
+            controls: from.u64()?,
+        };
+        let mut segments = BTreeMap::new();
+        let mut holdings = Holdings {
+            controls: directory.controls,
+            ..Holdings::default()
+        };
+        for _ in 0..from.u32()? {
+            let id = from.u32()?;
+            let (bytes, end) = (from.u64()?, from.u64()?);
+            segments.insert(id, Segment { bytes, end });
+            let live = Live {
+                weight: from.u64()?,
+                exact: false,
+            };
+            holdings.live.insert(id, live);
+        }
+        for _ in 0..from.u32()? {
+            let id = DiskId::from_u128(from.u128()?);
+            holdings.disks.insert(id, disk(&mut from)?);
+        }
+        from.0.is_empty().then_some(Loaded {
+            directory,
+            segments,
+            holdings,
+        })
+    }
+}
+
+/// Fills in the head, for which `bytes` begins with room.
+fn with_head(store: StoreId, mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[16..32].copy_from_slice(&store.as_u128().to_le_bytes());
+    let length = (bytes.len() - HEAD_BYTES) as u64;
+    bytes[32..40].copy_from_slice(&length.to_le_bytes());
+    let sum = checksum(&bytes[16..]);
+    bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u16(&mut self, value: u16) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    fn point(&mut self, point: LogPoint) {
+        self.u32(point.segment);
+        self.u64(point.offset);
+    }
+
+    fn version(&mut self, version: Version) {
+        self.u64(version.epoch.as_u64());
+        self.u64(version.seq.0);
+    }
+
+    /// A count, then each item.
+    fn list<T>(&mut self, items: impl Iterator<Item = T>, mut item: impl FnMut(&mut Self, T)) {
+        let at = self.0.len();
+        self.u32(0);
+        let mut count = 0u32;
+        for one in items {
+            item(self, one);
+            count += 1;
+        }
+        self.0[at..at + 4].copy_from_slice(&count.to_le_bytes());
+    }
+
+    fn disk(&mut self, disk: &Disk) {
+        self.u64(disk.shown.as_u64());
+        self.u64(disk.extent_size.map_or(0, ExtentSize::bytes));
+        self.u16(disk.joins);
+        self.version(disk.watermark);
+        self.u64(disk.dropped.as_u64());
+        self.list(disk.replicas.0.iter(), |to, replica| {
+            to.u32(replica.extents.first.0);
+            to.u32(replica.extents.end.0);
+            to.u64(replica.from.as_u64());
+            to.u16(replica.join);
+            to.u64(replica.incarnation.0);
+            to.list(replica.bounds.iter(), |to, bound| to.u64(bound.as_u64()));
+        });
+        self.list(disk.extents.iter(), |to, (extent, state)| {
+            to.u32(extent.0);
+            to.version(state.highest);
+            to.u32(state.allocated);
+        });
+        // A chunk that no checkpoint wrote yet comes from the replay.
+        let written = disk.chunks.iter().filter(|(_, slot)| !slot.blob.is_empty());
+        self.list(written, |to, (number, slot)| {
+            to.u64(*number);
+            to.list(slot.blob.iter(), |to, part| {
+                to.u32(part.segment);
+                to.u32(part.unit);
+            });
+        });
+    }
+}
+
+fn point(from: &mut Reader<'_>) -> Option<LogPoint> {
+    Some(LogPoint {
+        segment: from.u32()?,
+        offset: from.u64()?,
+    })
+}
+
+fn version(from: &mut Reader<'_>) -> Option<Version> {
+    let epoch = Epoch::from_u64(from.u64()?);
+    Some(Version::new(epoch, Seq(from.u64()?)))
+}
+
+fn disk(from: &mut Reader<'_>) -> Option<Disk> {
+    let mut disk = Disk {
+        shown: Epoch::from_u64(from.u64()?),
+        ..Disk::default()
+    };
+    disk.extent_size = match from.u64()? {
+        0 => None,
+        bytes => Some(ExtentSize::new(bytes).ok()?),
+    };
+    disk.joins = from.u16()?;
+    disk.watermark = version(from)?;
+    disk.dropped = Epoch::from_u64(from.u64()?);
+    for _ in 0..from.u32()? {
+        let extents = Extents::new(Extent(from.u32()?), Extent(from.u32()?));
+        let mut replica = Replica {
+            extents,
+            from: Epoch::from_u64(from.u64()?),
+            join: from.u16()?,
+            incarnation: Incarnation(from.u64()?),
+            bounds: SmallVec::new(),
+        };
+        for _ in 0..from.u32()? {
+            replica.bounds.push(Epoch::from_u64(from.u64()?));
+        }
+        disk.replicas.0.push(replica);
+    }
+    for _ in 0..from.u32()? {
+        let extent = Extent(from.u32()?);
+        let state = ExtentState {
+            highest: version(from)?,
+            allocated: from.u32()?,
+        };
+        disk.extents.insert(extent, state);
+    }
+    for _ in 0..from.u32()? {
+        let number = from.u64()?;
+        let mut slot = Slot::default();
+        for _ in 0..from.u32()? {
+            slot.blob.push(Place {
+                segment: from.u32()?,
+                unit: from.u32()?,
+            });
+        }
+        if slot.blob.is_empty() || number >= 1 << 32 {
+            return None;
+        }
+        disk.chunks.insert(number, slot);
+    }
+    Some(disk)
+}
+
+/// For fuzzing: `body` as a checkpoint of this store, with a head that fits.
+pub fn with_sum(store: StoreId, body: &[u8]) -> Vec<u8> {
+    with_head(store, [&[0; HEAD_BYTES], body].concat())
+}
+
+/// The whole content of a checkpoint's file; None if it is not there or absurdly large.
+pub fn read_file<M: Media>(media: &M, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let file = match media.open_direct(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let len = file.len()?;
+    if len > MAX_FILE_BYTES {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// A directory of a petabyte would be smaller.
+const MAX_FILE_BYTES: u64 = 1 << 30;

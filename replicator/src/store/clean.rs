@@ -1,0 +1,317 @@
+//! The cleaner: moves what is live out of mostly dead segments, so that checkpoints can let go of them.
+//!
+//! A frame moves as it is, with its version, membership and checksum; damage moves with it and stays
+//! detectable. The segment's file is removed by the next checkpoint, when what was moved is synced
+//! and nothing on media refers to the old place (rule S5).
+
+use super::Store;
+use super::append::Purpose;
+use super::checkpoint::Chore;
+use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
+use super::holdings::moved_flags;
+use super::index::{blocks_of, chunk_of, chunks_of};
+use super::media::{Media, MediaFile};
+use super::place::Place;
+use crate::message::Refusal;
+use crate::words::{BLOCK_BYTES, Block, Blocks};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+/// Where the cleaner stands.
+#[derive(Default, Debug)]
+pub struct Cleaning {
+    victim: Option<Victim>,
+    /// Segments with frames that cannot be read: never let go of.
+    damaged: BTreeSet<u32>,
+    /// What had been appended and freed when there was nothing to clean.
+    looked_at: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Victim {
+    segment: u32,
+    offset: u64,
+    end: u64,
+    damaged: bool,
+}
+
+/// A stretch of a victim to be read.
+pub struct Scan<M: Media> {
+    file: Arc<M::File>,
+    offset: u64,
+    bytes: u64,
+}
+
+impl<M: Media> Scan<M> {
+    pub fn run(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.bytes as usize];
+        self.file.read_at(self.offset, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// How much of a segment is read and moved in one step.
+const STEP_BYTES: u64 = 1 << 20;
+/// A segment that is live to more than this is not worth moving, in percent.
+const MOSTLY_LIVE: u64 = 95;
+
+impl<M: Media> Store<M> {
+    pub(super) fn cleaning_chore(&mut self) -> Option<Chore<M>> {
+        if self.cleaning.victim.is_none() {
+            self.cleaning.victim = self.choose_victim();
+        }
+        let victim = self.cleaning.victim?;
+        let bytes = STEP_BYTES
+            .min(self.options.segment_bytes / 2)
+            .min(victim.end - victim.offset);
+        match self.log.files.of(victim.segment) {
+            Ok(file) => Some(Chore::Scan(Scan {
+                file,
+                offset: victim.offset,
+                bytes,
+            })),
+            Err(error) => {
+                tracing::error!(%error, segment = victim.segment, "cannot open a segment");
+                self.give_up(victim);
+                None
+            }
+        }
+    }
+
+    /// The segment with the least live in it, if cleaning is called for.
+    fn choose_victim(&mut self) -> Option<Victim> {
+        let now = (self.log.appended(), self.holdings.freed);
+        let step = self.options.segment_bytes / 16;
+        let same = |(appended, freed)| now.0 - appended < step && now.1 - freed < step;
+        if self.cleaning.looked_at.is_some_and(same) && !self.log.is_short() {
+            return None;
+        }
+        let live = |id: &u32| self.holdings.live.get(id).map_or(0, |live| live.weight);
+        let before = self.log.segments.range(..self.log.current());
+        let used: u64 = before.clone().map(|(_, segment)| segment.end).sum();
+        let alive: u64 = before.clone().map(|(id, _)| live(id)).sum();
+        let garbage = used.saturating_sub(alive);
+        let called_for = garbage * 100 > self.options.garbage_percent * used
+            && garbage > 2 * self.options.segment_bytes;
+        let candidate = before
+            .filter(|(id, _)| !self.cleaning.damaged.contains(id))
+            // Those that are dead for certain wait for a checkpoint only.
+            .filter(|(id, _)| {
+                let live = self.holdings.live.get(id);
+                live.is_some_and(|live| live.weight > 0 || !live.exact)
+            })
+            .min_by_key(|(id, segment)| live(id) * 1000 / segment.end.max(1))
+            .filter(|(id, segment)| live(id) * 100 < MOSTLY_LIVE * segment.end);
+        let victim = candidate.map(|(id, segment)| Victim {
+            segment: *id,
+            offset: 0,
+            end: segment.end,
+            damaged: false,
+        });
+        let victim = victim.filter(|_| called_for || self.log.is_short());
+        self.cleaning.looked_at = victim.is_none().then_some(now);
+        victim
+    }
+
+    /// Moves what is live of the stretch that was read. False: it could not be done now.
+    pub(super) fn finish_scan(&mut self, scan: Scan<M>, read: io::Result<Vec<u8>>) -> bool {
+        let Some(mut victim) = self.cleaning.victim else {
+            return false;
+        };
+        assert_eq!(victim.offset, scan.offset, "one chore at a time");
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(%error, segment = victim.segment, "the cleaner cannot read");
+                self.give_up(victim);
+                return false;
+            }
+        };
+        let (moves, next, damaged) = self.live_frames(victim, &bytes);
+        let step = self.move_frames(&moves, &bytes, victim.offset);
+        if let Err(refusal) = step {
+            tracing::debug!(%refusal, "the cleaner has to wait");
+            self.cleaning.victim = None;
+            return false;
+        }
+        victim.offset = next;
+        victim.damaged |= damaged;
+        if next < victim.end {
+            self.cleaning.victim = Some(victim);
+        } else if victim.damaged {
+            self.give_up(victim);
+        } else {
+            self.cleaning.victim = None;
+            if let Some(live) = self.holdings.live.get_mut(&victim.segment) {
+                assert!(
+                    !live.exact || live.weight == 0,
+                    "every live frame of an intact segment was moved"
+                );
+                live.weight = 0;
+                live.exact = true;
+            }
+        }
+        true
+    }
+
+    fn give_up(&mut self, victim: Victim) {
+        tracing::error!(
+            store = %self.id, segment = victim.segment,
+            "a segment is damaged and cannot be cleaned; `ukai store check` says where"
+        );
+        self.cleaning.damaged.insert(victim.segment);
+        self.cleaning.victim = None;
+    }
+
+    /// The frames of a stretch to write again: header, and where its payload is in the segment; where
+    /// the next stretch begins; whether something was unreadable.
+    fn live_frames(&mut self, victim: Victim, bytes: &[u8]) -> (Vec<(Header, u64)>, u64, bool) {
+        let end = victim.offset + bytes.len() as u64;
+        let mut at = victim.offset;
+        let mut moves = Vec::new();
+        let mut damaged = false;
+        while at < end {
+            let here = &bytes[(at - victim.offset) as usize..];
+            let place = Place::new(victim.segment, at);
+            let Some(header) = RawHeader::decode(here, self.id, place) else {
+                if here.len() < HEADER_BYTES as usize {
+                    break;
+                }
+                match after_padding(self.id, place, bytes, victim.offset) {
+                    Padding::Until(next) => at = next,
+                    Padding::Unknown if end < victim.end => break,
+                    _ => {
+                        damaged = true;
+                        at += ALIGN;
+                    }
+                }
+                continue;
+            };
+            if at + header.frame_bytes() > end {
+                break;
+            }
+            self.note_live(&header, place, &mut moves);
+            at += header.frame_bytes();
+        }
+        // A stretch that does not even hold one frame: nothing here makes sense, go on behind it.
+        if at == victim.offset {
+            return (moves, end, true);
+        }
+        (moves, at, damaged)
+    }
+
+    fn note_live(&mut self, header: &Header, place: Place, moves: &mut Vec<(Header, u64)>) {
+        match header.kind {
+            Kind::Data | Kind::Zeroes => {
+                let mut parts: Vec<Blocks> = Vec::new();
+                for (number, part) in chunks_of(header.blocks()) {
+                    if self.load(header.disk, part).is_err() {
+                        continue;
+                    }
+                    let disk = self.holdings.disks.get(&header.disk);
+                    let slot = disk.and_then(|disk| disk.chunks.get(&number));
+                    let Some(chunk) = slot.and_then(|slot| slot.chunk.as_ref()) else {
+                        continue;
+                    };
+                    for block in part.iter() {
+                        let within = (block.0 - blocks_of(number).first.0) as u16;
+                        if chunk.versions(within).any(|entry| entry.place == place) {
+                            match parts.last_mut() {
+                                Some(last) if last.end() == block => last.count += 1,
+                                _ => parts.push(Blocks::new(block, 1)),
+                            }
+                        }
+                    }
+                }
+                moves.extend(parts.into_iter().map(|part| {
+                    let header = Header {
+                        flags: moved_flags(header.flags),
+                        block: part.first.0,
+                        count: part.count,
+                        ..*header
+                    };
+                    (header, place.offset() + HEADER_BYTES)
+                }));
+            }
+            // A part of the index moves by being written anew.
+            Kind::Index => {
+                let chunk = chunk_of(Block(header.block));
+                let refers = self
+                    .holdings
+                    .disks
+                    .get(&header.disk)
+                    .and_then(|disk| disk.chunks.get(&chunk))
+                    .is_some_and(|slot| slot.blob.contains(&place));
+                if refers && self.load(header.disk, blocks_of(chunk)).is_ok() {
+                    self.move_chunk(header.disk, chunk);
+                }
+            }
+            // The checkpoint has what these say.
+            _ => {}
+        }
+    }
+
+    fn move_chunk(&mut self, disk: crate::words::DiskId, chunk: u64) {
+        let disk_state = self.holdings.disks.get_mut(&disk).expect("just seen");
+        let slot = disk_state.chunks.get_mut(&chunk).expect("just seen");
+        slot.dirty = true;
+        if let Err(refusal) = self.append_chunk(disk, chunk) {
+            tracing::debug!(%refusal, "the cleaner could not move a part of the index");
+        }
+    }
+
+    fn move_frames(
+        &mut self,
+        moves: &[(Header, u64)],
+        bytes: &[u8],
+        start: u64,
+    ) -> Result<(), Refusal> {
+        for some in moves.chunks(256) {
+            let frames = some.iter().map(|(header, payload)| {
+                let from = (payload - start) as usize;
+                let payload = match header.kind {
+                    Kind::Data => &bytes[from..from + BLOCK_BYTES as usize],
+                    _ => &[],
+                };
+                (*header, payload)
+            });
+            // In pieces that surely fit into a small segment.
+            for frame in frames {
+                self.make_room(frame.0.frame_bytes(), Purpose::Cleaning)?;
+                let place = self.append([frame].into_iter())?;
+                self.hold(&frame.0, frame.0.blocks(), place)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Padding {
+    /// The next frame is there.
+    Until(u64),
+    /// The stretch ends before one could tell.
+    Unknown,
+    /// This is no padding.
+    None,
+}
+
+/// After a sync frames go on at the next 4 KiB boundary, with a mark that says where they had ended.
+fn after_padding(store: crate::words::StoreId, ended: Place, bytes: &[u8], start: u64) -> Padding {
+    let next = ended.offset().next_multiple_of(4096);
+    let place = Place::new(ended.segment, next);
+    let Some(here) = bytes.get((next - start) as usize..) else {
+        return Padding::Unknown;
+    };
+    if here.len() < HEADER_BYTES as usize {
+        return Padding::Unknown;
+    }
+    let mark = RawHeader::decode(here, store, place)
+        .filter(|header| header.kind == Kind::Mark)
+        .and_then(|header| header.link());
+    let ended: LogPoint = ended.point();
+    match mark {
+        Some(link) if link.ended == ended => Padding::Until(next),
+        _ => Padding::None,
+    }
+}

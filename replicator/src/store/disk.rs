@@ -1,0 +1,79 @@
+//! What a store knows of one disk.
+
+use super::frame::LogPoint;
+use super::index::{Chunk, Entry};
+use super::place::Place;
+use super::replica::Replicas;
+use crate::words::{Block, Epoch, Extent, ExtentSize, Version};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+#[derive(Default, Debug)]
+pub struct Disk {
+    /// The highest epoch shown; every lower one is refused, for ever (I4).
+    pub shown: Epoch,
+    /// Where the log says so. Before that is synced nothing is answered in this epoch (rule S3).
+    pub shown_at: LogPoint,
+    /// Known from the first join on.
+    pub extent_size: Option<ExtentSize>,
+    pub replicas: Replicas,
+    /// How many joins there were.
+    pub joins: u16,
+    /// The highest version that some writer said all members hold (rule W4).
+    pub watermark: Version,
+    /// Versions of this epoch and below were deleted with the disk.
+    pub dropped: Epoch,
+    pub extents: BTreeMap<Extent, ExtentState>,
+    pub chunks: BTreeMap<u64, Slot>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ExtentState {
+    /// The highest version that this extent ever had here; outlives cleaning (rule F4).
+    pub highest: Version,
+    /// Blocks with data.
+    pub allocated: u32,
+}
+
+/// A chunk of the index: in memory, or where the log has it.
+#[derive(Default, Debug)]
+pub struct Slot {
+    pub chunk: Option<Box<Chunk>>,
+    /// The frames that hold it as of the last checkpoint that wrote it.
+    pub blob: SmallVec<[Place; 1]>,
+    /// The chunk has changed since.
+    pub dirty: bool,
+}
+
+impl Disk {
+    /// The extent that holds `block`, once a join has said how large extents are.
+    pub fn extent_of(&self, block: Block) -> Option<Extent> {
+        let size = self.extent_size?;
+        let extent = block.0 / u64::from(size.blocks());
+        u32::try_from(extent).ok().map(Extent)
+    }
+
+    /// Whether a predecessor must be kept (rule R2): its successor may be unsynced or unacknowledged,
+    /// or the read of an older entry is bounded between the two.
+    pub fn needs(
+        &self,
+        block: Block,
+        predecessor: &Entry,
+        successor: &Entry,
+        synced: LogPoint,
+    ) -> bool {
+        let (before, after) = (predecessor.version, successor.version);
+        let unsynced = successor.place.point() >= synced;
+        let unacknowledged = after > self.watermark && after.epoch == self.shown;
+        let between = || {
+            let replica = self
+                .extent_of(block)
+                .and_then(|extent| self.replicas.of(extent));
+            replica.is_some_and(|replica| {
+                let mut bounds = replica.bounds.iter();
+                bounds.any(|bound| before.epoch < *bound && *bound <= after.epoch)
+            })
+        };
+        unsynced || unacknowledged || between()
+    }
+}

@@ -1,0 +1,412 @@
+//! What the frames of the log amount to: disks, their index, and how much of each segment is live.
+//! Appending changes it frame by frame, and so does recovery: by the same functions.
+
+use super::disk::Disk;
+use super::frame::{
+    FLAG_FILLED, FLAG_MOVED, HEADER_BYTES, Header, Kind, LogPoint, MAX_PAYLOAD, RawHeader,
+    ReplicaChange,
+};
+use super::index::{Chunk, Entry, TooManyEras, blocks_of, chunk_of, chunks_of};
+use super::media::{Media, MediaFile};
+use super::place::Place;
+use super::segment::Files;
+use crate::message::checksum;
+use crate::words::{Block, Blocks, DiskId, Epoch, StoreId, Version};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+#[derive(Default)]
+pub struct Holdings {
+    pub disks: BTreeMap<DiskId, Disk>,
+    pub live: BTreeMap<u32, Live>,
+    /// Blocks that got a new version, in the order of the log: their predecessors may go once that
+    /// is synced and acknowledged.
+    pub superseded: VecDeque<Superseded>,
+    /// How many control frames there were (epochs, joins, settlings, drops): what a checkpoint has
+    /// seen is not done again.
+    pub controls: u64,
+    /// The weight of everything that was ever let go: tells the cleaner when to look again.
+    pub freed: u64,
+    /// Off while a recovery goes over what the checkpoint has counted already.
+    pub counting: bool,
+}
+
+/// How much of a segment the index refers to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Live {
+    pub weight: u64,
+    /// A recovery cannot tell exactly: the cleaner looks for itself before it lets go of a segment.
+    pub exact: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Superseded {
+    pub disk: DiskId,
+    pub block: Block,
+    pub at: LogPoint,
+}
+
+/// Why a part of the index could not be loaded.
+#[derive(Debug)]
+pub enum LoadFault {
+    Damaged { place: Place, blocks: Blocks },
+    Io(io::Error),
+}
+
+impl Holdings {
+    pub fn disk(&mut self, disk: DiskId) -> &mut Disk {
+        self.disks.entry(disk).or_default()
+    }
+
+    /// Makes sure that the index of `blocks` is in memory.
+    pub fn load<M: Media>(
+        &mut self,
+        files: &mut Files<M>,
+        store: StoreId,
+        disk: DiskId,
+        blocks: Blocks,
+    ) -> Result<(), LoadFault> {
+        let Some(state) = self.disks.get_mut(&disk) else {
+            return Ok(());
+        };
+        let Holdings { superseded, .. } = self;
+        for (number, _) in chunks_of(blocks) {
+            let Some(slot) = state.chunks.get_mut(&number) else {
+                continue;
+            };
+            if slot.chunk.is_some() {
+                continue;
+            }
+            let chunk = read_blob(files, store, disk, number, &slot.blob)?;
+            // Some may not be needed any more; the next sync looks.
+            superseded.extend(chunk.with_older().into_iter().map(|block| Superseded {
+                disk,
+                block: Block(blocks_of(number).first.0 + u64::from(block)),
+                at: LogPoint::default(),
+            }));
+            slot.chunk = Some(Box::new(chunk));
+        }
+        Ok(())
+    }
+
+    /// Data or zeroes at `place` are the content of `blocks` under a version. The index of these
+    /// blocks is loaded.
+    pub fn put(&mut self, disk: DiskId, blocks: Blocks, entry: Entry) -> Result<(), TooManyEras> {
+        let counting = self.counting;
+        let state = self.disks.entry(disk).or_default();
+        let live = &mut self.live;
+        let extent = state.extent_of(blocks.first);
+        for (number, part) in chunks_of(blocks) {
+            let slot = state.chunks.entry(number).or_default();
+            let base = blocks_of(number).first.0;
+            let entry = entry.nth((part.first.0 - blocks.first.0) as u32);
+            let chunk = slot.chunk.get_or_insert_with(|| {
+                assert!(slot.blob.is_empty(), "the chunk was loaded before");
+                Box::new(Chunk::new())
+            });
+            slot.dirty = true;
+            if counting {
+                add_live(
+                    live,
+                    entry.place.segment,
+                    entry.weight() * u64::from(part.count),
+                );
+            }
+            let put = chunk.put(
+                (part.first.0 - base) as u16,
+                part.count,
+                entry,
+                |block| {
+                    self.superseded.push_back(Superseded {
+                        disk,
+                        block: Block(base + u64::from(block)),
+                        at: entry.place.point(),
+                    });
+                },
+                |freed| {
+                    if counting {
+                        sub_live(live, freed.place.segment, freed.weight());
+                    }
+                },
+            )?;
+            if let Some(extent) = extent {
+                let extent = state.extents.entry(extent).or_default();
+                extent.highest = extent.highest.max(entry.version);
+                if counting {
+                    let now = if entry.zeroes { 0 } else { put.newest };
+                    extent.allocated = (extent.allocated + now).saturating_sub(put.was_data);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`Holdings::prune`] has something to look through.
+    pub fn prunable(&self, synced: LogPoint) -> bool {
+        self.superseded.front().is_some_and(|next| next.at < synced)
+    }
+
+    /// Looks through some of the blocks whose successors are synced now, and drops the predecessors
+    /// that nobody needs. Bounded, so that no sync pays for a million overwrites at once.
+    pub fn prune(&mut self, synced: LogPoint) {
+        const MOST: usize = 4096;
+        for _ in 0..self.superseded.len().min(MOST) {
+            let Some(next) = self.superseded.front().copied() else {
+                return;
+            };
+            if next.at >= synced {
+                return;
+            }
+            self.superseded.pop_front();
+            if self.prune_block(next, synced) {
+                // Waits for the writer's word that all members have it: look again at a later sync.
+                self.superseded.push_back(Superseded { at: synced, ..next });
+            }
+        }
+    }
+
+    /// True: something is kept only because it may be unacknowledged.
+    fn prune_block(&mut self, next: Superseded, synced: LogPoint) -> bool {
+        let Some(disk) = self.disks.get_mut(&next.disk) else {
+            return false;
+        };
+        let number = chunk_of(next.block);
+        let taken = disk
+            .chunks
+            .get_mut(&number)
+            .and_then(|slot| slot.chunk.take());
+        let Some(mut chunk) = taken else {
+            return false;
+        };
+        let block = (next.block.0 - blocks_of(number).first.0) as u16;
+        let (live, total) = (&mut self.live, &mut self.freed);
+        let mut changed = false;
+        chunk.prune(
+            block,
+            |before, after| disk.needs(next.block, before, after, synced),
+            |freed| {
+                changed = true;
+                *total += freed.weight();
+                sub_live(live, freed.place.segment, freed.weight());
+            },
+        );
+        let waits = chunk
+            .versions(block)
+            .zip(chunk.versions(block).skip(1))
+            .any(|(after, _)| after.version > disk.watermark && after.version.epoch == disk.shown);
+        let slot = disk.chunks.get_mut(&number).expect("just seen");
+        slot.dirty |= changed;
+        slot.chunk = Some(chunk);
+        waits
+    }
+
+    /// What a frame found by recovery says. The index of its blocks is loaded. False: it makes no sense.
+    pub fn replay(&mut self, header: &Header, payload: &[u8], place: Place) -> bool {
+        match header.kind {
+            Kind::Data | Kind::Zeroes => self.replay_blocks(header, place),
+            Kind::Epoch | Kind::Join | Kind::Settle | Kind::Drop => {
+                // What the checkpoint saw happened before it, whatever the frame's place.
+                if header.seq <= self.controls {
+                    return true;
+                }
+                let next = header.seq == self.controls + 1;
+                self.controls = header.seq;
+                next && self.replay_control(header, payload, place)
+            }
+            Kind::Begin | Kind::Opened | Kind::Mark | Kind::Index | Kind::Clean => true,
+        }
+    }
+
+    fn replay_blocks(&mut self, header: &Header, place: Place) -> bool {
+        let disk = self.disk(header.disk);
+        let version = header.version();
+        if version.epoch <= disk.dropped {
+            return true;
+        }
+        let blocks = header.blocks();
+        let last = Block(blocks.end().0 - 1);
+        let extent = disk.extent_of(blocks.first);
+        if extent.is_none() || extent != disk.extent_of(last) || version.epoch > disk.shown {
+            return false;
+        }
+        if header.watermark > 0 && !header.is_moved() {
+            disk.note_watermark(version.epoch, header.watermark);
+        }
+        let entry = entry_of(header, place);
+        self.put(header.disk, header.blocks(), entry).is_ok()
+    }
+
+    fn replay_control(&mut self, header: &Header, payload: &[u8], place: Place) -> bool {
+        let disk = self.disk(header.disk);
+        match header.kind {
+            Kind::Epoch => disk.show(Epoch::from_u64(header.epoch), place.point()),
+            Kind::Join => match ReplicaChange::decode(payload) {
+                Some(change) => disk.join(&change, header.join),
+                None => return false,
+            },
+            Kind::Settle => match ReplicaChange::decode(payload) {
+                Some(change) => disk.replicas.settle(change.extents, change.incarnation),
+                None => return false,
+            },
+            Kind::Drop => self.drop_disk(header.disk),
+            _ => unreachable!("only control frames come here"),
+        }
+        true
+    }
+
+    /// Everything of a disk is void; the epoch that it was shown is not. Its whole index is loaded,
+    /// to be uncounted.
+    pub fn drop_disk(&mut self, disk: DiskId) {
+        let counting = self.counting;
+        let Some(state) = self.disks.get_mut(&disk) else {
+            return;
+        };
+        let gone = std::mem::replace(
+            state,
+            Disk {
+                shown: state.shown,
+                shown_at: state.shown_at,
+                dropped: state.shown,
+                joins: state.joins,
+                watermark: state.watermark,
+                ..Disk::default()
+            },
+        );
+        for slot in gone.chunks.into_values() {
+            if !counting {
+                continue;
+            }
+            for place in &slot.blob {
+                sub_live(&mut self.live, place.segment, BLOB_WEIGHT);
+            }
+            if let Some(chunk) = slot.chunk {
+                chunk.each_reference(|entry| {
+                    self.freed += entry.weight();
+                    sub_live(&mut self.live, entry.place.segment, entry.weight());
+                });
+            }
+        }
+        self.superseded.retain(|superseded| superseded.disk != disk);
+    }
+
+    pub fn add_live(&mut self, segment: u32, weight: u64) {
+        add_live(&mut self.live, segment, weight);
+    }
+
+    pub fn sub_live(&mut self, segment: u32, weight: u64) {
+        sub_live(&mut self.live, segment, weight);
+    }
+}
+
+/// What a frame of the index weighs in its segment.
+pub const BLOB_WEIGHT: u64 = 64;
+
+fn add_live(live: &mut BTreeMap<u32, Live>, segment: u32, weight: u64) {
+    let new = Live {
+        weight: 0,
+        exact: true,
+    };
+    live.entry(segment).or_insert(new).weight += weight;
+}
+
+fn sub_live(live: &mut BTreeMap<u32, Live>, segment: u32, weight: u64) {
+    if let Some(live) = live.get_mut(&segment) {
+        assert!(
+            !live.exact || live.weight >= weight,
+            "an exact count never goes below zero (segment {segment:08x})"
+        );
+        live.weight = live.weight.saturating_sub(weight);
+    }
+}
+
+impl Disk {
+    pub fn show(&mut self, epoch: Epoch, at: LogPoint) {
+        if epoch > self.shown {
+            self.shown = epoch;
+            self.shown_at = at;
+        }
+    }
+
+    pub fn join(&mut self, change: &ReplicaChange, join: u16) {
+        self.extent_size = Some(change.extent_size);
+        self.joins = join;
+        self.replicas
+            .join(change.extents, change.from, join, change.incarnation);
+    }
+
+    pub fn note_watermark(&mut self, epoch: Epoch, seq: u64) {
+        let said = Version::new(epoch, crate::words::Seq(seq));
+        self.watermark = self.watermark.max(said);
+    }
+}
+
+/// The index entry of the first block of a data or zero frame.
+pub fn entry_of(header: &Header, place: Place) -> Entry {
+    Entry {
+        version: header.version(),
+        place,
+        zeroes: header.kind == Kind::Zeroes,
+        filled: (header.flags & FLAG_FILLED != 0).then_some(header.join),
+    }
+}
+
+/// The flags of a frame that the cleaner writes again.
+pub fn moved_flags(flags: u8) -> u8 {
+    flags | FLAG_MOVED
+}
+
+fn read_blob<M: Media>(
+    files: &mut Files<M>,
+    store: StoreId,
+    disk: DiskId,
+    chunk: u64,
+    parts: &[Place],
+) -> Result<Chunk, LoadFault> {
+    let blocks = blocks_of(chunk);
+    let damaged = |place: &Place| LoadFault::Damaged {
+        place: *place,
+        blocks,
+    };
+    let mut bytes = Vec::new();
+    for (i, place) in parts.iter().enumerate() {
+        let part = read_part(files, store, *place).map_err(LoadFault::Io)?;
+        match part {
+            Some((header, payload))
+                if header.kind == Kind::Index
+                    && header.disk == disk
+                    && header.block == blocks.first.0
+                    && header.epoch == i as u64 =>
+            {
+                bytes.extend(payload);
+            }
+            _ => return Err(damaged(place)),
+        }
+    }
+    let last = parts
+        .last()
+        .expect("a chunk that is not in memory is on media");
+    Chunk::decode(&bytes).ok_or_else(|| damaged(last))
+}
+
+/// A control frame with its payload, if it is intact.
+pub fn read_part<M: Media>(
+    files: &mut Files<M>,
+    store: StoreId,
+    place: Place,
+) -> io::Result<Option<(Header, Vec<u8>)>> {
+    let file = match files.of(place.segment) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = [0; HEADER_BYTES as usize];
+    file.read_at(place.offset(), &mut bytes)?;
+    let Some(header) = RawHeader::decode(&bytes, store, place) else {
+        return Ok(None);
+    };
+    if header.payload_bytes() > u64::from(MAX_PAYLOAD) {
+        return Ok(None);
+    }
+    let mut payload = vec![0; header.payload_bytes() as usize];
+    file.read_at(place.offset() + HEADER_BYTES, &mut payload)?;
+    Ok((checksum(&payload) == header.data_sum).then_some((header, payload)))
+}

@@ -1,0 +1,280 @@
+//! Real files in one directory (ext4, XFS, or anything that keeps fsync's promise).
+
+use super::{Media, MediaFile, Piece, Space};
+use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How many pieces one vectored call takes (IOV_MAX of Linux).
+const MAX_PIECES: usize = 1024;
+/// What a direct read must be aligned to on any disk that we know.
+const DIRECT_ALIGN: usize = 4096;
+
+/// A directory of real files.
+#[derive(Clone, Debug)]
+pub struct FileMedia {
+    dir: Arc<OwnedFd>,
+    path: Arc<Path>,
+}
+
+impl FileMedia {
+    /// The directory must exist.
+    pub fn new(path: &Path) -> io::Result<FileMedia> {
+        let dir = fs::open(
+            path,
+            OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(FileMedia {
+            dir: Arc::new(dir),
+            path: PathBuf::from(path).into(),
+        })
+    }
+
+    fn open_with(&self, name: &str, flags: OFlags) -> io::Result<OpenFile> {
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+        let fd = fs::openat(&*self.dir, name, flags | OFlags::CLOEXEC, mode)?;
+        Ok(OpenFile {
+            file: File::from(fd),
+            direct: flags.contains(OFlags::DIRECT),
+        })
+    }
+}
+
+impl Media for FileMedia {
+    type File = OpenFile;
+    type Lock = OwnedFd;
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn lock(&self) -> io::Result<OwnedFd> {
+        let file = self.open_with("lock", OFlags::RDWR | OFlags::CREATE)?;
+        fs::flock(&file.file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(file.file.into())
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<OpenFile> {
+        let file = self.open_with(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        if bytes > 0
+            && let Err(error) = fs::fallocate(&file.file, FallocateFlags::empty(), 0, bytes)
+        {
+            fs::unlinkat(&*self.dir, name, AtFlags::empty())?;
+            return Err(error.into());
+        }
+        Ok(file)
+    }
+
+    fn open(&self, name: &str) -> io::Result<OpenFile> {
+        self.open_with(name, OFlags::RDWR)
+    }
+
+    fn open_direct(&self, name: &str) -> io::Result<OpenFile> {
+        match self.open_with(name, OFlags::RDONLY | OFlags::DIRECT) {
+            Ok(file) => Ok(file),
+            // A file system without direct I/O (tmpfs of older kernels): drop what is cached instead.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let file = self.open_with(name, OFlags::RDONLY)?;
+                fs::fadvise(&file.file, 0, None, fs::Advice::DontNeed)?;
+                Ok(file)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(fs::renameat(&*self.dir, from, &*self.dir, to)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(fs::unlinkat(&*self.dir, name, AtFlags::empty())?)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        Ok(fs::fsync(&*self.dir)?)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = fs::fstatvfs(&*self.dir)?;
+        Ok(Space {
+            capacity: stat.f_blocks * stat.f_frsize,
+            free: stat.f_bavail * stat.f_frsize,
+        })
+    }
+}
+
+/// An open file of a [`FileMedia`].
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    direct: bool,
+}
+
+impl MediaFile for OpenFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn write_at(&self, mut offset: u64, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        for some in pieces.chunks(MAX_PIECES) {
+            let total: usize = some.iter().map(|piece| piece.len()).sum();
+            let mut done = retry(|| Ok(rustix::io::pwritev(&self.file, some, offset)?))?;
+            // A short write of a regular file says that the next byte has a reason to fail: ask for it.
+            while done < total {
+                let (rest, skip) = behind(some, done);
+                let now = offset + done as u64;
+                done += retry(|| Ok(rustix::io::pwrite(&self.file, &rest[skip..], now)?))?;
+            }
+            offset += total as u64;
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        if self.direct {
+            return self.read_direct(offset, into);
+        }
+        let piece = Piece {
+            start: into.as_mut_ptr(),
+            len: into.len(),
+        };
+        // SAFETY: `into` is ours and writable for the whole call.
+        unsafe { self.read_pieces(offset, &[piece], false) }
+    }
+
+    unsafe fn read_pieces(&self, mut offset: u64, pieces: &[Piece], now: bool) -> io::Result<()> {
+        let flags = if now { libc::RWF_NOWAIT } else { 0 };
+        for some in pieces.chunks(MAX_PIECES) {
+            let mut some: Vec<Piece> = some.to_vec();
+            let mut left = &mut some[..];
+            while !left.is_empty() {
+                // SAFETY: the caller promises that the pieces are writable; `Piece` is laid out as
+                // the kernel's iovec by `iovecs`.
+                let done = unsafe { preadv2(&self.file, &iovecs(left), offset, flags) };
+                let done = match done {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    // Some file systems know no such flag: then every read may have to wait.
+                    Err(error) if now && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                        return Err(io::ErrorKind::WouldBlock.into());
+                    }
+                    other => other?,
+                };
+                if done == 0 {
+                    for piece in left.iter() {
+                        // SAFETY: as above.
+                        unsafe { std::ptr::write_bytes(piece.start, 0, piece.len) };
+                    }
+                    break;
+                }
+                offset += done as u64;
+                left = advance(left, done);
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(fs::fdatasync(&self.file)?)
+    }
+}
+
+impl OpenFile {
+    /// Reads whole aligned stretches into aligned memory and copies out what was asked for.
+    fn read_direct(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let align = DIRECT_ALIGN as u64;
+        let start = offset / align * align;
+        let bytes = ((offset + into.len() as u64).next_multiple_of(align) - start) as usize;
+        let mut buffer = vec![0u8; bytes + DIRECT_ALIGN];
+        let skew = buffer.as_ptr().align_offset(DIRECT_ALIGN);
+        let aligned = &mut buffer[skew..skew + bytes];
+        let mut done = 0;
+        while done < bytes {
+            let at = start + done as u64;
+            let count = retry(|| Ok(rustix::io::pread(&self.file, &mut aligned[done..], at)?))?;
+            // Beyond the end; or an end that is not aligned, which no later read could be either.
+            if count == 0 || count % DIRECT_ALIGN != 0 {
+                break;
+            }
+            done += count;
+        }
+        let skip = (offset - start) as usize;
+        into.copy_from_slice(&aligned[skip..skip + into.len()]);
+        Ok(())
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+    }
+}
+
+/// The piece that holds byte `done` of all pieces, and where in it.
+fn behind<'a>(pieces: &'a [IoSlice<'_>], mut done: usize) -> (&'a [u8], usize) {
+    for piece in pieces {
+        if done < piece.len() {
+            return (piece, done);
+        }
+        done -= piece.len();
+    }
+    (&[], 0)
+}
+
+fn iovecs(pieces: &[Piece]) -> Vec<libc::iovec> {
+    pieces
+        .iter()
+        .map(|piece| libc::iovec {
+            iov_base: piece.start.cast(),
+            iov_len: piece.len,
+        })
+        .collect()
+}
+
+/// Drops the first `done` bytes of `pieces`.
+fn advance(mut pieces: &mut [Piece], mut done: usize) -> &mut [Piece] {
+    while let Some(first) = pieces.first_mut() {
+        if done < first.len {
+            // SAFETY: `done` lies within the piece.
+            first.start = unsafe { first.start.add(done) };
+            first.len -= done;
+            break;
+        }
+        done -= first.len;
+        pieces = &mut pieces[1..];
+    }
+    pieces
+}
+
+/// # Safety
+/// The memory that `iovecs` name is mapped and writable.
+unsafe fn preadv2(
+    file: &File,
+    iovecs: &[libc::iovec],
+    offset: u64,
+    flags: libc::c_int,
+) -> io::Result<usize> {
+    let (fd, count) = (file.as_fd().as_raw_fd(), iovecs.len() as libc::c_int);
+    // SAFETY: the descriptor is open, the array has `count` entries, the memory is the caller's promise.
+    let done = unsafe { libc::preadv2(fd, iovecs.as_ptr(), count, offset as libc::off_t, flags) };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(done as usize)
+    }
+}

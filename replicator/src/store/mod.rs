@@ -1,0 +1,116 @@
+//! A replica store: a log of versioned blocks in one directory.
+//!
+//! What it promises:
+//! - a write that was answered survives a crash of the process; a sync that was answered makes all
+//!   before it survive power loss (I1, I2);
+//! - the epoch shown for a disk never goes back, and every lower one is refused (I3, I4);
+//! - per block, what it holds has a version; a newer one is never replaced by an older;
+//! - what the media returns is checked against what was written, and damage is named, not served (I10).
+//!
+//! [`Store`] decides and does its I/O through [`media::Media`]; it has no threads, no clock and no
+//! randomness. [`SharedStore`] puts it on real files behind a lock, with a thread for syncs and one
+//! for housekeeping. Where to read on:
+//!
+//! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end) -> `index/`;
+//! - a read: `read.rs`; a sync: `sync.rs`;
+//! - after a crash: `recover.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
+//! - the bytes: `frame.rs`, and docs/disk-format.md.
+
+mod append;
+pub mod check;
+mod checkpoint;
+mod clean;
+mod disk;
+mod error;
+mod frame;
+mod fuzz;
+mod holdings;
+mod identity;
+mod index;
+pub mod media;
+mod options;
+mod place;
+mod read;
+mod recover;
+mod replica;
+mod requests;
+mod segment;
+mod shared;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod write;
+
+pub use append::SyncJob;
+pub use checkpoint::{Chore, Outcome};
+pub use error::StoreError;
+pub use frame::LogPoint;
+pub use fuzz::fuzz_recover;
+pub use options::Options;
+pub use read::{Destination, NotNow, Own, ReadPlan};
+pub use recover::Recovery;
+pub use shared::{ReadInto, SharedStore};
+pub use sync::Promise;
+pub use usage::{DiskUsage, Usage};
+
+use crate::message::Reply;
+use crate::words::{DiskId, Incarnation, Starts, StoreId};
+use media::Media;
+
+/// Which boot of its host a process runs in: unsynced data survives within one, not beyond.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BootId(pub u128);
+
+/// The store itself. See the module's documentation.
+pub struct Store<M: Media> {
+    log: append::Log<M>,
+    holdings: holdings::Holdings,
+    id: StoreId,
+    incarnation: Incarnation,
+    starts: Starts,
+    boot: BootId,
+    options: Options,
+    checkpoints: checkpoint::Checkpoints,
+    cleaning: clean::Cleaning,
+    _lock: M::Lock,
+}
+
+/// What became of a request.
+pub enum Handled<M: Media> {
+    Now(Reply),
+    /// To be run without holding the store.
+    Read(ReadPlan<M>),
+    /// Done, but the answer waits for a sync: [`Store::keep`] gives it when [`Store::synced`] has
+    /// reached [`Promise::point`], or when the store has failed.
+    AfterSync(Promise),
+}
+
+impl<M: Media> Store<M> {
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    pub fn starts(&self) -> Starts {
+        self.starts
+    }
+
+    /// The disks that it knows, deleted ones included.
+    pub fn disks(&self) -> impl Iterator<Item = DiskId> + '_ {
+        self.holdings.disks.keys().copied()
+    }
+
+    /// How many bytes were appended to the log since it was opened.
+    pub fn appended(&self) -> u64 {
+        self.log.appended()
+    }
+
+    /// A write or a sync failed: everything is refused until the store is opened anew (rule S2).
+    pub fn has_failed(&self) -> bool {
+        self.log.failed()
+    }
+}

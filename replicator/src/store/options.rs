@@ -1,0 +1,55 @@
+//! What an operator may choose about a store.
+
+use super::error::StoreError;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of new segments. A write of n blocks needs room for n frames in one segment.
+    pub segment_bytes: u64,
+    /// At most so much of the file system, counted in whole segments; None: all of it.
+    pub capacity_bytes: Option<u64>,
+    /// A checkpoint is written after this much of log: bounds what a recovery replays.
+    pub checkpoint_bytes: u64,
+    /// The cleaner starts when this share of all segments is garbage.
+    pub garbage_percent: u64,
+    /// How many segments' files are kept open.
+    pub open_files: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            segment_bytes: 64 << 20,
+            capacity_bytes: None,
+            checkpoint_bytes: 256 << 20,
+            garbage_percent: 25,
+            open_files: 512,
+        }
+    }
+}
+
+impl Options {
+    /// Tiny segments and frequent checkpoints, for tests and simulation. Writes of up to 12 blocks fit.
+    pub fn tiny() -> Options {
+        Options {
+            segment_bytes: 64 << 10,
+            checkpoint_bytes: 256 << 10,
+            open_files: 4,
+            ..Options::default()
+        }
+    }
+
+    pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+    pub const MAX_SEGMENT_BYTES: u64 = 4 << 30;
+
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let range = Self::MIN_SEGMENT_BYTES..=Self::MAX_SEGMENT_BYTES;
+        if range.contains(&self.segment_bytes) && self.segment_bytes.is_multiple_of(4096) {
+            Ok(())
+        } else {
+            Err(StoreError::Options {
+                bytes: self.segment_bytes,
+            })
+        }
+    }
+}

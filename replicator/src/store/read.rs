@@ -1,0 +1,330 @@
+//! Reading blocks: planned under the store's lock, carried out without it.
+//!
+//! The frames' headers go into memory of our own and the data straight to where it is wanted; then
+//! header and checksum say whether the media returned what was written. A guest may scribble in its
+//! own buffer meanwhile, so a block that does not match is read once more, into memory of our own,
+//! before it counts as damaged.
+
+use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES, Header, Kind, RawHeader};
+use super::index::Entry;
+use super::media::{Media, MediaFile, Piece};
+use super::place::Place;
+use crate::message::{Found, ReadBlocks, Refusal, checksum};
+use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, StoreId, Version};
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+use std::io;
+use std::sync::Arc;
+
+const BLOCK: usize = BLOCK_BYTES as usize;
+
+/// Where the blocks of a read land.
+///
+/// # Safety
+/// Every piece that [`Destination::memory`] names stays mapped and writable for as long as the
+/// destination lives, and nobody in this process holds a reference to it.
+pub unsafe trait Destination: Send + Sync {
+    /// The memory for the `index`th block of the read, 4096 bytes in sum; false if the block does not
+    /// land there whole: then it comes by [`Destination::put`].
+    fn memory(&self, index: u32, piece: &mut dyn FnMut(*mut u8, usize)) -> bool;
+    /// The `index`th block has this content.
+    fn put(&self, index: u32, block: &[u8; BLOCK]);
+}
+
+/// How to answer one read.
+pub struct ReadPlan<M: Media> {
+    pub(super) store: StoreId,
+    pub(super) disk: DiskId,
+    pub(super) blocks: Blocks,
+    pub(super) found: Vec<Planned>,
+    pub(super) fetches: SmallVec<[Fetch<M>; 1]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Planned {
+    Absent,
+    Zeroes(Version),
+    Data(Version),
+}
+
+/// Frames of one file, one behind another.
+pub(super) struct Fetch<M: Media> {
+    pub file: Arc<M::File>,
+    pub place: Place,
+    /// The first one's place in the request.
+    pub index: u32,
+    pub count: u32,
+}
+
+/// Why a read that must not wait gave no answer.
+pub enum NotNow {
+    WouldWait,
+    Refused(Refusal),
+}
+
+impl<M: Media> ReadPlan<M> {
+    /// Reads into `into`; the answer's `data` stays empty. Blocks of zeroes and absent ones are not touched.
+    pub fn run_into(&self, into: &dyn Destination) -> Result<ReadBlocks, Refusal> {
+        match self.try_run(into, false) {
+            Ok(blocks) => Ok(blocks),
+            Err(NotNow::Refused(refusal)) => Err(refusal),
+            Err(NotNow::WouldWait) => unreachable!("only asked for with `now`"),
+        }
+    }
+
+    /// Like [`ReadPlan::run_into`], but gives up where it would have to wait for the media.
+    pub fn run_now(&self, into: &dyn Destination) -> Result<ReadBlocks, NotNow> {
+        self.try_run(into, true)
+    }
+
+    /// Reads into memory of its own: `data` holds the blocks that are data, one after another.
+    pub fn run(&self) -> Result<ReadBlocks, Refusal> {
+        let own = Own::of(self);
+        let mut blocks = self.run_into(&own)?;
+        blocks.data = own.into_bytes();
+        Ok(blocks)
+    }
+
+    /// The destination that [`ReadPlan::run`] uses, for callers that try without waiting first.
+    pub fn own_memory(&self) -> Own {
+        Own::of(self)
+    }
+
+    fn try_run(&self, into: &dyn Destination, now: bool) -> Result<ReadBlocks, NotNow> {
+        let mut found: Vec<Found> = self
+            .found
+            .iter()
+            .map(|planned| match planned {
+                Planned::Absent => Found::Absent,
+                Planned::Zeroes(version) => Found::Zeroes(*version),
+                Planned::Data(version) => Found::Data {
+                    version: *version,
+                    sum: 0,
+                },
+            })
+            .collect();
+        for fetch in &self.fetches {
+            self.fetch(fetch, into, now, &mut found)?;
+        }
+        Ok(ReadBlocks {
+            found,
+            data: Bytes::new(),
+        })
+    }
+
+    fn fetch(
+        &self,
+        fetch: &Fetch<M>,
+        into: &dyn Destination,
+        now: bool,
+        found: &mut [Found],
+    ) -> Result<(), NotNow> {
+        let mut headers = vec![[0u8; HEADER_BYTES as usize]; fetch.count as usize];
+        let mut pieces: SmallVec<[Piece; 8]> = SmallVec::new();
+        let mut whole: SmallVec<[bool; 4]> = SmallVec::new();
+        let mut own = Vec::new();
+        for (i, header) in headers.iter_mut().enumerate() {
+            pieces.push(Piece {
+                start: header.as_mut_ptr(),
+                len: header.len(),
+            });
+            let lands = into.memory(fetch.index + i as u32, &mut |start, len| {
+                pieces.push(Piece { start, len });
+            });
+            whole.push(lands);
+            if !lands {
+                let mut block: Box<[u8; BLOCK]> = Box::new([0; BLOCK]);
+                pieces.push(Piece {
+                    start: block.as_mut_ptr(),
+                    len: BLOCK,
+                });
+                own.push(block);
+            }
+        }
+        // SAFETY: headers and own blocks are ours and live to the end of this function, untouched
+        // until then; the rest is the destination's promise.
+        let read = unsafe { fetch.file.read_pieces(fetch.place.offset(), &pieces, now) };
+        match read {
+            Err(error) if now && error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(NotNow::WouldWait);
+            }
+            Err(error) => {
+                let block = self.block_of(fetch.index);
+                tracing::error!(%error, place = %fetch.place, "the media failed to read");
+                return Err(NotNow::Refused(Refusal::Damaged { block }));
+            }
+            Ok(()) => {}
+        }
+        let mut own = own.into_iter();
+        for (i, raw) in headers.iter().enumerate() {
+            let index = fetch.index + i as u32;
+            let place = frame_behind(fetch.place, i as u32);
+            let header = self.expected(raw, place, index);
+            let sum = match &header {
+                None => None,
+                Some(header) if whole[i] => {
+                    let sum = checksum_memory(into, index);
+                    (sum == header.data_sum).then_some(sum)
+                }
+                Some(header) => {
+                    let block = own.next().expect("one for each that does not land whole");
+                    let intact = checksum(&block[..]) == header.data_sum;
+                    intact.then(|| {
+                        into.put(index, &block);
+                        header.data_sum
+                    })
+                }
+            };
+            let sum = match sum {
+                Some(sum) => sum,
+                None => self.again(fetch, place, index, into)?,
+            };
+            if let Found::Data { sum: answer, .. } = &mut found[index as usize] {
+                *answer = sum;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a block that did not match into memory that nobody else can change.
+    fn again(
+        &self,
+        fetch: &Fetch<M>,
+        place: Place,
+        index: u32,
+        into: &dyn Destination,
+    ) -> Result<u32, NotNow> {
+        let mut frame = vec![0; DATA_FRAME_BYTES as usize];
+        let read = fetch.file.read_at(place.offset(), &mut frame);
+        let (raw, data) = frame.split_at(HEADER_BYTES as usize);
+        let data: &[u8; BLOCK] = data.try_into().expect("a frame is header and block");
+        let intact = self
+            .expected(raw, place, index)
+            .filter(|header| read.is_ok() && checksum(data) == header.data_sum);
+        match intact {
+            Some(header) => {
+                into.put(index, data);
+                Ok(header.data_sum)
+            }
+            None => {
+                let block = self.block_of(index);
+                tracing::error!(
+                    disk = %self.disk, block = block.0, %place,
+                    "the media returned something else than was written"
+                );
+                Err(NotNow::Refused(Refusal::Damaged { block }))
+            }
+        }
+    }
+
+    /// The header, if it is the frame of the block and version that the index says.
+    fn expected(&self, raw: &[u8], place: Place, index: u32) -> Option<Header> {
+        let header = RawHeader::decode(raw, self.store, place)?;
+        let matches = header.kind == Kind::Data
+            && header.disk == self.disk
+            && header.block == self.block_of(index).0
+            && self.found[index as usize] == Planned::Data(header.version());
+        matches.then_some(header)
+    }
+
+    fn block_of(&self, index: u32) -> Block {
+        Block(self.blocks.first.0 + u64::from(index))
+    }
+
+    /// Adds a block of data, to an earlier fetch where its frame follows.
+    pub(super) fn plan(
+        &mut self,
+        index: u32,
+        entry: &Entry,
+        file: impl FnOnce() -> io::Result<Arc<M::File>>,
+    ) -> io::Result<()> {
+        if let Some(last) = self.fetches.last_mut()
+            && last.index + last.count == index
+            && frame_behind(last.place, last.count) == entry.place
+        {
+            last.count += 1;
+            return Ok(());
+        }
+        self.fetches.push(Fetch {
+            file: file()?,
+            place: entry.place,
+            index,
+            count: 1,
+        });
+        Ok(())
+    }
+}
+
+fn frame_behind(place: Place, frames: u32) -> Place {
+    let offset = place.offset() + u64::from(frames) * DATA_FRAME_BYTES;
+    Place::new(place.segment, offset)
+}
+
+fn checksum_memory(into: &dyn Destination, index: u32) -> u32 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    into.memory(index, &mut |start, len| {
+        // SAFETY: the memory is mapped (the destination's promise) and the slice ends with this
+        // call. Where a guest changes it meanwhile the sum comes out wrong, which is what it is for.
+        digest.update(unsafe { std::slice::from_raw_parts(start, len) });
+    });
+    digest.finalize() as u32
+}
+
+/// Memory of our own for the data blocks of a plan, one after another.
+pub struct Own {
+    memory: BytesMut,
+    /// Each block's place in it; None: no data.
+    offsets: Vec<Option<usize>>,
+    start: *mut u8,
+}
+
+// SAFETY: `start` points into `memory`, which it owns and nobody else reaches.
+unsafe impl Send for Own {}
+// SAFETY: as above; its only reader and writer is the one read that it was made for.
+unsafe impl Sync for Own {}
+
+impl Own {
+    fn of<M: Media>(plan: &ReadPlan<M>) -> Own {
+        let mut bytes = 0;
+        let offsets = plan
+            .found
+            .iter()
+            .map(|planned| {
+                matches!(planned, Planned::Data(_)).then(|| {
+                    bytes += BLOCK;
+                    bytes - BLOCK
+                })
+            })
+            .collect();
+        let mut memory = BytesMut::zeroed(bytes);
+        let start = memory.as_mut_ptr();
+        Own {
+            memory,
+            offsets,
+            start,
+        }
+    }
+
+    pub fn into_bytes(self) -> Bytes {
+        self.memory.freeze()
+    }
+
+    fn at(&self, index: u32) -> *mut u8 {
+        let offset = self.offsets[index as usize].expect("only data has memory");
+        // SAFETY: the offset is within `memory`.
+        unsafe { self.start.add(offset) }
+    }
+}
+
+// SAFETY: the memory is owned and lives as long as `self`; no reference to it exists before `into_bytes`.
+unsafe impl Destination for Own {
+    fn memory(&self, index: u32, piece: &mut dyn FnMut(*mut u8, usize)) -> bool {
+        piece(self.at(index), BLOCK);
+        true
+    }
+
+    fn put(&self, index: u32, block: &[u8; BLOCK]) {
+        // SAFETY: a whole block of ours, see `at`.
+        unsafe { std::ptr::copy_nonoverlapping(block.as_ptr(), self.at(index), BLOCK) };
+    }
+}

@@ -1,0 +1,122 @@
+//! Segments: the files that the log consists of, and the handles on those that are in use.
+
+use super::media::{Media, MediaFile};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// What is known of one segment of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// Size of its file.
+    pub bytes: u64,
+    /// Where its last frame ends; as long as frames are appended, its size.
+    pub end: u64,
+}
+
+impl Segment {
+    pub fn new(bytes: u64) -> Segment {
+        Segment { bytes, end: bytes }
+    }
+}
+
+pub fn file_name(segment: u32) -> String {
+    format!("segment.{segment:08x}")
+}
+
+pub fn parse_name(name: &str) -> Option<u32> {
+    let id = name.strip_prefix("segment.")?;
+    let id = u32::from_str_radix(id, 16).ok()?;
+    (file_name(id) == name).then_some(id)
+}
+
+/// Open segments, the least recently used closed when there are too many.
+pub struct Files<M: Media> {
+    media: M,
+    most: usize,
+    open: BTreeMap<u32, (Arc<M::File>, u64)>,
+    clock: u64,
+}
+
+impl<M: Media> Files<M> {
+    pub fn new(media: M, most: usize) -> Self {
+        Files {
+            media,
+            most: most.max(1),
+            open: BTreeMap::new(),
+            clock: 0,
+        }
+    }
+
+    pub fn of(&mut self, segment: u32) -> io::Result<Arc<M::File>> {
+        self.clock += 1;
+        if let Some((file, used)) = self.open.get_mut(&segment) {
+            *used = self.clock;
+            return Ok(file.clone());
+        }
+        let file = Arc::new(self.media.open(&file_name(segment))?);
+        self.insert(segment, file.clone());
+        Ok(file)
+    }
+
+    pub fn insert(&mut self, segment: u32, file: Arc<M::File>) {
+        if self.open.len() >= self.most {
+            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                self.open.remove(&oldest);
+            }
+        }
+        self.open.insert(segment, (file, self.clock));
+    }
+
+    pub fn forget(&mut self, segment: u32) {
+        self.open.remove(&segment);
+    }
+}
+
+/// Reads a file through a window, so that walking frames costs few calls and little memory.
+pub struct Window<F: MediaFile> {
+    file: F,
+    len: u64,
+    start: u64,
+    bytes: Vec<u8>,
+    /// All that was ever read.
+    pub read: u64,
+}
+
+const WINDOW_BYTES: u64 = 256 << 10;
+
+impl<F: MediaFile> Window<F> {
+    pub fn new(file: F) -> io::Result<Self> {
+        let len = file.len()?;
+        Ok(Window {
+            file,
+            len,
+            start: 0,
+            bytes: Vec::new(),
+            read: 0,
+        })
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// `count` bytes from `offset` on, at most a window; None beyond the file's end.
+    pub fn get(&mut self, offset: u64, count: u64) -> io::Result<Option<&[u8]>> {
+        assert!(count <= WINDOW_BYTES, "a frame fits into a window");
+        let Some(end) = offset.checked_add(count).filter(|end| *end <= self.len) else {
+            return Ok(None);
+        };
+        if offset < self.start || end > self.start + self.bytes.len() as u64 {
+            let start = offset / 4096 * 4096;
+            let bytes = WINDOW_BYTES.max(end - start).min(self.len - start);
+            self.bytes.resize(bytes as usize, 0);
+            self.file.read_at(start, &mut self.bytes)?;
+            self.start = start;
+            self.read += bytes;
+        }
+        let from = (offset - self.start) as usize;
+        Ok(Some(&self.bytes[from..from + count as usize]))
+    }
+}

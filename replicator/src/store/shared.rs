@@ -1,0 +1,389 @@
+//! A store on real files, shared by all threads of a process.
+//!
+//! Writes are appended on the caller's thread, reads served there from the page cache. Whatever must
+//! wait for the media runs on the store's own threads: one for syncs (one sync serves all who wait:
+//! group commit), one for housekeeping, a few for reads. All of them sleep while nothing happens.
+
+use super::error::Doing;
+use super::media::FileMedia;
+use super::read::{Destination, NotNow, ReadPlan};
+use super::{BootId, Handled, Options, Promise, Recovery, Store, StoreError, Usage};
+use crate::message::{Refusal, Reply, Request};
+use crate::words::{DiskId, Incarnation, Starts, StoreId};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Where a read lands.
+pub type ReadInto = Box<dyn Destination>;
+type Done = Box<dyn FnOnce(Reply) + Send>;
+
+/// Threads for reads that must wait for the media.
+const READERS: usize = 2;
+/// Housekeeping looks around after so many bytes of writes.
+const LOOK_BYTES: u64 = 4 << 20;
+/// A piece of housekeeping that failed (a full disk, mostly) is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A handle on an open store; clones share it. The last one to go closes it cleanly.
+#[derive(Clone)]
+pub struct SharedStore {
+    threads: Arc<Threads>,
+}
+
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Vec<JoinHandle<()>>,
+    identity: (StoreId, Incarnation, Starts),
+}
+
+struct Shared {
+    core: Mutex<Core>,
+    sync_wanted: Condvar,
+    housekeeping_wanted: Condvar,
+    reads: Mutex<Reads>,
+    read_wanted: Condvar,
+}
+
+struct Core {
+    /// None: closed.
+    store: Option<Store<FileMedia>>,
+    waiting: Vec<(Promise, Done)>,
+    sync_now: bool,
+    housekeep_now: bool,
+    closing: bool,
+    /// How much had been appended when housekeeping was last woken for it.
+    looked_at: u64,
+}
+
+#[derive(Default)]
+struct Reads {
+    queue: VecDeque<(ReadPlan<FileMedia>, Option<ReadInto>, Done)>,
+    closing: bool,
+}
+
+impl BootId {
+    /// The boot that this host is in.
+    pub fn of_this_host() -> io::Result<BootId> {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let id: DiskId = text.trim().parse().map_err(io::Error::other)?;
+        Ok(BootId(id.as_u128()))
+    }
+}
+
+impl SharedStore {
+    /// Makes a new store in `dir`, which must be empty or not exist yet.
+    pub fn format(dir: &Path, id: StoreId, options: &Options) -> Result<(), StoreError> {
+        let name = dir.display().to_string();
+        std::fs::create_dir_all(dir).doing(&name, "making the directory")?;
+        Store::format(&media(dir)?, id, options)
+    }
+
+    pub fn open(dir: &Path, options: Options) -> Result<(SharedStore, Recovery), StoreError> {
+        let name = dir.display().to_string();
+        let boot = BootId::of_this_host().doing(&name, "asking the kernel which boot this is")?;
+        let (store, recovery) = Store::open(media(dir)?, options, boot)?;
+        let identity = (store.id(), store.incarnation(), store.starts());
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core {
+                store: Some(store),
+                waiting: Vec::new(),
+                sync_now: false,
+                housekeep_now: true,
+                closing: false,
+                looked_at: 0,
+            }),
+            sync_wanted: Condvar::new(),
+            housekeeping_wanted: Condvar::new(),
+            reads: Mutex::default(),
+            read_wanted: Condvar::new(),
+        });
+        let mut handles = Vec::new();
+        let mut start = |name: &str, run: fn(&Shared)| {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(name.into());
+            handles.push(thread.spawn(move || run(&shared))?);
+            Ok(())
+        };
+        start("store-sync", Shared::sync_loop)
+            .and_then(|()| start("store-keeping", Shared::housekeeping_loop))
+            .and_then(|()| (0..READERS).try_for_each(|_| start("store-read", Shared::read_loop)))
+            .doing(&name, "starting threads")?;
+        let threads = Threads {
+            shared,
+            handles,
+            identity,
+        };
+        let threads = Arc::new(threads);
+        Ok((SharedStore { threads }, recovery))
+    }
+
+    pub fn id(&self) -> StoreId {
+        self.threads.identity.0
+    }
+
+    pub fn incarnation(&self) -> Incarnation {
+        self.threads.identity.1
+    }
+
+    pub fn starts(&self) -> Starts {
+        self.threads.identity.2
+    }
+
+    /// Takes a request. `done` is called exactly once: before this returns where nothing has to wait
+    /// for the media (writes, lists, refusals, reads from the page cache), else on a thread of the
+    /// store; it must not block. The data of a read goes to `into`, or into the answer without it.
+    pub fn submit(
+        &self,
+        request: Request,
+        into: Option<ReadInto>,
+        done: impl FnOnce(Reply) + Send + 'static,
+    ) {
+        let shared = &self.threads.shared;
+        let mut core = shared.core.lock();
+        let Some(store) = &mut core.store else {
+            drop(core);
+            return done(Reply::Refused(Refusal::Failed));
+        };
+        let handled = store.handle(request);
+        shared.wake_for_appended(&mut core);
+        match handled {
+            Handled::Now(reply) => {
+                drop(core);
+                done(reply);
+            }
+            Handled::AfterSync(promise) => {
+                core.waiting.push((promise, Box::new(done)));
+                shared.want_sync(&mut core);
+            }
+            Handled::Read(plan) => {
+                drop(core);
+                shared.read(plan, into, done);
+            }
+        }
+    }
+
+    /// The disk was deleted: frees all that it has here; `done` is called when that is durable.
+    pub fn drop_disk(&self, disk: DiskId, done: impl FnOnce(Reply) + Send + 'static) {
+        let shared = &self.threads.shared;
+        let mut core = shared.core.lock();
+        let dropped = match &mut core.store {
+            Some(store) => store.drop_disk(disk),
+            None => Err(Refusal::Failed),
+        };
+        match dropped {
+            Ok(promise) => {
+                core.waiting.push((promise, Box::new(done)));
+                shared.want_sync(&mut core);
+            }
+            Err(refusal) => {
+                drop(core);
+                done(Reply::Refused(refusal));
+            }
+        }
+    }
+
+    pub fn usage(&self) -> Usage {
+        let core = self.threads.shared.core.lock();
+        core.store.as_ref().map(Store::usage).unwrap_or_default()
+    }
+
+    /// A write or a sync failed: everything is refused until the store is opened anew.
+    pub fn has_failed(&self) -> bool {
+        let core = self.threads.shared.core.lock();
+        core.store.as_ref().is_none_or(Store::has_failed)
+    }
+
+    /// Syncs and closes, so that the next open has nothing to recover from and nothing is lost even
+    /// if the host goes down now. Later requests are refused.
+    pub fn close(&self) -> io::Result<()> {
+        self.threads.shared.close()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Err(error) = self.shared.close() {
+            tracing::error!(store = %self.identity.0, %error, "the store was not closed cleanly");
+        }
+        let me = std::thread::current().id();
+        for handle in self.handles.drain(..) {
+            // A thread of the store may be the one that drops the last handle, in some `done`.
+            if handle.thread().id() != me && handle.join().is_err() {
+                tracing::error!(store = %self.identity.0, "a thread of the store had panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn close(&self) -> io::Result<()> {
+        self.reads.lock().closing = true;
+        self.read_wanted.notify_all();
+        let mut core = self.core.lock();
+        core.closing = true;
+        let store = core.store.take();
+        let waiting = std::mem::take(&mut core.waiting);
+        self.sync_wanted.notify_all();
+        self.housekeeping_wanted.notify_all();
+        drop(core);
+        let closed = store.map_or(Ok(()), Store::close);
+        for (_, done) in waiting {
+            done(Reply::Refused(Refusal::Failed));
+        }
+        closed
+    }
+
+    fn want_sync(&self, core: &mut Core) {
+        core.sync_now = true;
+        self.sync_wanted.notify_one();
+    }
+
+    fn want_housekeeping(&self, core: &mut Core) {
+        core.housekeep_now = true;
+        self.housekeeping_wanted.notify_one();
+    }
+
+    fn wake_for_appended(&self, core: &mut Core) {
+        let Some(store) = &core.store else { return };
+        let (appended, wants_sync) = (store.appended(), store.wants_sync());
+        if wants_sync && !core.sync_now {
+            self.want_sync(core);
+        }
+        if appended - core.looked_at >= LOOK_BYTES {
+            core.looked_at = appended;
+            self.want_housekeeping(core);
+        }
+    }
+
+    fn read(
+        &self,
+        plan: ReadPlan<FileMedia>,
+        into: Option<ReadInto>,
+        done: impl FnOnce(Reply) + Send + 'static,
+    ) {
+        let now = match &into {
+            Some(into) => plan.run_now(&**into),
+            None => {
+                let own = plan.own_memory();
+                plan.run_now(&own).map(|mut blocks| {
+                    blocks.data = own.into_bytes();
+                    blocks
+                })
+            }
+        };
+        match now {
+            Ok(blocks) => done(Reply::Read(blocks)),
+            Err(NotNow::Refused(refusal)) => done(Reply::Refused(refusal)),
+            Err(NotNow::WouldWait) => {
+                let mut reads = self.reads.lock();
+                if reads.closing {
+                    drop(reads);
+                    return done(Reply::Refused(Refusal::Failed));
+                }
+                reads.queue.push_back((plan, into, Box::new(done)));
+                drop(reads);
+                self.read_wanted.notify_one();
+            }
+        }
+    }
+
+    fn read_loop(&self) {
+        let mut reads = self.reads.lock();
+        loop {
+            if let Some((plan, into, done)) = reads.queue.pop_front() {
+                MutexGuard::unlocked(&mut reads, || {
+                    let read = match &into {
+                        Some(into) => plan.run_into(&**into),
+                        None => plan.run(),
+                    };
+                    done(read.map_or_else(Reply::Refused, Reply::Read));
+                });
+            } else if reads.closing {
+                return;
+            } else {
+                self.read_wanted.wait(&mut reads);
+            }
+        }
+    }
+
+    fn sync_loop(&self) {
+        let mut core = self.core.lock();
+        while !core.closing {
+            if !std::mem::take(&mut core.sync_now) {
+                self.sync_wanted.wait(&mut core);
+                continue;
+            }
+            let job = core.store.as_mut().and_then(Store::begin_sync);
+            if let Some(job) = job {
+                let result = MutexGuard::unlocked(&mut core, || job.run());
+                // Closed meanwhile: the closing sync has covered it.
+                let Some(store) = &mut core.store else { return };
+                store.finish_sync(job, result);
+            }
+            self.keep_promises(&mut core);
+            self.want_housekeeping(&mut core);
+        }
+    }
+
+    /// Answers those whose sync is done, or will never be.
+    fn keep_promises(&self, core: &mut MutexGuard<'_, Core>) {
+        let Core { store, waiting, .. } = &mut **core;
+        let Some(store) = store else { return };
+        let (synced, failed) = (store.synced(), store.has_failed());
+        let mut answers = Vec::new();
+        let mut still = Vec::new();
+        for (promise, done) in waiting.drain(..) {
+            if failed || promise.point() <= synced {
+                answers.push((store.keep(promise), done));
+            } else {
+                still.push((promise, done));
+            }
+        }
+        *waiting = still;
+        core.sync_now |= !core.waiting.is_empty();
+        MutexGuard::unlocked(core, || {
+            for (reply, done) in answers {
+                done(reply);
+            }
+        });
+    }
+
+    fn housekeeping_loop(&self) {
+        // Everybody else goes first. Not being allowed to step back is no reason to stop.
+        let _ = rustix::process::setpriority_process(None, 10);
+        let mut core = self.core.lock();
+        while !core.closing {
+            if !std::mem::take(&mut core.housekeep_now) {
+                self.housekeeping_wanted.wait(&mut core);
+                continue;
+            }
+            loop {
+                let Some(store) = &mut core.store else { return };
+                if store.checkpoint_waits_for_sync() {
+                    // The thread for syncs wakes this one again.
+                    self.want_sync(&mut core);
+                    break;
+                }
+                let Some(chore) = store.next_chore() else {
+                    break;
+                };
+                let outcome = MutexGuard::unlocked(&mut core, || chore.run());
+                let Some(store) = &mut core.store else { return };
+                if !store.finish_chore(chore, outcome) {
+                    self.housekeeping_wanted.wait_for(&mut core, RETRY);
+                    core.housekeep_now = true;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn media(dir: &Path) -> Result<FileMedia, StoreError> {
+    FileMedia::new(dir).doing(&dir.display().to_string(), "opening the directory")
+}

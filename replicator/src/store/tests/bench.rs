@@ -1,0 +1,343 @@
+//! A store on simulated media, with an oracle that knows all that was ever written.
+
+use crate::message::{Asker, Content, Found, Payload, ReadBlocks, Refusal, Reply, Request, Sealed};
+use crate::store::media::sim::SimMedia;
+use crate::store::{BootId, Handled, Options, Promise, Recovery, Store, StoreError};
+use crate::words::{
+    BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Seq, StoreId, Version,
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+pub const STORE: StoreId = StoreId::from_u128(0x5704E);
+pub const DISK: DiskId = DiskId::from_u128(0xD15C);
+
+pub fn options() -> Options {
+    Options::tiny()
+}
+
+/// What a write of this version puts into this block: found nowhere else.
+pub fn content(disk: DiskId, block: Block, version: Version) -> Vec<u8> {
+    let words = [
+        disk.as_u128() as u64,
+        block.0,
+        version.epoch.as_u64(),
+        version.seq.0,
+    ];
+    let mut bytes = Vec::with_capacity(BLOCK_BYTES as usize);
+    let mut state = 0x9E37u64;
+    while bytes.len() < BLOCK_BYTES as usize {
+        for word in words {
+            state = (state ^ word)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(23);
+            bytes.extend(state.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// What may and must be found after a crash.
+#[derive(Clone, Default)]
+pub struct Oracle {
+    /// Every version ever written, by block: whether it is zeroes.
+    pub written: BTreeMap<Block, BTreeMap<Version, bool>>,
+    /// What a completed sync covers.
+    pub flushed: BTreeMap<Block, Version>,
+    /// The highest epoch whose seal was answered, and the highest that was asked for.
+    pub sealed: Epoch,
+    pub asked: Epoch,
+}
+
+pub struct Bench {
+    pub media: SimMedia,
+    pub store: Store<SimMedia>,
+    pub recovery: Recovery,
+    pub oracle: Oracle,
+    pub epoch: Epoch,
+    pub seq: u64,
+    pub options: Options,
+}
+
+impl Bench {
+    pub fn new() -> Bench {
+        Bench::with(options())
+    }
+
+    pub fn with(options: Options) -> Bench {
+        let media = SimMedia::new();
+        Store::format(&media, STORE, &options).unwrap();
+        Bench::open(media, options, Oracle::default()).unwrap()
+    }
+
+    pub fn open(media: SimMedia, options: Options, oracle: Oracle) -> Result<Bench, StoreError> {
+        let boot = BootId(media.boot());
+        let (store, recovery) = Store::open(media.clone(), options.clone(), boot)?;
+        let epoch = store.shown(DISK);
+        let seq = oracle
+            .written
+            .values()
+            .flat_map(|versions| versions.keys())
+            .filter(|version| version.epoch == epoch)
+            .map(|version| version.seq.0)
+            .max();
+        Ok(Bench {
+            media,
+            store,
+            recovery,
+            oracle,
+            epoch,
+            seq: seq.unwrap_or(0),
+            options,
+        })
+    }
+
+    /// Sealed at epoch 1 and joined for all extents.
+    pub fn ready() -> Bench {
+        Bench::ready_with(options())
+    }
+
+    pub fn ready_with(options: Options) -> Bench {
+        let mut bench = Bench::with(options);
+        bench.seal(1);
+        bench.join(0..64, 1);
+        bench
+    }
+
+    pub fn asker(&self) -> Asker {
+        Asker {
+            disk: DISK,
+            epoch: self.epoch,
+            incarnation: self.store.incarnation(),
+        }
+    }
+
+    /// The answer, after whatever sync it takes.
+    pub fn ask(&mut self, request: Request) -> Reply {
+        match self.store.handle(request) {
+            Handled::Now(reply) => reply,
+            Handled::Read(plan) => plan.run().map_or_else(Reply::Refused, Reply::Read),
+            Handled::AfterSync(promise) => self.wait(promise),
+        }
+    }
+
+    pub fn wait(&mut self, promise: Promise) -> Reply {
+        while self.store.synced() < promise.point() && !self.store.has_failed() {
+            self.flush();
+        }
+        self.store.keep(promise)
+    }
+
+    /// One sync, noted by the oracle.
+    pub fn flush(&mut self) -> bool {
+        let Some(job) = self.store.begin_sync() else {
+            return false;
+        };
+        let covered = self.newest();
+        let result = job.run();
+        let fine = result.is_ok();
+        self.store.finish_sync(job, result);
+        if fine {
+            self.oracle.flushed = covered;
+        }
+        fine
+    }
+
+    pub fn newest(&self) -> BTreeMap<Block, Version> {
+        let newest = |versions: &BTreeMap<Version, bool>| *versions.last_key_value().unwrap().0;
+        let written = self.oracle.written.iter();
+        written
+            .map(|(block, versions)| (*block, newest(versions)))
+            .collect()
+    }
+
+    pub fn seal(&mut self, epoch: u64) -> Sealed {
+        let epoch = Epoch::from_u64(epoch);
+        self.oracle.asked = self.oracle.asked.max(epoch);
+        match self.ask(Request::Seal { disk: DISK, epoch }) {
+            Reply::Sealed(sealed) => {
+                self.oracle.sealed = self.oracle.sealed.max(epoch);
+                if epoch > self.epoch {
+                    (self.epoch, self.seq) = (epoch, 0);
+                }
+                sealed
+            }
+            other => panic!("not sealed: {other:?}"),
+        }
+    }
+
+    pub fn join(&mut self, extents: std::ops::Range<u32>, from: u64) {
+        let request = Request::Join {
+            asker: self.asker(),
+            extents: Extents::new(Extent(extents.start), Extent(extents.end)),
+            extent_size: ExtentSize::new(1 << 20).unwrap(),
+            from: Epoch::from_u64(from),
+        };
+        assert_eq!(self.ask(request), Reply::Joined);
+    }
+
+    /// Writes the next version; `zero`: zeroes. The oracle learns of it whatever the answer.
+    pub fn write(&mut self, first: u64, count: u32, zero: bool) -> Reply {
+        self.seq += 1;
+        let blocks = Blocks::new(Block(first), count);
+        let request = self.write_request(self.seq, blocks, zero);
+        let version = Version::new(self.epoch, Seq(self.seq));
+        for block in blocks.iter() {
+            let versions = self.oracle.written.entry(block).or_default();
+            versions.insert(version, zero);
+        }
+        let reply = self.ask(request);
+        if matches!(reply, Reply::Refused(Refusal::Full { .. })) {
+            for block in blocks.iter() {
+                let versions = self.oracle.written.get_mut(&block).unwrap();
+                versions.remove(&version);
+                if versions.is_empty() {
+                    self.oracle.written.remove(&block);
+                }
+            }
+        }
+        reply
+    }
+
+    pub fn write_request(&self, seq: u64, blocks: Blocks, zero: bool) -> Request {
+        let version = Version::new(self.epoch, Seq(seq));
+        let content = match zero {
+            true => Content::Zeroes,
+            false => {
+                let data: Vec<u8> = blocks
+                    .iter()
+                    .flat_map(|block| content(DISK, block, version))
+                    .collect();
+                Content::Data(Payload::new(Bytes::from(data)))
+            }
+        };
+        Request::Write {
+            asker: self.asker(),
+            seq: Seq(seq),
+            watermark: Seq(seq.saturating_sub(4)),
+            blocks,
+            content,
+        }
+    }
+
+    pub fn read(&mut self, first: u64, count: u32) -> Result<ReadBlocks, Refusal> {
+        self.read_bounded(first, count, 0, u64::MAX)
+    }
+
+    pub fn read_bounded(
+        &mut self,
+        first: u64,
+        count: u32,
+        from: u64,
+        below: u64,
+    ) -> Result<ReadBlocks, Refusal> {
+        let request = Request::Read {
+            asker: self.asker(),
+            from: Epoch::from_u64(from),
+            below: Epoch::from_u64(below),
+            blocks: Blocks::new(Block(first), count),
+        };
+        match self.ask(request) {
+            Reply::Read(blocks) => Ok(blocks),
+            Reply::Refused(refusal) => Err(refusal),
+            other => panic!("not an answer to a read: {other:?}"),
+        }
+    }
+
+    /// The version of one block, its content checked.
+    pub fn version(&mut self, block: Block) -> Result<Option<Version>, Refusal> {
+        let read = self.read(block.0, 1)?;
+        Ok(match read.found[0] {
+            Found::Absent => None,
+            Found::Zeroes(version) => {
+                assert!(
+                    self.oracle.written[&block][&version],
+                    "zeroes that were data"
+                );
+                Some(version)
+            }
+            Found::Data { version, .. } => {
+                assert!(
+                    read.data[..] == content(DISK, block, version)[..],
+                    "block {block:?} {version}: torn, or never written so"
+                );
+                assert_eq!(self.oracle.written[&block].get(&version), Some(&false));
+                Some(version)
+            }
+        })
+    }
+
+    /// Checks every block against the oracle: `exact` where nothing may be missing.
+    pub fn check(&mut self, exact: bool) {
+        let shown = self.store.shown(DISK);
+        assert!(
+            self.oracle.sealed <= shown && shown <= self.oracle.asked,
+            "I4: sealed {:?}, shown {shown:?}, asked {:?}",
+            self.oracle.sealed,
+            self.oracle.asked
+        );
+        if shown == Epoch::ZERO {
+            assert!(self.oracle.flushed.is_empty());
+            return;
+        }
+        self.epoch = shown;
+        let newest = self.newest();
+        for (block, last) in newest {
+            let must = match exact {
+                true => Some(last),
+                false => self.oracle.flushed.get(&block).copied(),
+            };
+            match self.version(block) {
+                Ok(found) => assert!(
+                    found >= must && (!exact || found == must),
+                    "block {block:?}: found {found:?}, must be {must:?}"
+                ),
+                // A join that was not flushed may be gone, and all that came after it.
+                Err(Refusal::NoReplica) => assert_eq!(must, None, "block {block:?}"),
+                Err(refusal) => panic!("block {block:?}: {refusal:?}"),
+            }
+        }
+    }
+
+    /// Housekeeping until there is nothing to do.
+    pub fn tidy(&mut self) {
+        let mut steps = 0;
+        while self.store.housekeep() {
+            steps += 1;
+            assert!(steps < 100_000, "housekeeping comes to an end");
+        }
+    }
+
+    /// What of the unsynced is lost is decided by `survives`; then opened again.
+    pub fn crash(self, survives: impl FnMut() -> bool) -> Bench {
+        let Bench {
+            media,
+            store,
+            oracle,
+            options,
+            ..
+        } = self;
+        media.crash(survives);
+        drop(store);
+        Bench::open(media, options, oracle).unwrap()
+    }
+
+    /// The process dies; nothing is lost.
+    pub fn kill(self) -> Bench {
+        let Bench {
+            media,
+            store,
+            oracle,
+            options,
+            ..
+        } = self;
+        media.kill();
+        drop(store);
+        Bench::open(media, options, oracle).unwrap()
+    }
+
+    pub fn close(self) -> (SimMedia, Oracle, Options) {
+        self.store.close().unwrap();
+        (self.media, self.oracle, self.options)
+    }
+}

@@ -1,0 +1,268 @@
+//! Scripts: one behaviour each.
+
+use super::{Bench, DISK};
+use crate::message::{Found, Refusal, Reply, Request};
+use crate::words::{Block, Blocks, Epoch, Extent, Extents, Seq, Version};
+
+fn v(epoch: u64, seq: u64) -> Version {
+    Version::new(Epoch::from_u64(epoch), Seq(seq))
+}
+
+#[test]
+fn what_is_written_is_read_back_with_its_version() {
+    let mut bench = Bench::ready();
+    assert_eq!(bench.write(0, 1, false), Reply::Written);
+    assert_eq!(bench.write(2, 8, false), Reply::Written);
+    assert_eq!(bench.write(4, 2, true), Reply::Written);
+    bench.check(true);
+    let read = bench.read(0, 6).unwrap();
+    assert!(matches!(read.found[0], Found::Data { version, .. } if version == v(1, 1)));
+    assert_eq!(read.found[1], Found::Absent);
+    assert_eq!(read.found[4], Found::Zeroes(v(1, 3)));
+    assert_eq!(read.data.len(), 3 * 4096);
+}
+
+#[test]
+fn a_killed_process_loses_nothing() {
+    let mut bench = Bench::ready();
+    for i in 0..40 {
+        bench.write(i % 17 * 3, 3, i % 5 == 0);
+    }
+    let incarnation = bench.store.incarnation();
+    let mut bench = bench.kill();
+    assert_eq!(
+        bench.store.incarnation(),
+        incarnation,
+        "same boot, nothing lost"
+    );
+    assert_eq!(bench.store.starts().0, 2);
+    bench.check(true);
+    assert_eq!(bench.write(0, 4, false), Reply::Written);
+    bench.kill().check(true);
+}
+
+#[test]
+fn a_host_crash_changes_the_incarnation_and_a_second_restart_does_not_hide_it() {
+    let mut bench = Bench::ready();
+    bench.write(0, 4, false);
+    assert!(bench.flush());
+    bench.write(8, 4, false);
+    let before = bench.asker();
+    let mut bench = bench.crash(|| false);
+    assert!(bench.recovery.lost_tail);
+    bench.check(false);
+    let stale = Request::Sync { asker: before };
+    let now = bench.store.incarnation();
+    let refused = Reply::Refused(Refusal::OtherIncarnation { now });
+    assert_eq!(bench.ask(stale), refused);
+    let mut bench = bench.kill();
+    assert!(!bench.recovery.lost_tail);
+    assert!(
+        bench.seal(2).replicas[0].lost,
+        "still lost after another restart"
+    );
+    let request = Request::Settle {
+        asker: bench.asker(),
+        extents: Extents::new(Extent(0), Extent(64)),
+    };
+    assert_eq!(bench.ask(request), Reply::Settled);
+    assert!(!bench.seal(3).replicas[0].lost);
+    assert!(!bench.kill().seal(4).replicas[0].lost);
+}
+
+#[test]
+fn a_clean_shutdown_is_no_loss_even_across_a_reboot() {
+    let mut bench = Bench::ready();
+    bench.write(0, 4, false);
+    let incarnation = bench.store.incarnation();
+    let (media, oracle, options) = bench.close();
+    media.crash(|| false);
+    let mut bench = Bench::open(media, options, oracle).unwrap();
+    assert!(bench.recovery.clean && !bench.recovery.lost_tail);
+    assert_eq!(bench.store.incarnation(), incarnation);
+    bench.check(true);
+}
+
+#[test]
+fn lower_epochs_are_refused_on_every_path() {
+    let mut bench = Bench::ready();
+    bench.write(0, 1, false);
+    let old = bench.asker();
+    let extents = Extents::new(Extent(0), Extent(1));
+    bench.seal(5);
+    let blocks = Blocks::new(Block(0), 1);
+    let (epoch, zero) = (Epoch::from_u64(3), Epoch::ZERO);
+    let refused = Reply::Refused(Refusal::Superseded {
+        shown: Epoch::from_u64(5),
+    });
+    let mut requests = vec![
+        Request::Seal { disk: DISK, epoch },
+        Request::Sync { asker: old },
+        Request::Settle {
+            asker: old,
+            extents,
+        },
+        Request::Read {
+            asker: old,
+            from: zero,
+            below: Epoch::MAX,
+            blocks,
+        },
+        Request::List {
+            asker: old,
+            extents,
+            above: Version::ZERO,
+            start: Block(0),
+        },
+    ];
+    bench.epoch = Epoch::from_u64(1);
+    requests.push(bench.write_request(9, blocks, false));
+    for request in requests.clone() {
+        assert_eq!(bench.ask(request), refused);
+    }
+    let mut bench = bench.crash(|| false);
+    for request in requests {
+        assert_eq!(bench.ask(request), refused, "after a crash, too (I4)");
+    }
+}
+
+#[test]
+fn nothing_is_answered_in_an_epoch_before_its_promise_is_synced() {
+    let mut bench = Bench::ready();
+    let epoch = Epoch::from_u64(2);
+    let sealing = bench.store.handle(Request::Seal { disk: DISK, epoch });
+    let crate::store::Handled::AfterSync(promise) = sealing else {
+        panic!("a seal waits for its sync");
+    };
+    bench.epoch = epoch;
+    let early = bench.write_request(1, Blocks::new(Block(0), 1), false);
+    let reply = bench.ask(early.clone());
+    assert_eq!(reply, Reply::Refused(Refusal::NotShown { shown: epoch }));
+    assert!(matches!(bench.wait(promise), Reply::Sealed(_)));
+    assert_eq!(bench.ask(early), Reply::Written);
+}
+
+#[test]
+fn a_resend_changes_nothing_and_an_older_version_never_wins() {
+    let mut bench = Bench::ready();
+    bench.write(0, 4, false);
+    bench.write(2, 1, false);
+    let before = bench.store.appended();
+    let again = bench.write_request(1, Blocks::new(Block(0), 4), false);
+    assert_eq!(bench.ask(again), Reply::Written);
+    assert_eq!(bench.store.appended(), before, "nothing was appended");
+    bench.check(true);
+    // A part of it was never here: only that is taken.
+    let wider = bench.write_request(1, Blocks::new(Block(2), 4), true);
+    assert_eq!(bench.ask(wider), Reply::Written);
+    assert_eq!(bench.version(Block(2)).unwrap(), Some(v(1, 2)));
+    let read = bench.read(4, 2).unwrap();
+    assert_eq!(read.found, [Found::Zeroes(v(1, 1)); 2]);
+}
+
+#[test]
+fn without_a_record_the_answer_is_no_replica() {
+    let mut bench = Bench::new();
+    bench.seal(1);
+    assert_eq!(bench.write(0, 1, false), Reply::Refused(Refusal::NoReplica));
+    assert_eq!(bench.read(0, 1), Err(Refusal::NoReplica));
+    bench.join(0..1, 1);
+    assert_eq!(bench.write(0, 1, false), Reply::Written);
+    assert_eq!(
+        bench.write(256, 1, false),
+        Reply::Refused(Refusal::NoReplica)
+    );
+}
+
+#[test]
+fn what_was_held_before_a_join_is_unproven_and_older_entries_stay_bounded() {
+    let mut bench = Bench::ready();
+    bench.write(0, 2, false);
+    bench.seal(5);
+    bench.join(0..64, 5);
+    // Rule R1: the new entry does not have what was written before it.
+    let newest = bench.read_bounded(0, 1, 5, u64::MAX).unwrap();
+    assert_eq!(newest.found, [Found::Absent]);
+    let older = bench.read_bounded(0, 1, 1, 5).unwrap();
+    assert!(matches!(older.found[0], Found::Data { version, .. } if version == v(1, 1)));
+    // Rule R2: overwritten in the new entry, the older entry still says what it said, for ever.
+    bench.write(0, 1, false);
+    for _ in 0..10 {
+        bench.write(1, 1, false);
+        bench.flush();
+    }
+    bench.store.start_checkpoint();
+    bench.tidy();
+    for round in 0..2 {
+        let newest = bench.read_bounded(0, 1, 5, u64::MAX).unwrap();
+        assert!(matches!(newest.found[0], Found::Data { version, .. } if version == v(5, 1)));
+        let older = bench.read_bounded(0, 1, 1, 5).unwrap();
+        assert!(
+            matches!(older.found[0], Found::Data { version, .. } if version == v(1, 1)),
+            "{round}"
+        );
+        bench = bench.kill();
+    }
+}
+
+#[test]
+fn a_deleted_disk_frees_everything_but_its_epoch() {
+    let mut bench = Bench::ready();
+    for i in 0..30 {
+        bench.write(i * 8, 8, false);
+    }
+    assert!(bench.store.usage().disks[0].allocated > 0);
+    let promise = bench.store.drop_disk(DISK).unwrap();
+    assert_eq!(bench.wait(promise), Reply::Synced);
+    assert_eq!(bench.store.usage().disks[0].allocated, 0);
+    assert_eq!(bench.read(0, 1), Err(Refusal::NoReplica));
+    bench.tidy();
+    assert!(bench.store.usage().used <= 3 * bench.options.segment_bytes);
+    bench.oracle.written.clear();
+    bench.oracle.flushed.clear();
+    let mut bench = bench.crash(|| false);
+    assert_eq!(bench.read(0, 1), Err(Refusal::NoReplica));
+    let reply = bench.ask(Request::Seal {
+        disk: DISK,
+        epoch: Epoch::ZERO.next(crate::words::Generation(0)),
+    });
+    assert!(
+        matches!(reply, Reply::Sealed(_)),
+        "the same epoch, not a lower one"
+    );
+}
+
+#[test]
+fn lists_name_what_is_above_a_version_in_order_and_in_parts() {
+    let mut bench = Bench::ready();
+    bench.write(0, 2, false);
+    bench.write(512, 1, true);
+    bench.write(1, 1, false);
+    let list = |bench: &mut Bench, above, start| {
+        let request = Request::List {
+            asker: bench.asker(),
+            extents: Extents::new(Extent(0), Extent(64)),
+            above,
+            start: Block(start),
+        };
+        match bench.ask(request) {
+            Reply::Listed { blocks, more } => {
+                assert!(!more);
+                blocks
+                    .iter()
+                    .map(|listed| (listed.block.0, listed.version, listed.zeroes))
+                    .collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let all = vec![
+        (0, v(1, 1), false),
+        (1, v(1, 3), false),
+        (512, v(1, 2), true),
+    ];
+    assert_eq!(list(&mut bench, Version::ZERO, 0), all);
+    assert_eq!(list(&mut bench, v(1, 1), 0), all[1..]);
+    assert_eq!(list(&mut bench, Version::ZERO, 2), all[2..]);
+    assert_eq!(list(&mut bench, v(1, 3), 0), []);
+}
