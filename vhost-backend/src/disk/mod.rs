@@ -5,7 +5,11 @@ use replicator::words::{DiskName, Span};
 use std::future::Future;
 
 mod landing;
+#[cfg(any(test, feature = "testing"))]
+mod memory;
 pub use landing::Landing;
+#[cfg(any(test, feature = "testing"))]
+pub use memory::{Behaviour, MemDisk, Tally};
 
 /// Names one request from submission to completion; unique among those in flight of one device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

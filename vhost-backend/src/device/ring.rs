@@ -1,0 +1,383 @@
+//! One virtqueue: what messages have told of it, and, once it is started, its place in the rings.
+//!
+//! Ring state is computed when the ring starts, from all that has been told until then: QEMU sends
+//! SET_VRING_BASE before SET_VRING_ADDR, cloud-hypervisor after it. A ring runs once it has a kick
+//! descriptor and is enabled; it is over with GET_VRING_BASE. In between it may be disabled and
+//! enabled again (cloud-hypervisor pauses so, and sets up a rebooted guest's rings anew like that).
+//!
+//! The rings themselves are in the hands of `virtio_queue::Queue`: indices, event suppression and
+//! their fences. What it leaves to its user is here: the mark in the dirty log after each of its
+//! writes, the record of requests in flight around them, and NO_INTERRUPT, which it does not know.
+
+use super::Refused;
+use super::dirty_log::DirtyLog;
+use super::features::Features;
+use super::inflight::{Inflight, QueueRecord};
+use super::memory::Memory;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Descriptors of a ring at most: what QEMU allows.
+pub const RING_SIZE_MAX: u16 = 1024;
+
+/// Where the front-end has put the ring, in its own addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Addresses {
+    pub descriptors: u64,
+    pub available: u64,
+    pub used: u64,
+    /// The guest address by which writes to the used ring are to be logged, where it says so.
+    pub log: Option<u64>,
+}
+
+/// A driver broke the rules of the ring itself: there is no going on with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RingFault {
+    #[error("the available index jumped, or the ring cannot be read")]
+    Available,
+    #[error("a head beyond the ring")]
+    Head,
+    #[error("a head that is in flight already")]
+    Twice,
+    #[error("the used ring cannot be written")]
+    Used,
+}
+
+#[derive(Debug, Default)]
+pub struct Ring {
+    pub size: u16,
+    pub addresses: Option<Addresses>,
+    pub base: u16,
+    pub kick: bool,
+    pub enabled: bool,
+    pub call: Option<EventFd>,
+    pub error: Option<EventFd>,
+    pub live: Option<Live>,
+    /// There may be something to take.
+    pub pending: bool,
+    /// What comes next did not fit into the disk's room.
+    pub blocked: bool,
+}
+
+/// A started ring.
+#[derive(Debug)]
+pub struct Live {
+    queue: Queue,
+    /// Tells requests of this start of the ring from those of an earlier one.
+    pub generation: u64,
+    /// GET_VRING_BASE has come: take nothing more.
+    pub stopping: bool,
+    pub broken: bool,
+    pub in_flight: u16,
+    taken: Vec<bool>,
+    record: Option<QueueRecord>,
+    resubmit: VecDeque<u16>,
+    log_at: u64,
+    answered: bool,
+}
+
+/// A head taken off the ring, not yet kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    pub index: u16,
+    /// A predecessor had taken it already.
+    again: bool,
+}
+
+impl Ring {
+    pub fn may_start(&self) -> bool {
+        self.live.is_none() && self.kick && self.enabled && self.addresses.is_some()
+    }
+
+    /// Starts the ring from all that has been told.
+    pub fn start(
+        &mut self,
+        index: u16,
+        memory: &Memory,
+        inflight: Option<&Arc<Inflight>>,
+        features: Features,
+        generation: u64,
+    ) -> Result<(), Refused> {
+        let addresses = self
+            .addresses
+            .ok_or_else(|| Refused::new("a ring without addresses"))?;
+        let mut queue = Queue::new(RING_SIZE_MAX).expect("a power of two");
+        queue
+            .try_set_size(self.size)
+            .map_err(|_| Refused::new("a ring of a forbidden size"))?;
+        queue.set_event_idx(features.has(Features::EVENT_IDX));
+        let log_at = place(&mut queue, &addresses, memory)?;
+
+        let used = queue
+            .used_idx(memory.guest(), Ordering::Acquire)
+            .map_err(|_| Refused::new("the used ring cannot be read"))?
+            .0;
+        queue.set_next_used(used);
+        let mut record = inflight
+            .map(|all| all.queue(index, self.size))
+            .transpose()?;
+        let taken = vec![false; usize::from(self.size)];
+        let mut resubmit = VecDeque::new();
+        match &mut record {
+            None => queue.set_next_avail(self.base),
+            Some(record) => {
+                let found = record.recover(used, self.base)?;
+                queue.set_next_avail(found.next_avail);
+                resubmit = found.resubmit.into();
+                if !resubmit.is_empty() {
+                    tracing::info!(
+                        ring = index,
+                        requests = resubmit.len(),
+                        "finishing what was in flight"
+                    );
+                }
+            }
+        }
+        self.live = Some(Live {
+            queue,
+            generation,
+            stopping: false,
+            broken: false,
+            in_flight: 0,
+            taken,
+            record,
+            resubmit,
+            log_at,
+            answered: false,
+        });
+        self.pending = true;
+        self.blocked = false;
+        // A predecessor may have been killed between the used index and its interrupt.
+        self.interrupt();
+        Ok(())
+    }
+
+    /// The guest memory has changed: find the ring in the new one.
+    pub fn replace(&mut self, memory: &Memory) -> Result<(), Refused> {
+        if let (Some(live), Some(addresses)) = (&mut self.live, &self.addresses) {
+            live.log_at = place(&mut live.queue, addresses, memory)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it could be found there.
+    pub fn fits(&self, memory: &Memory) -> bool {
+        let (Some(_), Some(addresses)) = (&self.live, &self.addresses) else {
+            return true;
+        };
+        resolve(addresses, self.size, memory).is_some()
+    }
+
+    /// Ends the ring and says where it stood, for GET_VRING_BASE.
+    pub fn stop(&mut self) -> u16 {
+        if let Some(live) = self.live.take() {
+            self.base = live.queue.next_avail();
+        }
+        self.pending = false;
+        self.blocked = false;
+        self.base
+    }
+
+    pub fn running(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| !live.broken) && self.enabled
+    }
+
+    /// Nothing of it is in flight, here or still to be submitted again.
+    pub fn quiet(&self) -> bool {
+        self.live
+            .as_ref()
+            .is_none_or(|live| live.in_flight == 0 && (live.broken || live.resubmit.is_empty()))
+    }
+
+    pub fn interrupt(&self) {
+        if let Some(call) = &self.call {
+            // Full: then the other side has not even read what came before.
+            let _ = call.write(1);
+        }
+    }
+
+    /// Gives up on a ring whose driver breaks the rules. What is in flight still ends.
+    pub fn give_up(&mut self, index: u16, fault: RingFault) {
+        let Some(live) = &mut self.live else { return };
+        if !live.broken {
+            tracing::warn!(ring = index, %fault, "the guest's driver broke the ring: no more is taken from it");
+            live.broken = true;
+        }
+        self.pending = false;
+        self.blocked = false;
+        if let Some(error) = &self.error {
+            let _ = error.write(1);
+        }
+    }
+}
+
+impl Live {
+    pub fn descriptors(&self) -> GuestAddress {
+        GuestAddress(self.queue.desc_table())
+    }
+
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// The next head, or `None` where the ring is empty. With `only_again`, only what a predecessor
+    /// had begun.
+    pub fn next(&mut self, memory: &Memory, only_again: bool) -> Result<Option<Head>, RingFault> {
+        let head = if let Some(index) = self.resubmit.pop_front() {
+            Head { index, again: true }
+        } else if only_again {
+            return Ok(None);
+        } else {
+            let mut available = self
+                .queue
+                .iter(memory.guest())
+                .map_err(|_| RingFault::Available)?;
+            match available.next() {
+                None => return Ok(None),
+                Some(chain) => Head {
+                    index: chain.head_index(),
+                    again: false,
+                },
+            }
+        };
+        match self.taken.get(usize::from(head.index)) {
+            None => Err(RingFault::Head),
+            Some(true) => Err(RingFault::Twice),
+            Some(false) => Ok(Some(head)),
+        }
+    }
+
+    /// Leaves `head`, just taken, where it was.
+    pub fn put_back(&mut self, head: Head) {
+        if head.again {
+            self.resubmit.push_front(head.index);
+        } else {
+            self.queue.go_to_previous_position();
+        }
+    }
+
+    /// `head` is now ours to answer.
+    pub fn keep(&mut self, head: Head) {
+        self.taken[usize::from(head.index)] = true;
+        self.in_flight += 1;
+        if let (Some(record), false) = (&mut self.record, head.again) {
+            record.take(head.index);
+        }
+    }
+
+    /// Puts the answer into the used ring. Data and status have been written, and marked, before.
+    pub fn answer(
+        &mut self,
+        memory: &Memory,
+        log: Option<&DirtyLog>,
+        head: u16,
+        written: u32,
+    ) -> Result<(), RingFault> {
+        assert!(
+            self.taken[usize::from(head)],
+            "only what is in flight is answered"
+        );
+        self.taken[usize::from(head)] = false;
+        self.in_flight -= 1;
+        if let Some(record) = &mut self.record {
+            record.answering(head);
+        }
+        let slot = u64::from(self.queue.next_used() % self.queue.size());
+        self.queue
+            .add_used(memory.guest(), head, written)
+            .map_err(|_| RingFault::Used)?;
+        if let Some(log) = log {
+            log.mark(self.log_at + 4 + 8 * slot, 8);
+            log.mark(self.log_at + 2, 2);
+        }
+        if let Some(record) = &mut self.record {
+            record.answered(head, self.queue.next_used());
+        }
+        self.answered = true;
+        Ok(())
+    }
+
+    /// Asks the driver not to kick while we look at the ring anyway.
+    pub fn hush(&mut self, memory: &Memory, log: Option<&DirtyLog>) -> Result<(), RingFault> {
+        self.queue
+            .disable_notification(memory.guest())
+            .map_err(|_| RingFault::Used)?;
+        if let (Some(log), false) = (log, self.queue.event_idx_enabled()) {
+            log.mark(self.log_at, 2);
+        }
+        Ok(())
+    }
+
+    /// Asks for kicks again. `true`: something has come meanwhile, look once more.
+    pub fn listen(&mut self, memory: &Memory, log: Option<&DirtyLog>) -> Result<bool, RingFault> {
+        let more = self
+            .queue
+            .enable_notification(memory.guest())
+            .map_err(|_| RingFault::Used)?;
+        if let Some(log) = log {
+            if self.queue.event_idx_enabled() {
+                log.mark(self.log_at + 4 + 8 * u64::from(self.queue.size()), 2);
+            } else {
+                log.mark(self.log_at, 2);
+            }
+        }
+        Ok(more)
+    }
+
+    /// Whether the driver wants an interrupt for what has been answered since the last call.
+    pub fn wants_interrupt(&mut self, memory: &Memory) -> bool {
+        if !std::mem::take(&mut self.answered) {
+            return false;
+        }
+        // The fence between the used index and what the driver says is in here.
+        let wanted = self
+            .queue
+            .needs_notification(memory.guest())
+            .unwrap_or(true);
+        if self.queue.event_idx_enabled() {
+            return wanted;
+        }
+        let flags = memory
+            .guest()
+            .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+            .map_or(0, u16::from_le);
+        u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
+    }
+}
+
+/// The ring's parts as guest addresses: descriptors, available, used.
+fn resolve(addresses: &Addresses, size: u16, memory: &Memory) -> Option<[u64; 3]> {
+    let size = u64::from(size);
+    Some([
+        memory.guest_addr(addresses.descriptors, 16 * size)?,
+        memory.guest_addr(addresses.available, 6 + 2 * size)?,
+        memory.guest_addr(addresses.used, 6 + 8 * size)?,
+    ])
+}
+
+/// Tells `queue` where it lies; answers where its used ring is logged.
+fn place(queue: &mut Queue, addresses: &Addresses, memory: &Memory) -> Result<u64, Refused> {
+    let unmapped = || Refused::new("a ring outside of the guest's memory");
+    let [descriptors, available, used] =
+        resolve(addresses, queue.size(), memory).ok_or_else(unmapped)?;
+    queue
+        .try_set_desc_table_address(GuestAddress(descriptors))
+        .and_then(|()| queue.try_set_avail_ring_address(GuestAddress(available)))
+        .and_then(|()| queue.try_set_used_ring_address(GuestAddress(used)))
+        .map_err(|error| Refused(format!("ring: {error}")))?;
+    queue.set_ready(true);
+    if !queue.is_valid(memory.guest()) {
+        return Err(unmapped());
+    }
+    // Without an IOMMU both are the same; a log address is believed only as far as it can be added to.
+    let log_at = addresses.log.unwrap_or(used);
+    match log_at.checked_add(6 + 8 * u64::from(queue.size())) {
+        Some(_) => Ok(log_at),
+        None => Err(Refused::new("an absurd log address")),
+    }
+}

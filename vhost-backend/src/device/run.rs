@@ -1,0 +1,247 @@
+//! The device on the reactor: one task that takes kicks, completions and messages in turn.
+
+use super::blk::{Blk, Outcome, Wait};
+use super::message::{Answer, Letter, Message, ToRing};
+use super::{Options, Refused, Shared, event};
+use crate::disk::{Disk, Failure, RequestId};
+use std::fs::File;
+use std::future::{Future, poll_fn};
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// Completions taken at once, so that their answers share an interrupt: what a ring usually holds.
+const BATCH: usize = 128;
+
+/// Serves until nobody can send messages any more; then gives the disk back.
+pub async fn run<D: Disk>(
+    disk: D,
+    options: Options,
+    letters: mpsc::UnboundedReceiver<Letter>,
+    shared: Arc<Shared>,
+) -> D {
+    let mut device = Device {
+        blk: Blk::new(&options, &disk),
+        disk,
+        kicks: (0..options.queues).map(|_| None).collect(),
+        waiting: Vec::new(),
+        letters,
+        shared,
+        drain_timeout: options.drain_timeout,
+    };
+    device.serve().await;
+    device.disk
+}
+
+struct Device<D> {
+    blk: Blk,
+    disk: D,
+    kicks: Vec<Option<AsyncFd<File>>>,
+    waiting: Vec<Waiting>,
+    letters: mpsc::UnboundedReceiver<Letter>,
+    shared: Arc<Shared>,
+    drain_timeout: Duration,
+}
+
+/// A message that is not answered yet.
+struct Waiting {
+    wait: Wait,
+    answer: oneshot::Sender<Answer>,
+    until: Option<Instant>,
+}
+
+enum Event {
+    Letter(Option<Letter>),
+    Completed(RequestId, Result<(), Failure>),
+    Kicked,
+    Overdue,
+    More,
+}
+
+impl<D: Disk> Device<D> {
+    async fn serve(&mut self) {
+        loop {
+            let more = self.blk.turn(&mut self.disk);
+            self.blk.interrupt();
+            self.settle().await;
+            self.show();
+            match self.event(more).await {
+                Event::Letter(None) => return,
+                Event::Letter(Some(letter)) => self.read(letter),
+                Event::Completed(id, result) => {
+                    self.blk.complete(id, result, &mut self.disk);
+                    self.complete_more().await;
+                }
+                Event::Kicked | Event::More => {}
+                Event::Overdue => self.give_up_waiting(),
+            }
+        }
+    }
+
+    async fn event(&mut self, more: bool) -> Event {
+        let overdue = self
+            .waiting
+            .iter()
+            .filter_map(|waiting| waiting.until)
+            .min();
+        let started = self.blk.disk_started();
+        let (blk, kicks) = (&mut self.blk, &mut self.kicks);
+        tokio::select! {
+            biased;
+            letter = self.letters.recv() => Event::Letter(letter),
+            (id, result) = self.disk.completed(), if started => Event::Completed(id, result),
+            () = poll_fn(|context| poll_kicks(kicks, blk, context)) => Event::Kicked,
+            () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => Event::Overdue,
+            () = tokio::task::yield_now(), if more => Event::More,
+        }
+    }
+
+    /// What has completed besides, without waiting.
+    async fn complete_more(&mut self) {
+        for _ in 1..BATCH {
+            let next = {
+                let mut completed = pin!(self.disk.completed());
+                poll_fn(|context| Poll::Ready(completed.as_mut().poll(context))).await
+            };
+            match next {
+                Poll::Ready((id, result)) => self.blk.complete(id, result, &mut self.disk),
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    fn read(&mut self, letter: Letter) {
+        let Letter { message, answer } = letter;
+        let message = match message {
+            Message::Ring(index, ToRing::Kick(Some(kick))) => match self.listen(index, kick) {
+                Ok(message) => message,
+                Err(refused) => {
+                    let _ = answer.send(Err(refused));
+                    return;
+                }
+            },
+            Message::Detach => {
+                self.kicks.iter_mut().for_each(|kick| *kick = None);
+                // Whoever waited has gone with the connection.
+                self.waiting
+                    .retain(|waiting| matches!(waiting.wait, Wait::Quiesced));
+                Message::Detach
+            }
+            other => other,
+        };
+        match self.blk.apply(message, &mut self.disk) {
+            Outcome::Done(done) => {
+                let _ = answer.send(done);
+            }
+            Outcome::After(wait) => {
+                // A front-end that has gone waits for nothing: that may take as long as it takes.
+                let bounded = wait != Wait::Settled;
+                self.waiting.push(Waiting {
+                    wait,
+                    answer,
+                    until: bounded.then(|| Instant::now() + self.drain_timeout),
+                });
+            }
+        }
+    }
+
+    fn listen(&mut self, index: u16, kick: File) -> Result<Message, Refused> {
+        let slot = self
+            .kicks
+            .get_mut(usize::from(index))
+            .ok_or_else(|| Refused::new("no such ring"))?;
+        // The old one first: it may be the same file, which can be registered but once.
+        *slot = None;
+        *slot = Some(event::waited_for(kick)?);
+        Ok(Message::Ring(index, ToRing::Kick(None)))
+    }
+
+    /// Answers whoever has waited long enough.
+    async fn settle(&mut self) {
+        while let Some(index) = self
+            .waiting
+            .iter()
+            .position(|waiting| self.blk.is_over(waiting.wait))
+        {
+            let Waiting { wait, answer, .. } = self.waiting.swap_remove(index);
+            let value = self.blk.conclude(wait, &mut self.disk);
+            if let Wait::Stopped(ring) = wait {
+                self.kicks[usize::from(ring)] = None;
+            }
+            let last = matches!(wait, Wait::Stopped(_) | Wait::Settled);
+            if last && self.blk.disk_is_idle() {
+                self.disk.stop().await;
+                self.blk.disk_stopped();
+                self.show();
+            }
+            let _ = answer.send(Ok(value));
+        }
+    }
+
+    fn give_up_waiting(&mut self) {
+        let now = Instant::now();
+        let overdue = |waiting: &mut Waiting| waiting.until.is_some_and(|until| until <= now);
+        for waiting in self.waiting.extract_if(.., overdue) {
+            tracing::warn!(wait = ?waiting.wait, in_flight = self.blk.in_flight(), "requests do not end: the front-end is not answered");
+            let _ = waiting
+                .answer
+                .send(Err(Refused::new("requests in flight did not end in time")));
+        }
+    }
+
+    fn show(&self) {
+        let Shared {
+            connected: _,
+            rings_running,
+            rings_broken,
+            requests_in_flight,
+            disk_started,
+        } = &*self.shared;
+        rings_running.store(self.blk.rings_running(), Ordering::Relaxed);
+        rings_broken.store(self.blk.rings_broken(), Ordering::Relaxed);
+        requests_in_flight.store(self.blk.in_flight(), Ordering::Relaxed);
+        disk_started.store(self.blk.disk_started(), Ordering::Relaxed);
+    }
+}
+
+/// Ready once any ring has been kicked; all that have been are known to `blk` then.
+fn poll_kicks(
+    kicks: &mut [Option<AsyncFd<File>>],
+    blk: &mut Blk,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let mut any = Poll::Pending;
+    for (index, slot) in kicks.iter_mut().enumerate() {
+        let Some(kick) = slot else { continue };
+        let Poll::Ready(ready) = kick.poll_read_ready(context) else {
+            continue;
+        };
+        let read = ready.and_then(|mut guard| {
+            let read = kick.get_ref().read_exact(&mut [0; 8]);
+            guard.clear_ready();
+            read
+        });
+        match read {
+            Ok(_) => {
+                blk.kicked(index as u16);
+                any = Poll::Ready(());
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                // Somebody else has read it. Look again whether there is more.
+                context.waker().wake_by_ref();
+            }
+            Err(error) => {
+                tracing::warn!(ring = index, fd = kick.as_raw_fd(), %error, "a kick descriptor is broken");
+                *slot = None;
+            }
+        }
+    }
+    any
+}

@@ -1,0 +1,91 @@
+//! A backend on a reactor of its own, in a thread, as a node has it.
+
+use crate::device::{Backend, Options, Status};
+use crate::disk::MemDisk;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+enum Order {
+    Status(mpsc::Sender<Status>),
+    Shutdown,
+    Kill,
+}
+
+pub struct Server {
+    socket: PathBuf,
+    orders: tokio::sync::mpsc::UnboundedSender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(disk: MemDisk, options: Options) -> Server {
+        let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel();
+        let (started, ready) = oneshot::channel();
+        let socket = options.socket.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async move {
+                let backend = Backend::spawn(disk, options).expect("a backend");
+                started.send(()).expect("somebody waits");
+                while let Some(order) = inbox.recv().await {
+                    match order {
+                        Order::Status(to) => to.send(backend.status()).expect("somebody waits"),
+                        Order::Shutdown => {
+                            backend.shutdown().await;
+                            return;
+                        }
+                        // Leaving drops the reactor with all that is in it, at once.
+                        Order::Kill => return,
+                    }
+                }
+            });
+        });
+        ready.blocking_recv().expect("the backend has started");
+        Server {
+            socket,
+            orders,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub fn status(&self) -> Status {
+        let (to, from) = mpsc::channel();
+        self.orders.send(Order::Status(to)).ok().expect("a server");
+        from.recv().expect("a status")
+    }
+
+    pub fn shutdown(mut self) {
+        self.end(Order::Shutdown);
+    }
+
+    /// Ends it between two of its steps, as near as a test in the same process can come to kill -9.
+    pub fn kill(mut self) {
+        self.end(Order::Kill);
+    }
+
+    fn end(&mut self, order: Order) {
+        let _ = self.orders.send(order);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the reactor did not panic");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.orders.send(Order::Kill);
+            let _ = thread.join();
+        }
+    }
+}
