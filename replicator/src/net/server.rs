@@ -4,6 +4,7 @@
 use super::identity::{Admitted, Credentials, Gate, Identity, Role};
 use super::{Close, session, transport};
 use crate::message::{Reply, Request};
+use crate::store::SharedStore;
 use crate::wire::ALPN;
 use crate::words::StoreId;
 use parking_lot::Mutex;
@@ -19,6 +20,12 @@ pub trait Serve: Send + Sync + 'static {
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static);
 }
 
+impl Serve for SharedStore {
+    fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
+        SharedStore::submit(self, request, None, done);
+    }
+}
+
 /// Connections at once, from whomever. Each may hold some 24 MiB at worst (`session`, `transport`).
 const MAX_CONNECTIONS: usize = 512;
 /// Of those, from one peer: a few stores times a few reactor threads.
@@ -27,7 +34,7 @@ const MAX_FROM_ONE_PEER: usize = 64;
 /// address is theirs.
 const MAX_HANDSHAKES: usize = 64;
 
-type Find<S> = Arc<dyn Fn(StoreId) -> Option<Arc<S>> + Send + Sync>;
+type Find<S> = Arc<dyn Fn(StoreId) -> Option<S> + Send + Sync>;
 
 /// Listens for those who want something of this node's stores.
 pub struct Server<S> {
@@ -44,7 +51,7 @@ impl<S: Serve> Server<S> {
     pub fn bind(
         listen: SocketAddr,
         credentials: &Credentials,
-        find: impl Fn(StoreId) -> Option<Arc<S>> + Send + Sync + 'static,
+        find: impl Fn(StoreId) -> Option<S> + Send + Sync + 'static,
     ) -> io::Result<Server<S>> {
         let gate = Gate::new(credentials, &[Role::Node, Role::Operator], &[ALPN])
             .with_transport(transport::config(1));

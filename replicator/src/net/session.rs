@@ -11,7 +11,6 @@ use crate::wire::{Call, Decoder, Hello, Message, VERSIONS, Verdict, WireError};
 use crate::words::{BLOCK_BYTES, StoreId};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -45,7 +44,7 @@ enum Ended {
 pub(super) async fn run<S: Serve>(
     connection: quinn::Connection,
     peer: &Identity,
-    find: &(dyn Fn(StoreId) -> Option<Arc<S>> + Send + Sync),
+    find: &(dyn Fn(StoreId) -> Option<S> + Send + Sync),
 ) {
     let from = connection.remote_address();
     let Err(ended) = serve(&connection, peer, find).await else {
@@ -70,7 +69,7 @@ pub(super) async fn run<S: Serve>(
 async fn serve<S: Serve>(
     connection: &quinn::Connection,
     peer: &Identity,
-    find: &(dyn Fn(StoreId) -> Option<Arc<S>> + Send + Sync),
+    find: &(dyn Fn(StoreId) -> Option<S> + Send + Sync),
 ) -> Result<(), Ended> {
     let deadline = Instant::now() + HELLO_TIMEOUT;
     let (mut send, mut recv) = timeout_at(deadline, connection.accept_bi())
@@ -127,7 +126,7 @@ fn gone(error: impl std::fmt::Display) -> Ended {
 }
 
 struct Session<S> {
-    store: Arc<S>,
+    store: S,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     decoder: Decoder<Request>,
@@ -145,7 +144,7 @@ struct Answer {
 }
 
 impl<S: Serve> Session<S> {
-    fn new(store: Arc<S>, send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+    fn new(store: S, send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
         let (answered, answers) = mpsc::unbounded_channel();
         Session {
             store,

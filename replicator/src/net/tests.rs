@@ -83,7 +83,7 @@ impl Shelf {
     }
 }
 
-impl Serve for Shelf {
+impl Serve for Arc<Shelf> {
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         *self.submitted.lock() += 1;
         if let Some(held) = &mut *self.held.lock() {

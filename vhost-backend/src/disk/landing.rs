@@ -47,6 +47,28 @@ impl Landing {
         }
     }
 
+    /// Memory of its own, zeroed, for reads that are not a guest's. [`Landing::to_vec`] gives its bytes.
+    pub fn owned(len: usize) -> Landing {
+        let memory = Arc::new(Owned(Box::into_raw(vec![0u8; len].into_boxed_slice())));
+        let piece = (memory.0.cast::<u8>(), len);
+        // SAFETY: `memory` keeps the allocation until the last landing is gone, and never refers to it.
+        unsafe { Landing::new([piece], memory) }
+    }
+
+    /// A copy of what has landed. Meant for [`Landing::owned`] memory, once the read has ended.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(self.len);
+        for (start, len) in self.pieces(0, self.len) {
+            // SAFETY: the piece is mapped, `bytes` has room for all pieces, and both are apart.
+            unsafe {
+                let end = bytes.as_mut_ptr().add(bytes.len());
+                std::ptr::copy_nonoverlapping(start, end, len);
+                bytes.set_len(bytes.len() + len);
+            }
+        }
+        bytes
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }
@@ -89,6 +111,21 @@ impl Landing {
             // SAFETY: the piece is mapped and writable (see `new`).
             unsafe { std::ptr::write_bytes(start, 0, len) };
         }
+    }
+}
+
+/// An allocation reached only through the pointers of landings.
+struct Owned(*mut [u8]);
+
+// SAFETY: it is nothing but an allocation to free, whatever thread does it.
+unsafe impl Send for Owned {}
+// SAFETY: as above.
+unsafe impl Sync for Owned {}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: it came from `Box::into_raw`, and the last landing that pointed there is gone.
+        drop(unsafe { Box::from_raw(self.0) });
     }
 }
 

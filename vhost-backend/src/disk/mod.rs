@@ -4,16 +4,28 @@ use bytes::Bytes;
 use replicator::words::{DiskName, Span};
 use std::future::Future;
 
+pub mod image;
+mod inbox;
+mod io;
+mod landed;
 mod landing;
 #[cfg(any(test, feature = "testing"))]
 mod memory;
+mod orders;
+mod placement;
+mod replicated;
+mod status;
+
+pub use io::{DiskIo, IoError};
 pub use landing::Landing;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::{Behaviour, MemDisk, Tally};
-
-/// Names one request from submission to completion; unique among those in flight of one device.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct RequestId(pub u64);
+pub use orders::{Orders, OrdersHandle};
+pub use placement::{Answer, Placement};
+pub use replicated::{ReplicatedDisk, Surroundings};
+/// The writer's own: one word, one type from the virtqueue to the engine.
+pub use replicator::writer::{Failure, RequestId};
+pub use status::{DiskStatus, Phase, StatusHandle};
 
 /// What a guest asks for. Spans are whole sectors and lie on the disk: the device has checked it.
 #[derive(Debug)]
@@ -33,17 +45,6 @@ pub enum Op {
         span: Span,
     },
     Flush,
-}
-
-/// How a request ended without success.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Failure {
-    #[error("another writer has taken the disk over")]
-    Superseded,
-    #[error("no copy of the block could be read intact")]
-    Unreadable,
-    #[error("the disk was stopped before the request began")]
-    Stopped,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

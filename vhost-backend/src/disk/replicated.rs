@@ -1,0 +1,481 @@
+//! The replicated disk: a thin shell around the writer engine, all of it on the device's own thread.
+//!
+//! ```text
+//!  device --submit--> [writer] --effects--> near store: a function call
+//!    ^                   ^                  far stores: a link each, same thread
+//!    |                   |                  placement:  a task for each question
+//!    +---completed--- inbox <--events-------+
+//! ```
+//!
+//! Nothing is decided here. [`ReplicatedDisk::submit`] runs the engine at once and so has sent a
+//! write to all members when it returns; whatever answers comes through the inbox, which
+//! [`ReplicatedDisk::completed`] empties.
+
+use super::inbox::Inbox;
+use super::landed::Aimed;
+use super::orders::{Orders, OrdersHandle};
+use super::placement::{Asking, Placement};
+use super::status::{DiskStatus, Phase, StatusHandle};
+use super::{Disk, Failure, Geometry, Landing, Op, RequestId};
+use replicator::message::{ReadBlocks, Reply, Request};
+use replicator::net::{Link, LinkEvent, Links};
+use replicator::store::SharedStore;
+use replicator::words::{DiskRecord, Owner, Span, StoreId};
+use replicator::writer::{Aim, CallId, Config, Effect, Event, GuestOp, NotStarted, Now, Writer};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// Between two tries to start where another backend has the disk: it may close it any time.
+const START_AGAIN: Duration = Duration::from_secs(1);
+/// Beyond the writer's own patience with a close: after that, something is wrong with us.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// What a disk needs of its node.
+pub struct Surroundings {
+    pub near: Option<SharedStore>,
+    /// Those of the thread that the disk will live on.
+    pub links: Links,
+    pub placement: Arc<dyn Placement>,
+}
+
+/// See the module's documentation.
+pub struct ReplicatedDisk {
+    writer: Writer,
+    geometry: Geometry,
+    began: Instant,
+    inbox: Inbox,
+    near: Option<SharedStore>,
+    links: Links,
+    far: HashMap<StoreId, Link>,
+    connected: Vec<StoreId>,
+    asking: Asking,
+    /// Reads of far stores that are to land in a guest's memory.
+    aimed: HashMap<CallId, Aimed>,
+    /// Reads of the near store that land there by themselves.
+    near_reads: HashSet<CallId>,
+    /// The guest's reads in flight.
+    landings: HashMap<RequestId, (Span, Landing)>,
+    in_flight: usize,
+    done: VecDeque<(RequestId, Result<(), Failure>)>,
+    orders: OrdersHandle,
+    start_again: Option<Now>,
+    /// The writer has said that it has stopped, since it was last told to.
+    stopped: bool,
+    alarm: Pin<Box<Sleep>>,
+    status: StatusHandle,
+    close_patience: Duration,
+}
+
+impl ReplicatedDisk {
+    /// A disk that is not started. `record` may be old. `config.near` is set from `around`.
+    pub fn new(
+        record: DiskRecord,
+        owner: Owner,
+        mut config: Config,
+        around: Surroundings,
+    ) -> ReplicatedDisk {
+        config.near = around.near.as_ref().map(|store| store.id());
+        let close_patience = config.close_patience;
+        let geometry = Geometry {
+            name: record.name.clone(),
+            bytes: record.bytes,
+        };
+        let inbox = Inbox::default();
+        let asking = Asking {
+            placement: around.placement,
+            disk: record.id,
+            backend: owner.backend,
+            inbox: inbox.clone(),
+        };
+        ReplicatedDisk {
+            writer: Writer::new(config, owner, record),
+            geometry,
+            began: Instant::now(),
+            inbox,
+            near: around.near,
+            links: around.links,
+            far: HashMap::new(),
+            connected: Vec::new(),
+            asking,
+            aimed: HashMap::new(),
+            near_reads: HashSet::new(),
+            landings: HashMap::new(),
+            in_flight: 0,
+            done: VecDeque::new(),
+            orders: OrdersHandle::default(),
+            start_again: None,
+            stopped: true,
+            alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            status: StatusHandle::new(),
+            close_patience,
+        }
+    }
+
+    /// How starts and stops go about it. The handle works from any thread, also while a device has the disk.
+    pub fn orders(&self) -> OrdersHandle {
+        self.orders.clone()
+    }
+
+    pub fn status(&self) -> StatusHandle {
+        self.status.clone()
+    }
+
+    /// The disk's record as the writer knows it.
+    pub fn record(&self) -> &DiskRecord {
+        self.writer.record()
+    }
+
+    /// Drives a start to its end: open, or why not.
+    pub async fn started(&mut self) -> Result<(), NotStarted> {
+        let over = |disk: &mut Self| match disk.status.phase() {
+            Phase::Open => Some(Ok(())),
+            Phase::NotStarted(why) => Some(Err(why)),
+            _ => None,
+        };
+        poll_fn(|context| self.poll_work(context, over)).await
+    }
+
+    fn now(&self) -> Now {
+        Now(self.began.elapsed())
+    }
+
+    /// One event into the engine, and all that follows of it.
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        self.writer.handle(now, event);
+        while let Some(effect) = self.writer.poll() {
+            self.carry_out(effect);
+        }
+    }
+
+    /// Works until `over` gives something. Pending: all that can be done now is done, and the task
+    /// is woken when there is more.
+    fn poll_work<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        mut over: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Poll<T> {
+        loop {
+            while let Some(event) = self.inbox.pop() {
+                let event = self.arrived(event);
+                self.handle(event);
+            }
+            let next = self.next_alarm();
+            if next.is_some_and(|at| at <= self.now()) {
+                self.alarm_rang();
+                continue;
+            }
+            if let Some(value) = over(self) {
+                return Poll::Ready(value);
+            }
+            if self.inbox.poll_filled(context).is_ready() {
+                continue;
+            }
+            let Some(Now(at)) = next else {
+                return Poll::Pending;
+            };
+            if self.alarm.deadline() != self.began + at {
+                self.alarm.as_mut().reset(self.began + at);
+            }
+            if self.alarm.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn next_alarm(&self) -> Option<Now> {
+        let wanted = [self.writer.next_timeout(), self.start_again];
+        wanted.into_iter().flatten().min()
+    }
+
+    fn alarm_rang(&mut self) {
+        let now = self.now();
+        if self.start_again.take_if(|at| *at <= now).is_some() {
+            self.begin();
+        }
+        if self.writer.next_timeout().is_some_and(|at| at <= now) {
+            self.handle(Event::Timeout);
+        }
+    }
+
+    /// What the shell itself has to do with an event before the engine hears of it.
+    fn arrived(&mut self, event: Event) -> Event {
+        match event {
+            Event::Reply {
+                call,
+                reply: Reply::Read(read),
+            } => Event::Reply {
+                call,
+                reply: Reply::Read(self.land(call, read)),
+            },
+            Event::Reply { call, reply } => {
+                self.aimed.remove(&call);
+                self.near_reads.remove(&call);
+                Event::Reply { call, reply }
+            }
+            Event::Connected { store } => {
+                if !self.connected.contains(&store) {
+                    self.connected.push(store);
+                }
+                self.show_members();
+                Event::Connected { store }
+            }
+            Event::Disconnected { store } => {
+                self.connected.retain(|other| *other != store);
+                self.show_members();
+                Event::Disconnected { store }
+            }
+            other => other,
+        }
+    }
+
+    /// The data of a far store's answer goes to the guest, if it was meant for it and still is.
+    fn land(&mut self, call: CallId, read: ReadBlocks) -> ReadBlocks {
+        let Some(aimed) = self.aimed.remove(&call) else {
+            self.near_reads.remove(&call);
+            return read;
+        };
+        aimed.copy(&read);
+        ReadBlocks {
+            found: read.found,
+            data: Default::default(),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Connect { store } => self.connect(store),
+            Effect::Send {
+                store,
+                call,
+                request,
+                aim,
+            } => self.send(store, call, request, aim),
+            Effect::Withdraw { call } => {
+                self.aimed.remove(&call);
+                // A near read cannot be called back; it ends by itself, and its answer is given then.
+                if !self.near_reads.contains(&call) {
+                    self.inbox.push(Event::Withdrawn { call });
+                }
+            }
+            Effect::Swap {
+                call,
+                expected,
+                change,
+            } => self.asking.swap(call, expected, change),
+            Effect::Inspect { call } => self.asking.inspect(call),
+            Effect::Zero { id, span } => {
+                let (whole, landing) = self.landings.get(&id).expect("a read in flight");
+                landing.zero((span.offset - whole.offset) as usize, span.len as usize);
+            }
+            Effect::Complete { id, result } => {
+                self.landings.remove(&id);
+                self.in_flight -= 1;
+                self.status.in_flight(self.in_flight);
+                self.done.push_back((id, result));
+            }
+            other => self.announce(other),
+        }
+    }
+
+    /// What the log and the status hear of.
+    fn announce(&mut self, effect: Effect) {
+        let disk = &self.geometry.name;
+        match effect {
+            Effect::Opened { epoch } => {
+                tracing::info!(%disk, %epoch, "open");
+                self.status.change(|status| {
+                    status.epoch = epoch;
+                    if status.phase != Phase::Stopping {
+                        status.phase = Phase::Open;
+                    }
+                });
+                self.show_members();
+            }
+            Effect::NotStarted { why } => {
+                let again =
+                    self.orders.now().persist && matches!(why, NotStarted::AlreadyOpen { .. });
+                if again {
+                    self.start_again = Some(self.now() + START_AGAIN);
+                }
+                let phase = Phase::NotStarted(why.clone());
+                if self.status.phase() != phase {
+                    tracing::warn!(%disk, again, "not started: {why}");
+                }
+                self.status.change(|status| status.phase = phase);
+            }
+            Effect::Stopped { clean } => {
+                self.stopped = true;
+                let phase = match self.status.phase() {
+                    Phase::Superseded => Phase::Superseded,
+                    _ if clean => Phase::Closed,
+                    _ => Phase::LeftOpen,
+                };
+                tracing::info!(%disk, clean, "stopped");
+                self.status.change(|status| {
+                    status.phase = phase;
+                    status.stall = None;
+                });
+            }
+            Effect::Superseded { shown } => {
+                tracing::warn!(%disk, epoch = %shown, "another writer has taken the disk over");
+                self.status
+                    .change(|status| status.phase = Phase::Superseded);
+            }
+            Effect::Stalled(stall) => {
+                tracing::warn!(%disk, "the guest waits: {stall}");
+                self.status.change(|status| status.stall = Some(stall));
+            }
+            Effect::Resumed => {
+                tracing::info!(%disk, "the guest goes on");
+                self.status.change(|status| status.stall = None);
+            }
+            _ => unreachable!("carried out, not announced"),
+        }
+    }
+
+    fn connect(&mut self, store: StoreId) {
+        if self.near.as_ref().is_some_and(|near| near.id() == store) {
+            self.inbox.push(Event::Connected { store });
+            return;
+        }
+        if self.far.contains_key(&store) {
+            return;
+        }
+        let inbox = self.inbox.clone();
+        let link = self.links.link(store, move |event| {
+            inbox.push(match event {
+                LinkEvent::Connected => Event::Connected { store },
+                LinkEvent::Disconnected => Event::Disconnected { store },
+                LinkEvent::Reply { call, reply } => Event::Reply { call, reply },
+            });
+        });
+        self.far.insert(store, link);
+    }
+
+    fn send(&mut self, store: StoreId, call: CallId, request: Request, aim: Aim) {
+        let aimed = self.aimed(&request, aim);
+        if let Some(link) = self.far.get(&store) {
+            if let Some(aimed) = aimed {
+                self.aimed.insert(call, aimed);
+            }
+            link.send(call, &request);
+            return;
+        }
+        let near = self.near.as_ref().filter(|near| near.id() == store);
+        let near = near
+            .expect("the writer asks stores that it was told are connected")
+            .clone();
+        tracing::trace!(%store, call = call.0, kind = request.kind(), "near");
+        let inbox = self.inbox.clone();
+        let into = aimed.map(|aimed| {
+            self.near_reads.insert(call);
+            Box::new(aimed) as _
+        });
+        near.submit(request, into, move |reply| {
+            inbox.push(Event::Reply { call, reply });
+        });
+    }
+
+    fn aimed(&self, request: &Request, aim: Aim) -> Option<Aimed> {
+        let (Request::Read { blocks, .. }, Aim::Guest { id, span }) = (request, aim) else {
+            return None;
+        };
+        let (whole, landing) = self.landings.get(&id).expect("a read in flight");
+        assert_eq!(*whole, span, "the writer knows what the guest asked for");
+        Some(Aimed {
+            landing: landing.clone(),
+            span,
+            blocks: *blocks,
+        })
+    }
+
+    fn show_members(&self) {
+        let members = self.writer.record().members();
+        let connected = &self.connected;
+        self.status.change(|status: &mut DiskStatus| {
+            status.members = members
+                .into_iter()
+                .map(|store| (store, connected.contains(&store)))
+                .collect();
+        });
+    }
+
+    fn begin(&mut self) {
+        let Orders {
+            take_over, sets, ..
+        } = self.orders.now();
+        self.handle(Event::Start { take_over, sets });
+    }
+}
+
+impl Disk for ReplicatedDisk {
+    fn geometry(&self) -> Geometry {
+        self.geometry.clone()
+    }
+
+    fn start(&mut self) {
+        self.start_again = None;
+        self.status.change(|status| status.phase = Phase::Starting);
+        self.begin();
+    }
+
+    fn submit(&mut self, id: RequestId, op: Op) {
+        self.inbox.stay_awake();
+        let op = match op {
+            Op::Read { span, into } => {
+                assert_eq!(
+                    into.len() as u64,
+                    span.len,
+                    "a landing as large as the read"
+                );
+                self.landings.insert(id, (span, into));
+                GuestOp::Read { span }
+            }
+            Op::Write { span, data } => GuestOp::Write { span, data },
+            Op::Zero { span } => GuestOp::Zero { span },
+            Op::Flush => GuestOp::Flush,
+        };
+        self.in_flight += 1;
+        self.status.in_flight(self.in_flight);
+        self.handle(Event::Guest { id, op });
+    }
+
+    fn room(&self) -> u64 {
+        self.writer.room()
+    }
+
+    async fn completed(&mut self) -> (RequestId, Result<(), Failure>) {
+        if let Some(done) = self.done.pop_front() {
+            return done;
+        }
+        poll_fn(|context| self.poll_work(context, |disk| disk.done.pop_front())).await
+    }
+
+    fn sync_continuously(&mut self, on: bool) {
+        self.handle(Event::SyncContinuously(on));
+    }
+
+    async fn stop(&mut self) {
+        self.start_again = None;
+        let superseded = self.status.phase() == Phase::Superseded;
+        if !superseded {
+            self.status.change(|status| status.phase = Phase::Stopping);
+        }
+        self.stopped = false;
+        let successor = self.orders.now().successor;
+        self.handle(Event::Stop { successor });
+        let bound = self.close_patience + STOP_GRACE;
+        // What completes meanwhile is kept for `completed`.
+        let stopped = poll_fn(|context| self.poll_work(context, |disk| disk.stopped.then_some(())));
+        if tokio::time::timeout(bound, stopped).await.is_err() {
+            tracing::error!(disk = %self.geometry.name, "the writer did not stop in time");
+            self.status.change(|status| status.phase = Phase::LeftOpen);
+        }
+    }
+}
