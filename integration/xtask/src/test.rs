@@ -23,6 +23,8 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
     let simulate = |arguments: &[&str]| {
         Program::new(workspace.target.join("release/ukai-sim")).args(arguments)
     };
+    // What an earlier run left of its failures would be taken for ours.
+    let _ = std::fs::remove_dir_all(workspace.cache.join("logs"));
     let mut run = Run {
         workspace,
         steps: Steps::default(),

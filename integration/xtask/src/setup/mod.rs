@@ -88,7 +88,7 @@ fn missing() -> Vec<Need> {
             which("qemu-storage-daemon").is_some() && which("qemu-img").is_some(),
             Need {
                 package: "qemu-utils",
-                why: "a second vhost-user-blk backend to compare with",
+                why: "serves disks as a second opinion on vhost-user-blk",
             },
         ),
         (

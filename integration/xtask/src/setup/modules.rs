@@ -139,3 +139,23 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_are_read_from_modinfo() {
+        let module =
+            b"\x7fELF\0license=GPL\0depends=virtio,virtio-ring\0softdep=pre: crc32c post: other\0";
+        assert_eq!(dependencies(module), ["virtio", "virtio-ring", "crc32c"]);
+        assert!(dependencies(b"\0depends=\0").is_empty());
+    }
+
+    #[test]
+    fn a_module_is_named_after_its_file() {
+        for file in ["a/virtio-blk.ko", "virtio_blk.ko.xz", "virtio-blk.ko.zst"] {
+            assert_eq!(module_name(Path::new(file)), "virtio_blk");
+        }
+    }
+}
