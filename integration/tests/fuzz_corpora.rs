@@ -23,3 +23,13 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
 fn wire() {
     replay("wire", replicator::wire::fuzz_decode);
 }
+
+#[test]
+fn descriptors() {
+    replay("descriptors", vhost_backend::device::fuzz::fuzz_chain);
+}
+
+#[test]
+fn recovery() {
+    replay("recovery", replicator::store::fuzz_recover);
+}
