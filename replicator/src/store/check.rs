@@ -239,6 +239,15 @@ fn check_index<M: Media>(walk: &mut Walk<M>, id: StoreId, report: &mut Report) {
             }
         }
     }
+    if walk.lost {
+        report.damage.push(Damage {
+            file: file_name(walk.end.segment),
+            offset: Some(walk.end.offset),
+            what: "the log ends at a frame that is not intact, with intact ones behind it: either the \
+                   host crashed, or the media changed the frame"
+                .into(),
+        });
+    }
     for what in &walk.damage {
         report.damage.push(Damage {
             file: "log".into(),

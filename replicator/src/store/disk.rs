@@ -4,6 +4,7 @@ use super::frame::LogPoint;
 use super::index::{Chunk, Entry};
 use super::place::Place;
 use super::replica::Replicas;
+use crate::plant::{Plant, planted};
 use crate::words::{Block, Epoch, Extent, ExtentSize, Version};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -62,6 +63,9 @@ impl Disk {
         successor: &Entry,
         synced: LogPoint,
     ) -> bool {
+        if planted(Plant::PredecessorDropped) {
+            return false;
+        }
         let (before, after) = (predecessor.version, successor.version);
         let unsynced = successor.place.point() >= synced;
         let unacknowledged = after > self.watermark && after.epoch == self.shown;

@@ -25,20 +25,11 @@ impl<M: Media> Store<M> {
     pub fn format(media: &M, id: StoreId, options: &Options) -> Result<(), StoreError> {
         options.check()?;
         let dir = media.name();
+        // Twice: a directory that is not empty does not even get a lock file, and nobody must come
+        // between the look and the lock.
+        check_empty(media, &dir)?;
         let _lock = lock(media)?;
-        let names = media.list().doing(&dir, "listing the directory")?;
-        // What a format that was cut short left behind is in nobody's way.
-        let foreign = |name: &&String| {
-            *name != "lock" && *name != "lost+found" && !checkpoint::is_temporary(name)
-        };
-        let left_over =
-            |name: &String| *name == checkpoint::names(1)[0] || *name == checkpoint::names(1)[1];
-        if let Some(found) = names.iter().filter(foreign).find(|name| !left_over(name)) {
-            return Err(StoreError::NotEmpty {
-                dir,
-                found: found.clone(),
-            });
-        }
+        check_empty(media, &dir)?;
         checkpoint::write_first(media, id).doing(&dir, "writing the first checkpoint")?;
         let mut bytes = [0; IDENTITY_BYTES];
         bytes[..10].copy_from_slice(IDENTITY.as_bytes());
@@ -49,6 +40,24 @@ impl<M: Media> Store<M> {
         write_whole(media, IDENTITY, &bytes)
             .and_then(|()| media.sync_dir())
             .doing(&dir, "writing UKAI-STORE")
+    }
+}
+
+/// What a format that was cut short left behind is in nobody's way.
+fn check_empty<M: Media>(media: &M, dir: &str) -> Result<(), StoreError> {
+    let names = media.list().doing(dir, "listing the directory")?;
+    let foreign = |name: &&String| {
+        let known = ["lock", "lost+found"].contains(&name.as_str())
+            || checkpoint::is_temporary(name)
+            || checkpoint::names(1).contains(name);
+        !known
+    };
+    match names.iter().find(foreign) {
+        None => Ok(()),
+        Some(found) => Err(StoreError::NotEmpty {
+            dir: dir.into(),
+            found: found.clone(),
+        }),
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Store<M: Media> {
     id: StoreId,
     incarnation: Incarnation,
     starts: Starts,
+    /// This very open found that unsynced data may be lost.
+    lost_tail: bool,
     boot: BootId,
     options: Options,
     checkpoints: checkpoint::Checkpoints,

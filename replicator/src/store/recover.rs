@@ -23,7 +23,7 @@ use super::sync::FAILED_SYNC;
 use super::{BootId, Options, Store, identity};
 use crate::message::checksum;
 use crate::words::{Incarnation, Starts, StoreId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -61,6 +61,8 @@ impl<M: Media> Store<M> {
     ) -> Result<(Store<M>, Recovery), StoreError> {
         options.check()?;
         let dir = media.name();
+        // First who it is: a directory that is no store does not even get a lock file.
+        identity::read(&media)?;
         let lock = identity::lock(&media)?;
         let id = identity::read(&media)?;
         let names = media.list().doing(&dir, "listing the directory")?;
@@ -76,7 +78,7 @@ impl<M: Media> Store<M> {
         let incarnation = Incarnation(walk.past.incarnation.0 + bump);
 
         walk.sync_accepted()?;
-        let next_id = walk.existing.last_key_value().map_or(0, |(id, _)| *id);
+        let next_id = walk.existing.last().copied().unwrap_or(0);
         let next_id = next_id.max(walk.end.segment) + 1;
         walk.remove_leftovers(&names)?;
 
@@ -104,6 +106,7 @@ impl<M: Media> Store<M> {
             id,
             incarnation,
             starts,
+            lost_tail,
             boot,
             checkpoints: Checkpoints::after(walk.number, &options),
             cleaning: Default::default(),
@@ -197,9 +200,9 @@ pub(super) struct Walk<M: Media> {
     pub holdings: Holdings,
     /// The log's segments so far.
     pub segments: BTreeMap<u32, Segment>,
-    /// Every segment's file that exists behind the replay point's, with where it says the log before
-    /// it ended.
-    pub existing: BTreeMap<u32, Option<LogPoint>>,
+    /// Every segment's file that exists.
+    existing: BTreeSet<u32>,
+    /// Which segment says that the log before it ended at a point.
     links: BTreeMap<LogPoint, u32>,
     window: Option<(u32, Window<M::File>)>,
     /// Where the log is accepted up to so far.
@@ -210,7 +213,8 @@ pub(super) struct Walk<M: Media> {
     proof: Option<Proof>,
     past: Past,
     clean: bool,
-    lost: bool,
+    /// Frames stand behind the log's end.
+    pub lost: bool,
     frames: u64,
     bytes_read: u64,
     pub damage: Vec<String>,
@@ -285,7 +289,7 @@ impl<M: Media> Walk<M> {
             directory,
             holdings,
             segments,
-            existing: BTreeMap::new(),
+            existing: BTreeSet::new(),
             links: BTreeMap::new(),
             window: None,
             end: directory.replay_from,
@@ -320,26 +324,27 @@ impl<M: Media> Walk<M> {
                 ));
             }
         }
+        self.existing.extend(&here);
         for id in here {
-            let link = self.first_link(id)?;
-            self.existing.insert(id, link);
-            if let Some(ended) = link.filter(|_| id > self.directory.replay_from.segment) {
+            // Older segments are not part of the walk.
+            if id > self.directory.replay_from.segment
+                && let Some(ended) = self.first_link(id)?
+            {
                 self.links.insert(ended, id);
             }
         }
         Ok(())
     }
 
+    /// Where the log before a segment ended, if its first frame is whole.
     fn first_link(&mut self, segment: u32) -> Result<Option<LogPoint>, StoreError> {
-        // Older segments are not part of the walk.
-        if segment < self.directory.replay_from.segment {
-            return Ok(None);
-        }
-        let place = Place::new(segment, 0);
-        let bytes = self.bytes(place.point(), HEADER_BYTES)?;
-        let header = bytes.and_then(|bytes| RawHeader::decode(&bytes, self.store, place));
-        let first = header.filter(|header| matches!(header.kind, Kind::Begin | Kind::Opened));
-        Ok(first.and_then(|header| Some(header.link()?.ended)))
+        let start = LogPoint { segment, offset: 0 };
+        Ok(match self.at(start)? {
+            At::Frame(header, _, true) if matches!(header.kind, Kind::Begin | Kind::Opened) => {
+                header.link().map(|link| link.ended)
+            }
+            _ => None,
+        })
     }
 
     /// Goes along the log to its end.
@@ -507,18 +512,20 @@ impl<M: Media> Walk<M> {
             synced: self.synced,
             last: LogPoint::default(),
         };
-        let behind: Vec<u32> = self
-            .existing
-            .range(at.segment..)
-            .map(|(id, _)| *id)
-            .collect();
+        let behind: Vec<u32> = self.existing.range(at.segment..).copied().collect();
         for segment in behind {
             let len = self.window(segment)?.len();
             let mut offset = match segment == at.segment {
                 true => at.offset.next_multiple_of(ALIGN) + ALIGN,
                 false => 0,
             };
-            while offset + HEADER_BYTES <= len {
+            loop {
+                let next = self.window(segment)?.next_data(offset);
+                let next = next.doing(&self.dir, "looking for data in a segment")?;
+                offset = offset.max(next / ALIGN * ALIGN);
+                if offset + HEADER_BYTES > len {
+                    break;
+                }
                 let stretch = STRETCH_BYTES.min(len - offset) / ALIGN * ALIGN;
                 let point = LogPoint { segment, offset };
                 let Some(bytes) = self.bytes(point, stretch)? else {
@@ -541,7 +548,7 @@ impl<M: Media> Walk<M> {
 
     /// The frame at a point, and whether its payload has the right checksum.
     fn at(&mut self, point: LogPoint) -> Result<At, StoreError> {
-        if !self.existing.contains_key(&point.segment) || !point.offset.is_multiple_of(ALIGN) {
+        if !self.existing.contains(&point.segment) || !point.offset.is_multiple_of(ALIGN) {
             return Ok(At::Nothing);
         }
         let place = Place::new(point.segment, point.offset);
@@ -611,7 +618,7 @@ impl<M: Media> Walk<M> {
 
     /// Removes what a crash left over: segments that nothing refers to, made ahead, or cut off.
     fn remove_leftovers(&mut self, found: &[String]) -> Result<(), StoreError> {
-        for segment in self.existing.keys() {
+        for segment in &self.existing {
             if !self.segments.contains_key(segment) {
                 self.media
                     .remove(&file_name(*segment))

@@ -47,13 +47,13 @@ impl Replicas {
         true
     }
 
-    pub fn states(&self, now: Incarnation) -> Vec<ReplicaState> {
+    pub fn states(&self, whole_since: Incarnation) -> Vec<ReplicaState> {
         self.0
             .iter()
             .map(|replica| ReplicaState {
                 extents: replica.extents,
                 from: replica.from,
-                lost: replica.incarnation != now,
+                lost: replica.incarnation < whole_since,
             })
             .collect()
     }

@@ -10,7 +10,8 @@ use super::{Handled, Promise, Store};
 use crate::message::{
     Asker, ListedBlock, MAX_DATA_BLOCKS, MAX_LISTED, Refusal, Reply, Request, Sealed,
 };
-use crate::words::{Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Version};
+use crate::plant::{Plant, planted};
+use crate::words::{Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Version};
 use zerocopy::IntoBytes;
 
 impl<M: Media> Store<M> {
@@ -64,7 +65,8 @@ impl<M: Media> Store<M> {
             return Err(Refusal::Superseded { shown });
         }
         // An epoch is shown when its promise is synced, not before (rule S3).
-        let promised = disk.is_some_and(|disk| disk.shown_at < self.synced());
+        let promised = disk.is_some_and(|disk| disk.shown_at < self.synced())
+            || planted(Plant::EpochNotSynced);
         if asker.epoch > shown || !promised {
             return Err(Refusal::NotShown { shown });
         }
@@ -103,9 +105,21 @@ impl<M: Media> Store<M> {
             incarnation: self.incarnation,
             starts: self.starts,
             watermark: state.watermark,
-            replicas: state.replicas.states(self.incarnation),
+            replicas: state.replicas.states(self.whole_since()),
         };
+        if planted(Plant::EpochNotSynced) {
+            return Ok(Handled::Now(Reply::Sealed(sealed)));
+        }
         Ok(self.promise(disk, epoch, Reply::Sealed(sealed)))
+    }
+
+    /// The incarnation in which a replica must have become whole to be whole now (rule S2).
+    fn whole_since(&self) -> Incarnation {
+        let wiped = planted(Plant::LostMarkCleared) && !self.lost_tail;
+        match wiped {
+            true => Incarnation(0),
+            false => self.incarnation,
+        }
     }
 
     fn join(
@@ -206,6 +220,7 @@ impl<M: Media> Store<M> {
                 .filter(|entry| has(entry, from, join));
             let planned = match &entry {
                 None => Planned::Absent,
+                Some(entry) if entry.zeroes && planted(Plant::DiscardDeletes) => Planned::Absent,
                 Some(entry) if entry.zeroes => Planned::Zeroes(entry.version),
                 Some(entry) => {
                     let files = &mut self.log.files;

@@ -102,6 +102,11 @@ impl<F: MediaFile> Window<F> {
         self.len
     }
 
+    /// See [`MediaFile::next_data`].
+    pub fn next_data(&self, offset: u64) -> io::Result<u64> {
+        self.file.next_data(offset)
+    }
+
     /// `count` bytes from `offset` on, at most a window; None beyond the file's end.
     pub fn get(&mut self, offset: u64, count: u64) -> io::Result<Option<&[u8]>> {
         assert!(count <= WINDOW_BYTES, "a frame fits into a window");

@@ -70,7 +70,13 @@ impl Media for FileMedia {
     }
 
     fn open(&self, name: &str) -> io::Result<OpenFile> {
-        self.open_with(name, OFlags::RDWR)
+        match self.open_with(name, OFlags::RDWR) {
+            // To look at a store one need not be able to write to it.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                self.open_with(name, OFlags::RDONLY)
+            }
+            other => other,
+        }
     }
 
     fn open_direct(&self, name: &str) -> io::Result<OpenFile> {
@@ -188,6 +194,15 @@ impl MediaFile for OpenFile {
 
     fn sync(&self) -> io::Result<()> {
         Ok(fs::fdatasync(&self.file)?)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        match fs::seek(&self.file, fs::SeekFrom::Data(offset)) {
+            Ok(at) => Ok(at.max(offset)),
+            Err(rustix::io::Errno::NXIO) => self.len(),
+            // A file system that cannot tell: then everything may be data.
+            Err(_) => Ok(offset),
+        }
     }
 }
 

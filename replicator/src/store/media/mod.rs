@@ -66,6 +66,9 @@ pub trait MediaFile: Send + Sync + 'static {
     /// Every piece is mapped and writable, and nobody holds a Rust reference to it.
     unsafe fn read_pieces(&self, offset: u64, pieces: &[Piece], now: bool) -> io::Result<()>;
     fn sync(&self) -> io::Result<()>;
+    /// Where, from `offset` on, there may be something else than zeroes; the file's end if nowhere.
+    /// Reserved space that nobody wrote to costs nothing to skip.
+    fn next_data(&self, offset: u64) -> io::Result<u64>;
 }
 
 /// Whether an error says that there is no space left, which waiting or deleting may mend.

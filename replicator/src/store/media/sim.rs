@@ -58,6 +58,8 @@ struct State {
     fail_syncs: bool,
     /// Cut the write after this many more bytes, and fail everything behind it.
     tear_after: Option<u64>,
+    /// Copies taken before each sync, if anybody wants them.
+    moments: Option<Vec<SimMedia>>,
     work: Work,
 }
 
@@ -175,33 +177,17 @@ impl SimMedia {
 
     /// An independent copy of everything, unsynced state included; its lock is free.
     pub fn fork(&self) -> SimMedia {
-        let state = self.state.lock();
-        SimMedia {
-            state: Arc::new(Mutex::new(State {
-                inodes: state
-                    .inodes
-                    .iter()
-                    .map(|(number, inode)| {
-                        let handles = Arc::new(());
-                        let inode = Inode {
-                            handles,
-                            ..inode.clone()
-                        };
-                        (*number, inode)
-                    })
-                    .collect(),
-                names: state.names.clone(),
-                durable_names: state.durable_names.clone(),
-                pending: state.pending.clone(),
-                next_inode: state.next_inode,
-                locked_by: 0,
-                boots: state.boots,
-                capacity: state.capacity,
-                fail_syncs: state.fail_syncs,
-                tear_after: None,
-                work: Work::default(),
-            })),
-        }
+        self.state.lock().fork()
+    }
+
+    /// From now on keeps a copy of everything as it is before each sync.
+    pub fn watch_syncs(&self) {
+        self.state.lock().moments = Some(Vec::new());
+    }
+
+    /// The copies since [`SimMedia::watch_syncs`], which ends.
+    pub fn moments(&self) -> Vec<SimMedia> {
+        self.state.lock().moments.take().unwrap_or_default()
     }
 
     /// At most so many bytes in all files; None: no limit.
@@ -291,6 +277,38 @@ impl State {
             .collect();
         self.inodes
             .retain(|number, inode| used.contains(number) || Arc::strong_count(&inode.handles) > 1);
+    }
+
+    fn fork(&self) -> SimMedia {
+        let inodes = self.inodes.iter().map(|(number, inode)| {
+            let handles = Arc::new(());
+            let inode = Inode {
+                handles,
+                ..inode.clone()
+            };
+            (*number, inode)
+        });
+        let state = State {
+            inodes: inodes.collect(),
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            pending: self.pending.clone(),
+            next_inode: self.next_inode,
+            boots: self.boots,
+            capacity: self.capacity,
+            fail_syncs: self.fail_syncs,
+            ..State::default()
+        };
+        SimMedia {
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    fn note_moment(&mut self) {
+        if self.moments.is_some() {
+            let now = self.fork();
+            self.moments.get_or_insert_default().push(now);
+        }
     }
 
     fn change_name(&mut self, change: NameChange) {
@@ -475,6 +493,7 @@ impl Media for SimMedia {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state.lock();
+        state.note_moment();
         if state.fail_syncs {
             return Err(io::Error::other("simulated failure of a directory's sync"));
         }
@@ -572,6 +591,7 @@ impl MediaFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let state = &mut *state;
+        state.note_moment();
         let inode = state.inodes.get_mut(&self.number).ok_or_else(gone)?;
         if state.fail_syncs {
             let mut dirty = std::mem::take(&mut inode.dirty);
@@ -584,6 +604,14 @@ impl MediaFile for SimFile {
         inode.synced.len = inode.now.len;
         state.work.syncs += 1;
         Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        self.with(|inode, _| {
+            let page = PAGE as u64;
+            let next = inode.now.pages.range(offset / page..).next();
+            next.map_or(inode.now.len, |(number, _)| offset.max(number * page))
+        })
     }
 }
 

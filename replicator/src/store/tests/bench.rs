@@ -44,6 +44,8 @@ pub struct Oracle {
     pub written: BTreeMap<Block, BTreeMap<Version, bool>>,
     /// What a completed sync covers.
     pub flushed: BTreeMap<Block, Version>,
+    /// The epochs at which the replica joined again: reads of older entries are bounded by them.
+    pub bounds: Vec<u64>,
     /// The highest epoch whose seal was answered, and the highest that was asked for.
     pub sealed: Epoch,
     pub asked: Epoch,
@@ -174,6 +176,7 @@ impl Bench {
             from: Epoch::from_u64(from),
         };
         assert_eq!(self.ask(request), Reply::Joined);
+        self.oracle.bounds.push(from);
     }
 
     /// Writes the next version; `zero`: zeroes. The oracle learns of it whatever the answer.
@@ -196,6 +199,8 @@ impl Bench {
                 }
             }
         }
+        let invalid = matches!(reply, Reply::Refused(Refusal::Invalid { .. }));
+        assert!(!invalid, "a test's own mistake: {reply:?}");
         reply
     }
 
@@ -297,6 +302,49 @@ impl Bench {
                 Err(refusal) => panic!("block {block:?}: {refusal:?}"),
             }
         }
+    }
+
+    /// Rule R2: what an older entry says does not change.
+    pub fn check_bounded(&mut self) {
+        if self.store.shown(DISK) == Epoch::ZERO {
+            return;
+        }
+        for bound in self.oracle.bounds.clone() {
+            if bound > self.epoch.as_u64() {
+                continue;
+            }
+            let below = Version::new(Epoch::from_u64(bound), Seq::ZERO);
+            for (block, versions) in self.oracle.written.clone() {
+                let last = versions.range(..below).next_back();
+                let expected = last.map(|(version, zero)| (*version, *zero));
+                let read = self.read_bounded(block.0, 1, 0, bound).unwrap();
+                let found = match read.found[0] {
+                    Found::Absent => None,
+                    Found::Zeroes(version) => Some((version, true)),
+                    Found::Data { version, .. } => Some((version, false)),
+                };
+                assert_eq!(found, expected, "block {block:?} below {bound}");
+            }
+        }
+    }
+
+    /// After a recovery: what was found is all there is, and it is synced.
+    pub fn believe(&mut self) {
+        for block in self.oracle.written.keys().copied().collect::<Vec<_>>() {
+            let found = match self.version(block) {
+                Ok(found) => found,
+                Err(Refusal::NoReplica | Refusal::NotShown { .. }) => None,
+                Err(refusal) => panic!("{refusal:?}"),
+            };
+            let versions = self.oracle.written.get_mut(&block).unwrap();
+            versions.retain(|version, _| Some(*version) <= found);
+            if versions.is_empty() {
+                self.oracle.written.remove(&block);
+            }
+        }
+        self.oracle.flushed = self.newest();
+        self.oracle.sealed = self.store.shown(DISK);
+        self.oracle.asked = self.oracle.sealed;
     }
 
     /// Housekeeping until there is nothing to do.

@@ -1,6 +1,11 @@
 //! Tests of the store: scripts, crashes, damage, cost.
 
 mod bench;
+mod crash;
+mod damage;
+mod files;
+mod rng;
 mod script;
+mod space;
 
-use bench::{Bench, DISK};
+use bench::{Bench, DISK, STORE};

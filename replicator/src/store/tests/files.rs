@@ -1,0 +1,219 @@
+//! The shared store on real files.
+
+use super::bench::content;
+use super::{DISK, STORE};
+use crate::message::{Asker, Content, Found, Payload, Refusal, Reply, Request};
+use crate::store::{BootId, Options, SharedStore, Store, StoreError, check};
+use crate::words::{Block, Blocks, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq, Version};
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+const E1: Epoch = Epoch::from_u64(1);
+
+fn small() -> Options {
+    Options {
+        segment_bytes: 1 << 20,
+        checkpoint_bytes: 4 << 20,
+        ..Options::default()
+    }
+}
+
+fn ask(store: &SharedStore, request: Request) -> Reply {
+    let (done, answer) = mpsc::channel();
+    store.submit(request, None, move |reply| done.send(reply).unwrap());
+    answer
+        .recv_timeout(Duration::from_secs(20))
+        .expect("every request is answered")
+}
+
+fn asker(incarnation: Incarnation) -> Asker {
+    Asker {
+        disk: DISK,
+        epoch: E1,
+        incarnation,
+    }
+}
+
+fn ready(dir: &Path) -> SharedStore {
+    SharedStore::format(dir, STORE, &small()).unwrap();
+    let (store, _) = SharedStore::open(dir, small()).unwrap();
+    let seal = Request::Seal {
+        disk: DISK,
+        epoch: E1,
+    };
+    assert!(matches!(ask(&store, seal), Reply::Sealed(_)));
+    let join = Request::Join {
+        asker: asker(store.incarnation()),
+        extents: Extents::new(Extent(0), Extent(64)),
+        extent_size: ExtentSize::new(1 << 20).unwrap(),
+        from: E1,
+    };
+    assert_eq!(ask(&store, join), Reply::Joined);
+    store
+}
+
+fn write(incarnation: Incarnation, seq: u64, first: u64, count: u32) -> Request {
+    let blocks = Blocks::new(Block(first), count);
+    let version = Version::new(E1, Seq(seq));
+    let data: Vec<u8> = blocks
+        .iter()
+        .flat_map(|block| content(DISK, block, version))
+        .collect();
+    Request::Write {
+        asker: asker(incarnation),
+        seq: Seq(seq),
+        watermark: Seq(seq.saturating_sub(1)),
+        blocks,
+        content: Content::Data(Payload::new(Bytes::from(data))),
+    }
+}
+
+fn read(incarnation: Incarnation, first: u64, count: u32) -> Request {
+    Request::Read {
+        asker: asker(incarnation),
+        from: E1,
+        below: Epoch::MAX,
+        blocks: Blocks::new(Block(first), count),
+    }
+}
+
+#[test]
+fn many_threads_write_sync_and_read_and_a_reopened_store_has_it_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path());
+    let incarnation = store.incarnation();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let store = &store;
+            scope.spawn(move || {
+                for i in 0..150u64 {
+                    let seq = thread * 1000 + i + 1;
+                    let first = thread * 1024 + i * 7 % 240;
+                    assert_eq!(
+                        ask(store, write(incarnation, seq, first, 8)),
+                        Reply::Written
+                    );
+                    if i % 20 == 0 {
+                        let sync = Request::Sync {
+                            asker: asker(incarnation),
+                        };
+                        assert_eq!(ask(store, sync), Reply::Synced);
+                    }
+                    let Reply::Read(blocks) = ask(store, read(incarnation, first, 8)) else {
+                        panic!("what was just written can be read");
+                    };
+                    for (i, found) in blocks.found.iter().enumerate() {
+                        let block = Block(first + i as u64);
+                        let Found::Data { version, .. } = found else {
+                            panic!("{found:?}");
+                        };
+                        let data = &blocks.data[i * 4096..(i + 1) * 4096];
+                        assert_eq!(data, &content(DISK, block, *version)[..]);
+                    }
+                }
+            });
+        }
+    });
+    let usage = store.usage();
+    assert!(
+        usage.disks[0].allocated > 0 && usage.used >= usage.live,
+        "{usage:?}"
+    );
+    let in_use = SharedStore::open(dir.path(), small());
+    assert!(matches!(in_use, Err(StoreError::InUse { .. })));
+    drop(store);
+
+    let report = check::check(dir.path()).unwrap();
+    assert!(
+        report.damage.is_empty() && report.frames > 1000,
+        "{report:?}"
+    );
+    let (store, recovery) = SharedStore::open(dir.path(), small()).unwrap();
+    assert!(recovery.clean && !recovery.lost_tail, "{recovery:?}");
+    assert_eq!(store.incarnation(), incarnation);
+    let Reply::Read(blocks) = ask(&store, read(incarnation, 3 * 1024, 100)) else {
+        panic!("it is all there");
+    };
+    assert!(
+        blocks
+            .found
+            .iter()
+            .all(|found| matches!(found, Found::Data { .. }))
+    );
+    store.close().unwrap();
+    let refused = ask(&store, read(incarnation, 0, 1));
+    assert_eq!(refused, Reply::Refused(Refusal::Failed), "closed");
+}
+
+#[test]
+fn reads_past_the_page_cache_are_answered_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path());
+    let incarnation = store.incarnation();
+    for i in 0..64 {
+        assert_eq!(
+            ask(&store, write(incarnation, i + 1, i * 4, 4)),
+            Reply::Written
+        );
+    }
+    drop(store);
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let file = std::fs::File::open(entry.unwrap().path()).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+    let (store, _) = SharedStore::open(dir.path(), small()).unwrap();
+    for i in 0..64 {
+        let Reply::Read(blocks) = ask(&store, read(incarnation, i * 4, 4)) else {
+            panic!("block {i}");
+        };
+        let version = Version::new(E1, Seq(i + 1));
+        assert_eq!(
+            blocks.data[..4096],
+            content(DISK, Block(i * 4), version)[..]
+        );
+    }
+}
+
+#[test]
+fn another_boot_of_the_host_is_another_incarnation() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path());
+    let before = store.incarnation();
+    assert_eq!(ask(&store, write(before, 1, 0, 4)), Reply::Written);
+    // Not a clean end: the process is gone without a word. Its files stay as they are.
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let same = SharedStore::open(copy.path(), small()).unwrap();
+    assert!(!same.1.lost_tail && same.0.incarnation() == before);
+    drop(same);
+    let media = crate::store::media::FileMedia::new(copy.path()).unwrap();
+    let (other, recovery) = Store::open(media.clone(), small(), BootId(99)).unwrap();
+    assert!(
+        recovery.clean && !recovery.lost_tail,
+        "it was closed in between"
+    );
+    drop(other);
+    let (other, recovery) = Store::open(media, small(), BootId(100)).unwrap();
+    assert!(recovery.lost_tail && other.incarnation() > before);
+}
+
+#[test]
+fn a_missing_directory_and_a_foreign_one_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = SharedStore::open(&dir.path().join("nowhere"), small());
+    assert!(matches!(missing, Err(StoreError::Io { .. })));
+    std::fs::write(dir.path().join("photos.txt"), "x").unwrap();
+    let foreign = SharedStore::open(dir.path(), small());
+    assert!(matches!(foreign, Err(StoreError::NotAStore { .. })));
+    let made = SharedStore::format(dir.path(), STORE, &small());
+    assert!(matches!(made, Err(StoreError::NotEmpty { .. })));
+    assert!(matches!(
+        check::check(dir.path()),
+        Err(StoreError::NotAStore { .. })
+    ));
+}

@@ -1,0 +1,191 @@
+//! Space and cost: a full disk, what the cleaner gives back, what a recovery reads.
+
+use super::{Bench, DISK};
+use crate::message::{Refusal, Reply, Request};
+use crate::store::Options;
+use crate::words::{Block, Extent, Extents};
+
+fn limited() -> Options {
+    Options {
+        capacity_bytes: Some(16 * (64 << 10)),
+        ..Options::tiny()
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_untorn_and_discards_bring_it_back() {
+    let mut bench = Bench::ready_with(limited());
+    let mut full = None;
+    for i in 0..400 {
+        match bench.write(i * 8 % 2048, 8, false) {
+            Reply::Written => {}
+            Reply::Refused(Refusal::Full { needed, .. }) => {
+                assert!(needed > 0);
+                full = Some(i);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+        bench.tidy();
+    }
+    let full = full.expect("16 segments do not hold 400 writes");
+    bench.flush();
+    bench.check(true);
+    assert!(matches!(
+        bench.write(0, 8, false),
+        Reply::Refused(Refusal::Full { .. })
+    ));
+    // Discards, reads, syncs and seals go on.
+    for i in 0..full {
+        assert_eq!(
+            bench.write(i * 8 % 2048, 8, true),
+            Reply::Written,
+            "discard {i} of {full}"
+        );
+        if i % 16 == 0 {
+            bench.flush();
+        }
+    }
+    bench.seal(2);
+    let refused = bench.asker();
+    assert_eq!(bench.ask(Request::Sync { asker: refused }), Reply::Synced);
+    bench.tidy();
+    bench.check(true);
+    assert!(
+        bench.store.usage().used < 8 * (64 << 10),
+        "{:?}",
+        bench.store.usage()
+    );
+    assert_eq!(
+        bench.write(0, 8, false),
+        Reply::Written,
+        "it recovered by itself"
+    );
+    bench.kill().check(true);
+}
+
+#[test]
+fn a_file_system_without_space_is_the_same_and_the_store_opens_when_some_returns() {
+    let mut bench = Bench::ready();
+    bench.media.set_capacity(Some(12 * (64 << 10)));
+    let mut i = 0;
+    while bench.write(i * 8, 8, false) == Reply::Written {
+        i += 1;
+        assert!(i < 200);
+    }
+    bench.flush();
+    bench.check(true);
+    let mut bench = bench.kill();
+    bench.check(true);
+    assert!(matches!(
+        bench.write(0, 8, false),
+        Reply::Refused(Refusal::Full { .. })
+    ));
+    bench.media.set_capacity(None);
+    assert_eq!(bench.write(0, 8, false), Reply::Written);
+}
+
+#[test]
+fn overwriting_for_ever_takes_bounded_space_and_the_cleaner_loses_nothing() {
+    let mut bench = Bench::ready();
+    // A cold half that the cleaner has to carry along, among a hot half.
+    for i in 0..3000u64 {
+        let first = match i % 20 {
+            0 => 512 + i / 20 * 3 % 250,
+            _ => i * 7 % 250,
+        };
+        bench.write(first, 3, i % 11 == 0);
+        if i % 10 == 0 {
+            bench.flush();
+        }
+        bench.store.housekeep();
+    }
+    bench.flush();
+    bench.tidy();
+    let usage = bench.store.usage();
+    assert!(usage.used < 8 * usage.live.max(1 << 20), "{usage:?}");
+    bench.check(true);
+    let mut bench = bench.crash(|| false);
+    bench.check(true);
+    // Again after a restart, when nothing is known exactly.
+    let epoch = bench.epoch.as_u64() + 1;
+    bench.seal(epoch);
+    for i in 0..1500u64 {
+        bench.write(i * 7 % 250, 3, false);
+        if i % 10 == 0 {
+            bench.flush();
+        }
+        bench.store.housekeep();
+    }
+    bench.tidy();
+    bench.check(true);
+    bench.kill().check(true);
+}
+
+#[test]
+fn usage_says_which_extents_have_data() {
+    let mut bench = Bench::ready();
+    bench.write(0, 4, false);
+    bench.write(300, 2, false);
+    bench.write(1, 1, true);
+    let expected = vec![(Extent(0), 3 * 4096), (Extent(1), 2 * 4096)];
+    for _ in 0..2 {
+        let usage = bench.store.usage();
+        assert_eq!(usage.disks[0].extents, expected);
+        assert_eq!(usage.disks[0].allocated, 5 * 4096);
+        bench.store.start_checkpoint();
+        bench.tidy();
+        bench.write(1, 1, true);
+        bench = bench.kill();
+    }
+}
+
+#[test]
+fn a_recovery_costs_what_came_after_the_checkpoint_not_what_the_disk_holds() {
+    let options = Options {
+        segment_bytes: 1 << 20,
+        checkpoint_bytes: 1 << 30,
+        ..Options::tiny()
+    };
+    let mut cost = Vec::new();
+    for (disk_blocks, after) in [(256u64, 20u64), (8192, 20), (8192, 400)] {
+        let mut bench = Bench::ready_with(options.clone());
+        for i in 0..disk_blocks / 8 {
+            bench.write(i * 8, 8, false);
+        }
+        bench.flush();
+        bench.store.start_checkpoint();
+        bench.tidy();
+        for i in 0..after {
+            bench.write(i * 8 % 256, 1, false);
+        }
+        let mut bench = bench.kill();
+        println!(
+            "{} MiB on the disk, {after} writes since: {} frames, {} KiB read",
+            disk_blocks * 4 / 1024,
+            bench.recovery.frames,
+            bench.recovery.bytes_read / 1024
+        );
+        cost.push((bench.recovery.frames, bench.recovery.bytes_read));
+        bench.check(true);
+    }
+    // 32 times the data, the same work, but for a frame where a segment begins.
+    assert!(cost[1].0 <= cost[0].0 + 2, "{cost:?}");
+    assert!(cost[1].1 < cost[0].1 * 3 / 2, "{cost:?}");
+    assert!(cost[2].0 > cost[1].0 + 300, "{cost:?}");
+}
+
+#[test]
+fn extents_without_a_record_have_no_list() {
+    let mut bench = Bench::new();
+    bench.seal(1);
+    bench.join(0..2, 1);
+    let list = Request::List {
+        asker: bench.asker(),
+        extents: Extents::new(Extent(1), Extent(3)),
+        above: crate::words::Version::ZERO,
+        start: Block(0),
+    };
+    assert_eq!(bench.ask(list), Reply::Refused(Refusal::NoReplica));
+    assert_eq!(bench.store.usage().disks[0].disk, DISK);
+}
