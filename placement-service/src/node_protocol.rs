@@ -167,6 +167,9 @@ pub enum BackendState {
     /// QEMU may connect.
     Ready {
         socket: String,
+        /// What its disk is doing, in words.
+        #[serde(default)]
+        status: String,
     },
     Stopping,
     /// It cannot go on by itself; why, in words.

@@ -149,6 +149,7 @@ fn obedient_node(client: PlacementClient, number: u128) -> tokio::task::JoinHand
                 disk: attachment.disk,
                 backend: attachment.backend,
                 state: BackendState::Ready {
+                    status: String::new(),
                     socket: format!("/run/ukai/{}.sock", attachment.name),
                 },
             });

@@ -191,7 +191,7 @@ impl Service {
             });
         };
         match self.pulses.backend(host, backend) {
-            Some(BackendState::Ready { socket }) => Ok(AttachState::Ready(Attached {
+            Some(BackendState::Ready { socket, .. }) => Ok(AttachState::Ready(Attached {
                 disk: name.clone(),
                 id: record.value.id,
                 bytes: record.value.bytes,
@@ -302,7 +302,7 @@ impl Service {
             Place::Operator(_) => None,
         };
         let socket = match state {
-            Some(BackendState::Ready { socket }) => Some(socket),
+            Some(BackendState::Ready { socket, .. }) => Some(socket),
             _ => None,
         };
         AttachmentView {
@@ -333,6 +333,7 @@ impl Service {
         match heard {
             None => format!("node {host} has not begun to serve it"),
             Some(BackendState::Starting) => format!("node {host} is starting to serve it"),
+            Some(BackendState::Ready { status, .. }) if !status.is_empty() => status,
             Some(BackendState::Ready { .. }) => format!("node {host} serves it"),
             Some(BackendState::Stopping) => format!("node {host} is closing it"),
             Some(BackendState::Failed { why }) => format!("node {host} could not serve it: {why}"),

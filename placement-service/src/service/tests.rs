@@ -199,6 +199,7 @@ fn close(backend: BackendId, life: u64) -> Change {
 
 fn ready() -> BackendState {
     BackendState::Ready {
+        status: String::new(),
         socket: "/run/ukai/web1.sock".into(),
     }
 }
