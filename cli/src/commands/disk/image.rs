@@ -1,0 +1,219 @@
+//! `ukai disk import` and `ukai disk export`: raw images in and out of a detached disk.
+//!
+//! This process becomes the disk's writer for the time being, with an attachment of its own.
+
+use crate::exit::{Code, Failure};
+use crate::operator::{Connection, Service};
+use crate::output::{Output, human_bytes};
+use anyhow::Context;
+use placement_service::api::{Detach, Detached, Disk, TakeWriter, Writer};
+use placement_service::client::PlacementClient;
+use replicator::net::{Links, Place};
+use replicator::words::{DiskName, Epoch, HostName, Life, Owner, StoreId};
+use replicator::writer::{self, TakeOver};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::LocalSet;
+use uuid::Uuid;
+use vhost_backend::disk::image::{self, Before, ImageError, Progress};
+use vhost_backend::disk::{DiskIo, ReplicatedDisk, Surroundings};
+
+/// Write a raw image to a detached disk.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  qemu-img convert -O raw base.qcow2 base.raw && ukai disk import web1 base.raw"
+)]
+pub struct ImportArgs {
+    disk: DiskName,
+    /// A raw image, no larger than the disk; what is behind its end becomes zero.
+    file: PathBuf,
+    /// Overwrite a disk that holds data.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Write a detached disk to a raw image, with holes where it is zero.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  ukai disk export web1 web1.raw && qemu-img convert -O qcow2 web1.raw web1.qcow2"
+)]
+pub struct ExportArgs {
+    disk: DiskName,
+    /// The image to make.
+    file: PathBuf,
+    /// Replace a file that exists.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct Copied {
+    disk: DiskName,
+    file: PathBuf,
+    bytes: u64,
+    /// Of these, what was not zero.
+    data_bytes: u64,
+}
+
+pub fn import(args: ImportArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
+    let file =
+        File::open(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let service = connection.service()?;
+    let disk: Disk = service.get(&format!("/v1/disks/{}", args.disk))?;
+    if disk.allocated_bytes > 0 && !args.overwrite {
+        let what = format!(
+            "{} holds data, {} on its stores",
+            args.disk,
+            human_bytes(disk.allocated_bytes)
+        );
+        return Err(Failure::new(Code::Refused, what)
+            .try_next("--overwrite replaces all of it")
+            .into());
+    }
+    // What its stores have not reported yet may be there all the same: only a disk that never was
+    // open is certainly empty.
+    let before = if disk.allocated_bytes == 0 && disk.epoch == Epoch::first(disk.epoch.generation())
+    {
+        Before::Empty
+    } else {
+        Before::Anything
+    };
+    let bar = output.progress(disk.bytes, "importing");
+    let done = with_disk(&args.disk, connection, &service, async |io| {
+        image::import(io, &file, before, |progress| {
+            bar.set_position(progress.done)
+        })
+        .await
+    })?;
+    bar.finish_and_clear();
+    show(args.disk, args.file, done, "imported", output);
+    Ok(())
+}
+
+pub fn export(args: ExportArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    if args.overwrite {
+        options.create(true)
+    } else {
+        options.create_new(true)
+    };
+    let service = connection.service()?;
+    let disk: Disk = service.get(&format!("/v1/disks/{}", args.disk))?;
+    let file = options.open(&args.file).with_context(|| {
+        format!(
+            "cannot make {} (--overwrite replaces a file)",
+            args.file.display()
+        )
+    })?;
+    let bar = output.progress(disk.bytes, "exporting");
+    let done = with_disk(&args.disk, connection, &service, async |io| {
+        let done = image::export(io, &file, |progress| bar.set_position(progress.done)).await?;
+        file.sync_all()?;
+        Ok(done)
+    })?;
+    bar.finish_and_clear();
+    show(args.disk, args.file, done, "exported", output);
+    Ok(())
+}
+
+fn show(disk: DiskName, file: PathBuf, done: Progress, verb: &str, output: Output) {
+    let copied = Copied {
+        disk,
+        file,
+        bytes: done.total,
+        data_bytes: done.copied,
+    };
+    output.show(&copied, |copied| {
+        let (bytes, data) = (human_bytes(copied.bytes), human_bytes(copied.data_bytes));
+        format!(
+            "{verb} {} ({bytes}, {data} of it not zero) and {}",
+            copied.disk,
+            copied.file.display()
+        )
+    });
+}
+
+/// Becomes the disk's writer, lets `work` use it, closes it and gives the attachment back, also when
+/// `work` failed or the user pressed ctrl-c.
+fn with_disk<T>(
+    name: &DiskName,
+    connection: &Connection,
+    service: &Service,
+    work: impl AsyncFnOnce(&mut DiskIo) -> Result<T, ImageError>,
+) -> anyhow::Result<T> {
+    let writer: Writer =
+        service.post(&format!("/v1/disks/{name}/writer"), &TakeWriter::default())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, async {
+        let mut io = open(connection, writer).await?;
+        let result = tokio::select! {
+            result = work(&mut io) => result.map_err(anyhow::Error::from),
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(Code::Failed, "stopped before it was complete").into()),
+        };
+        io.close().await;
+        result
+    });
+    let detached: anyhow::Result<Detached> =
+        service.post(&format!("/v1/disks/{name}/detach"), &Detach::default());
+    let value = result?;
+    if !detached?.clean {
+        return Err(Failure::new(
+            Code::Failed,
+            format!("{name} was copied, but its epoch could not be closed"),
+        )
+        .try_next("whoever attaches it next has to say --take-over; nothing is lost")
+        .into());
+    }
+    Ok(value)
+}
+
+async fn open(connection: &Connection, writer: Writer) -> anyhow::Result<DiskIo> {
+    let credentials = connection.credentials()?;
+    let placement = SocketAddr::new(connection.service_addr()?.ip(), writer.node_port);
+    let client = PlacementClient::new(&credentials, vec![placement])?;
+    let places: HashMap<StoreId, Place> = writer
+        .stores
+        .into_iter()
+        .map(|store| {
+            (
+                store.store,
+                Place {
+                    addr: store.address,
+                    host: store.host,
+                },
+            )
+        })
+        .collect();
+    let links = Links::new(&credentials, move |store| places.get(&store).cloned())?;
+    let host: HostName = credentials.identity().host.clone();
+    let owner = Owner {
+        backend: writer.backend,
+        life: Life(Uuid::new_v4().as_u64_pair().0),
+        host,
+    };
+    let around = Surroundings {
+        near: None,
+        links,
+        placement: Arc::new(client),
+    };
+    let disk = ReplicatedDisk::new(writer.record, owner, writer::Config::default(), around);
+    let take_over = if writer.take_over {
+        TakeOver::Ordered
+    } else {
+        TakeOver::Own
+    };
+    disk.orders().change(|orders| orders.take_over = take_over);
+    DiskIo::open(disk).await.map_err(|why| {
+        Failure::new(Code::Refused, "the disk could not be opened")
+            .because(why)
+            .into()
+    })
+}

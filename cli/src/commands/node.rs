@@ -1,0 +1,133 @@
+//! `ukai node`: the daemon of a host.
+
+use crate::daemon::{self, node};
+use crate::operator::{pki_dir, resolve};
+use crate::settings::{self, Patience, Size};
+use anyhow::Context;
+use replicator::net::identity::{Credentials, Role};
+use replicator::words::{DatacenterName, HostName, RackName};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the placement service listens for nodes unless something else was said.
+const PLACEMENT_PORT: u16 = 7400;
+
+/// Run a host's node: its replica store, the backends of the VMs on it, or both.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  ukai node --config /etc/ukai/node.toml\n\n\
+    /etc/ukai/node.toml:\n  host = \"tokyo-1\"\n  datacenter = \"tokyo\"\n  rack = \"r1\"\n  placement = [\"control-1:7400\"]\n  \
+    listen = \"10.0.0.11:7410\"\n  store = \"/var/lib/ukai/store\"")]
+pub struct Args {
+    /// A TOML file with any of the settings below, named as the flags are.
+    #[arg(long, value_name = "FILE", env = "UKAI_NODE_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: NodeSettings,
+}
+
+crate::settings! {
+    NodeSettings {
+        /// This host, as its certificate names it; needed only when the folder has several.
+        #[arg(long, value_name = "HOST", env = "UKAI_NODE_HOST")]
+        host: HostName,
+
+        /// The datacenter that it stands in.
+        #[arg(long, value_name = "NAME", env = "UKAI_NODE_DATACENTER")]
+        datacenter: DatacenterName,
+
+        /// Its rack: hosts that fail together.
+        #[arg(long, value_name = "NAME", env = "UKAI_NODE_RACK")]
+        rack: RackName,
+
+        /// The placement service: HOST[:PORT]; several, separated by commas, are tried in turn [default: 127.0.0.1:7400].
+        #[arg(long, value_name = "HOST[:PORT]", env = "UKAI_NODE_PLACEMENT", value_delimiter = ',')]
+        placement: Vec<String>,
+
+        /// Where other nodes reach this one, QUIC [default: 0.0.0.0:7410].
+        #[arg(long, value_name = "ADDR:PORT", env = "UKAI_NODE_LISTEN")]
+        listen: SocketAddr,
+
+        /// The directory of its store; made if it is not there. Left out: a node without a store.
+        #[arg(long, value_name = "DIR", env = "UKAI_NODE_STORE")]
+        store: PathBuf,
+
+        /// How much the store may occupy: 500G [default: what the file system has].
+        #[arg(long, value_name = "SIZE", env = "UKAI_NODE_CAPACITY")]
+        capacity: Size,
+
+        /// Where the sockets for QEMU appear [default: /run/ukai].
+        #[arg(long, value_name = "DIR", env = "UKAI_NODE_SOCKETS")]
+        sockets: PathBuf,
+
+        /// Let the sockets' group connect too, for VMs that run as another user of it.
+        #[arg(long, value_name = "BOOL", env = "UKAI_NODE_GROUP_SOCKETS", num_args = 0..=1, default_missing_value = "true")]
+        group_sockets: bool,
+
+        /// Threads that serve disks [default: as many as there are processors, at most 4].
+        #[arg(long, value_name = "N", env = "UKAI_NODE_THREADS")]
+        threads: usize,
+
+        /// A member that leaves a write unanswered for this long is ejected: 30s, 2m, never [default: 30s].
+        #[arg(long, value_name = "TIME", env = "UKAI_NODE_EJECT_AFTER")]
+        eject_after: Patience,
+    }
+}
+
+pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
+    let file = args
+        .config
+        .as_deref()
+        .map(settings::read)
+        .transpose()?
+        .unwrap_or_default();
+    let config = config(args.settings.or(file), pki)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(node::run(config, daemon::asked_to_stop()))
+}
+
+fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::Config> {
+    let pki = pki_dir(pki.as_deref());
+    let credentials = match &settings.host {
+        Some(host) => Credentials::load(&pki, Role::Node, host),
+        None => Credentials::load_only(&pki, Role::Node),
+    }?;
+    let placement = settings
+        .placement
+        .unwrap_or_else(|| vec!["127.0.0.1".into()]);
+    let placement = placement
+        .iter()
+        .map(|text| resolve(text, PLACEMENT_PORT))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(node::Config {
+        credentials,
+        datacenter: settings
+            .datacenter
+            .context("which datacenter is this host in? say --datacenter")?,
+        rack: settings
+            .rack
+            .context("which rack is this host in? say --rack: hosts of one rack fail together")?,
+        placement,
+        listen: settings
+            .listen
+            .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 7410))),
+        store: settings.store,
+        capacity_bytes: settings.capacity.map(|size| size.0),
+        sockets: settings.sockets.unwrap_or_else(|| "/run/ukai".into()),
+        socket_mode: if settings.group_sockets.unwrap_or(false) {
+            0o660
+        } else {
+            0o600
+        },
+        threads: settings.threads.unwrap_or(processors.min(4)).clamp(1, 64),
+        eject_after: settings
+            .eject_after
+            .map_or(Some(Duration::from_secs(30)), |patience| patience.0),
+    })
+}

@@ -1,0 +1,72 @@
+//! `ukai placement`: the placement service.
+
+use crate::daemon;
+use crate::operator::pki_dir;
+use crate::settings;
+use anyhow::Context;
+use placement_service::server;
+use replicator::net::identity::{Credentials, Role};
+use replicator::words::HostName;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Run the placement service: which disks there are, where they stand, who may write.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  ukai placement --host control-1 --pki pki --catalog /var/lib/ukai/catalog.redb"
+)]
+pub struct Args {
+    /// A TOML file with any of the settings below, named as the flags are.
+    #[arg(long, value_name = "FILE", env = "UKAI_PLACEMENT_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: PlacementSettings,
+}
+
+crate::settings! {
+    PlacementSettings {
+        /// The name in this process's certificate; needed only when the folder has several.
+        #[arg(long, value_name = "HOST", env = "UKAI_PLACEMENT_HOST")]
+        host: HostName,
+
+        /// Where the catalog is kept [default: catalog.redb].
+        #[arg(long, value_name = "FILE", env = "UKAI_PLACEMENT_CATALOG")]
+        catalog: PathBuf,
+
+        /// Where nodes connect, QUIC [default: 0.0.0.0:7400].
+        #[arg(long, value_name = "ADDR:PORT", env = "UKAI_PLACEMENT_NODES")]
+        nodes: SocketAddr,
+
+        /// Where operators connect, HTTPS [default: 0.0.0.0:7401].
+        #[arg(long, value_name = "ADDR:PORT", env = "UKAI_PLACEMENT_OPERATORS")]
+        operators: SocketAddr,
+    }
+}
+
+pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
+    let file = args
+        .config
+        .as_deref()
+        .map(settings::read)
+        .transpose()?
+        .unwrap_or_default();
+    let settings = args.settings.or(file);
+    let pki = pki_dir(pki.as_deref());
+    let credentials = match &settings.host {
+        Some(host) => Credentials::load(&pki, Role::Placement, host),
+        None => Credentials::load_only(&pki, Role::Placement),
+    }?;
+    let config = server::Config {
+        catalog: settings.catalog.unwrap_or_else(|| "catalog.redb".into()),
+        nodes: settings
+            .nodes
+            .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 7400))),
+        operators: settings
+            .operators
+            .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 7401))),
+        credentials,
+    };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    Ok(runtime.block_on(server::run(config, daemon::asked_to_stop()))?)
+}

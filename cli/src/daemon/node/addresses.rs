@@ -1,0 +1,68 @@
+//! Where stores are reached, remembered from the placement service, so that links come up again
+//! while it is away.
+
+use parking_lot::Mutex;
+use placement_service::client::PlacementClient;
+use replicator::net::Place;
+use replicator::words::StoreId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often known addresses are asked for again: hosts move rarely.
+const REFRESH: Duration = Duration::from_secs(5);
+/// Between two questions at the least, whoever asks for how many stores.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Addresses {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    places: Mutex<BTreeMap<StoreId, Option<Place>>>,
+    wanted: Notify,
+}
+
+impl Addresses {
+    /// Where `store` was last said to be; unknown ones are asked for meanwhile.
+    pub fn place(&self, store: StoreId) -> Option<Place> {
+        let mut places = self.shared.places.lock();
+        let place = places.entry(store).or_default().clone();
+        if place.is_none() {
+            self.shared.wanted.notify_one();
+        }
+        place
+    }
+
+    /// Keeps the addresses of all stores that were asked for, until dropped.
+    pub async fn keep(self, client: PlacementClient) {
+        loop {
+            let _ = tokio::time::timeout(REFRESH, self.shared.wanted.notified()).await;
+            let stores: Vec<StoreId> = self.shared.places.lock().keys().copied().collect();
+            if stores.is_empty() {
+                continue;
+            }
+            match client.stores(stores).await {
+                Ok(found) => {
+                    let mut places = self.shared.places.lock();
+                    for store in found {
+                        places.insert(
+                            store.store,
+                            Some(Place {
+                                addr: store.address,
+                                host: store.host,
+                            }),
+                        );
+                    }
+                }
+                // The heartbeat says that the service is away; here the old addresses serve on.
+                Err(error) => tracing::debug!("addresses of stores: {error}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

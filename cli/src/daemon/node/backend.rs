@@ -1,0 +1,331 @@
+//! One backend from its order to its end: fetch the disk's record, serve its socket, let it go.
+
+use super::Config;
+use super::addresses::Addresses;
+use super::reactor::{Reactor, Seat};
+use placement_service::client::PlacementClient;
+use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttachment};
+use replicator::net::Links;
+use replicator::net::identity::Credentials;
+use replicator::store::SharedStore;
+use replicator::words::{BackendId, DiskId, DiskRecord, HostName, Life, Owner};
+use replicator::writer::{self, TakeOver};
+use std::cell::OnceCell;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+use vhost_backend::device::{Backend, Options};
+use vhost_backend::disk::{
+    DiskStatus, OrdersHandle, Phase, ReplicatedDisk, StatusHandle, Surroundings,
+};
+
+/// Between two tries to fetch a disk's record.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Starts backends; the supervisor's tests have one of their own.
+pub trait Spawn {
+    fn spawn(&mut self, attachment: &DesiredAttachment) -> Running;
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    Runs(BackendState),
+    Gone,
+}
+
+/// The supervisor's handle of a backend.
+pub struct Running {
+    pub disk: DiskId,
+    pub backend: BackendId,
+    pub take_over: bool,
+    state: watch::Receiver<State>,
+    stop: watch::Sender<bool>,
+    handles: Arc<OnceLock<Handles>>,
+}
+
+/// What is known of a disk, and may be told to it, while its device has it.
+struct Handles {
+    status: StatusHandle,
+    orders: OrdersHandle,
+}
+
+/// The backend's own end of it.
+pub struct Serving {
+    state: watch::Sender<State>,
+    stop: watch::Receiver<bool>,
+    handles: Arc<OnceLock<Handles>>,
+    changed: Arc<Notify>,
+}
+
+impl Running {
+    pub fn new(attachment: &DesiredAttachment, changed: Arc<Notify>) -> (Running, Serving) {
+        let (state, state_seen) = watch::channel(State::Runs(BackendState::Starting));
+        let (stop, stop_seen) = watch::channel(false);
+        let handles = Arc::new(OnceLock::new());
+        let running = Running {
+            disk: attachment.disk,
+            backend: attachment.backend,
+            take_over: attachment.take_over,
+            state: state_seen,
+            stop,
+            handles: handles.clone(),
+        };
+        (
+            running,
+            Serving {
+                state,
+                stop: stop_seen,
+                handles,
+                changed,
+            },
+        )
+    }
+
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub fn is_gone(&self) -> bool {
+        *self.state.borrow() == State::Gone || self.state.has_changed().is_err()
+    }
+
+    /// Waits until it has let the disk go.
+    pub async fn gone(mut self) {
+        // An error means that the backend's end was dropped: gone as well.
+        let _ = self.state.wait_for(|state| *state == State::Gone).await;
+    }
+
+    /// Passes on whether an epoch of another backend may be ended at the next start.
+    pub fn allow_take_over(&mut self, allowed: bool) {
+        self.take_over = allowed;
+        if let Some(handles) = self.handles.get() {
+            handles
+                .orders
+                .change(|orders| orders.take_over = take_over(allowed));
+        }
+    }
+
+    /// Another writer took its disk: only a new start can bring it back.
+    pub fn is_superseded(&self) -> bool {
+        let handles = self.handles.get();
+        handles.is_some_and(|handles| handles.status.now().phase == Phase::Superseded)
+    }
+
+    pub fn report(&self) -> Option<BackendReport> {
+        let State::Runs(mut state) = self.state.borrow().clone() else {
+            return None;
+        };
+        if let (BackendState::Ready { status, .. }, Some(handles)) =
+            (&mut state, self.handles.get())
+        {
+            *status = describe(&handles.status.now());
+        }
+        Some(BackendReport {
+            disk: self.disk,
+            backend: self.backend,
+            state,
+        })
+    }
+}
+
+fn take_over(ordered: bool) -> TakeOver {
+    if ordered {
+        TakeOver::Ordered
+    } else {
+        TakeOver::Own
+    }
+}
+
+/// A disk's status in words, for people.
+fn describe(status: &DiskStatus) -> String {
+    let epoch = status.epoch;
+    let mut text = match &status.phase {
+        Phase::Closed => "standing by".into(),
+        Phase::LeftOpen => "stopped, but the placement service could not be told".into(),
+        Phase::Starting => "opening".into(),
+        Phase::NotStarted(why) => format!("not open: {why}"),
+        Phase::Open => format!("open in epoch {epoch}"),
+        Phase::Stopping => "closing".into(),
+        Phase::Superseded => "another writer has taken the disk over".into(),
+    };
+    if let Some(stall) = &status.stall {
+        text += &format!("; waiting: {stall}");
+    }
+    text
+}
+
+impl Serving {
+    fn is(&self, state: State) {
+        self.state.send_replace(state);
+        self.changed.notify_one();
+    }
+
+    async fn stopped(&mut self) {
+        // An error means that nobody is left who could want it to go on.
+        let _ = self.stop.wait_for(|stop| *stop).await;
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.is(State::Gone);
+    }
+}
+
+/// Starts backends on the node's reactors.
+pub struct Backends {
+    site: Arc<Site>,
+    reactors: Vec<Reactor>,
+    changed: Arc<Notify>,
+}
+
+/// What all backends of the node share.
+struct Site {
+    host: HostName,
+    credentials: Credentials,
+    client: PlacementClient,
+    addresses: Addresses,
+    store: Option<SharedStore>,
+    sockets: PathBuf,
+    socket_mode: u32,
+    eject_after: Option<Duration>,
+}
+
+impl Backends {
+    pub fn new(
+        config: &Config,
+        client: PlacementClient,
+        addresses: Addresses,
+        store: Option<SharedStore>,
+        reactors: Vec<Reactor>,
+        changed: Arc<Notify>,
+    ) -> Self {
+        let site = Site {
+            host: config.credentials.identity().host.clone(),
+            credentials: config.credentials.clone(),
+            client,
+            addresses,
+            store,
+            sockets: config.sockets.clone(),
+            socket_mode: config.socket_mode,
+            eject_after: config.eject_after,
+        };
+        Backends {
+            site: Arc::new(site),
+            reactors,
+            changed,
+        }
+    }
+}
+
+impl Spawn for Backends {
+    fn spawn(&mut self, attachment: &DesiredAttachment) -> Running {
+        let (running, serving) = Running::new(attachment, self.changed.clone());
+        let reactor = Reactor::least_loaded(&self.reactors);
+        let (site, seat, attachment) = (self.site.clone(), reactor.seat(), attachment.clone());
+        reactor.run(move || {
+            tokio::task::spawn_local(serve(site, attachment, serving, seat));
+        });
+        running
+    }
+}
+
+async fn serve(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serving, _seat: Seat) {
+    let record = tokio::select! {
+        record = site.record(attachment.disk) => record,
+        () = serving.stopped() => return,
+    };
+    let socket = site.sockets.join(format!("{}.sock", attachment.name));
+    let started = site.disk(record, &attachment).and_then(|disk| {
+        let handles = Handles {
+            status: disk.status(),
+            orders: disk.orders(),
+        };
+        let _ = serving.handles.set(handles);
+        Backend::spawn(
+            disk,
+            Options {
+                mode: site.socket_mode,
+                ..Options::new(&socket)
+            },
+        )
+    });
+    let backend = match started {
+        Ok(backend) => backend,
+        Err(error) => {
+            tracing::error!(disk = %attachment.name, "cannot serve {}: {error}", socket.display());
+            serving.is(State::Runs(BackendState::Failed {
+                why: format!("{}: {error}", socket.display()),
+            }));
+            return serving.stopped().await;
+        }
+    };
+    tracing::info!(disk = %attachment.name, socket = %socket.display(), "ready for a VM");
+    serving.is(State::Runs(BackendState::Ready {
+        socket: socket.display().to_string(),
+        status: String::new(),
+    }));
+    serving.stopped().await;
+    serving.is(State::Runs(BackendState::Stopping));
+    if backend.shutdown().await.is_none() {
+        tracing::warn!(disk = %attachment.name, "requests did not end in time: the epoch stays open, the next start settles it");
+    }
+    tracing::info!(disk = %attachment.name, "let go");
+}
+
+impl Site {
+    async fn record(&self, disk: DiskId) -> DiskRecord {
+        loop {
+            match self.client.record(disk).await {
+                Ok(record) => return record,
+                Err(error) => tracing::warn!(%disk, "waiting for the disk's record: {error}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The disk, on the reactor that this runs on.
+    fn disk(
+        &self,
+        record: DiskRecord,
+        attachment: &DesiredAttachment,
+    ) -> std::io::Result<ReplicatedDisk> {
+        let life = Life(Uuid::new_v4().as_u64_pair().0);
+        let owner = Owner {
+            backend: attachment.backend,
+            life,
+            host: self.host.clone(),
+        };
+        let config = writer::Config {
+            eject_after: self.eject_after,
+            ..writer::Config::default()
+        };
+        let around = Surroundings {
+            near: self.store.clone(),
+            links: self.links()?,
+            placement: Arc::new(self.client.clone()),
+        };
+        let disk = ReplicatedDisk::new(record, owner, config, around);
+        let allowed = attachment.take_over;
+        disk.orders()
+            .change(|orders| orders.take_over = take_over(allowed));
+        Ok(disk)
+    }
+
+    /// This thread's links: one connection to each far store, whatever number of disks uses it.
+    fn links(&self) -> std::io::Result<Links> {
+        thread_local! {
+            static LINKS: OnceCell<Links> = const { OnceCell::new() };
+        }
+        LINKS.with(|links| {
+            if let Some(links) = links.get() {
+                return Ok(links.clone());
+            }
+            let addresses = self.addresses.clone();
+            let made = Links::new(&self.credentials, move |store| addresses.place(store))?;
+            Ok(links.get_or_init(|| made).clone())
+        })
+    }
+}

@@ -1,0 +1,134 @@
+//! A node: its store, its backends, and the conversation with the placement service.
+//!
+//! ```text
+//!  heartbeat loop ── Desired ──> supervisor ── spawn/stop ──> backends, each on a reactor's thread
+//!        ^                           |                              | function calls
+//!        '── reports ────────────────'            store <───────────'
+//!                                                  ^── server: QUIC from other nodes' writers
+//! ```
+
+mod addresses;
+mod backend;
+mod heartbeat;
+mod reactor;
+mod supervisor;
+
+use addresses::Addresses;
+use anyhow::Context;
+use backend::Backends;
+use heartbeat::Heart;
+use placement_service::client::PlacementClient;
+use reactor::Reactor;
+use replicator::net::Server;
+use replicator::net::identity::Credentials;
+use replicator::store::{Options, SharedStore};
+use replicator::words::{DatacenterName, RackName, StoreId};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use supervisor::Supervisor;
+use tokio::sync::Notify;
+
+pub struct Config {
+    pub credentials: Credentials,
+    pub datacenter: DatacenterName,
+    pub rack: RackName,
+    pub placement: Vec<SocketAddr>,
+    pub listen: SocketAddr,
+    pub store: Option<PathBuf>,
+    pub capacity_bytes: Option<u64>,
+    pub sockets: PathBuf,
+    pub socket_mode: u32,
+    pub threads: usize,
+    pub eject_after: Option<Duration>,
+}
+
+/// Runs until `stop`; then lets every disk go cleanly, and syncs the store.
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let host = config.credentials.identity().host.clone();
+    let store = config
+        .store
+        .as_deref()
+        .map(|dir| open_store(dir, config.capacity_bytes))
+        .transpose()?;
+    std::fs::create_dir_all(&config.sockets).with_context(|| {
+        format!(
+            "cannot make the folder for sockets {}",
+            config.sockets.display()
+        )
+    })?;
+    let served = store.clone();
+    let find = move |id| served.clone().filter(|store| store.id() == id);
+    let server = Server::bind(config.listen, &config.credentials, find)
+        .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?;
+    let listen = server.local_addr()?;
+    let endpoint = server.endpoint();
+    let serving = tokio::spawn(server.run());
+    let client = PlacementClient::new(&config.credentials, config.placement.clone())?;
+    let reactors = (0..config.threads)
+        .map(Reactor::spawn)
+        .collect::<Result<Vec<_>, _>>()
+        .context("cannot start a thread")?;
+    tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, "node is up");
+
+    let addresses = Addresses::default();
+    let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
+    let changed = Arc::new(Notify::new());
+    let backends = Backends::new(
+        &config,
+        client.clone(),
+        addresses,
+        store.clone(),
+        reactors,
+        changed.clone(),
+    );
+    let mut supervisor = Supervisor::new(backends, changed);
+    let mut heart = Heart::new(&config, listen, client, store.clone());
+    tokio::select! {
+        () = heart.beat(&mut supervisor) => {}
+        () = stop => {}
+    }
+    tracing::info!("stopping: letting the disks go");
+    supervisor.stop_all().await;
+    heart.last(&supervisor).await;
+    keeping.abort();
+    endpoint.close(0u32.into(), b"this node is stopping");
+    serving.await.context("the server of the store died")?;
+    if let Some(store) = store {
+        tokio::task::spawn_blocking(move || store.close())
+            .await?
+            .context("the store could not be synced at the end")?;
+    }
+    Ok(())
+}
+
+/// Opens the store in `dir`, or makes one there if there is nothing yet.
+fn open_store(dir: &Path, capacity_bytes: Option<u64>) -> anyhow::Result<SharedStore> {
+    let options = Options {
+        capacity_bytes,
+        ..Options::default()
+    };
+    if is_empty(dir)? {
+        SharedStore::format(dir, StoreId::random(), &options)?;
+    }
+    let (store, recovery) = SharedStore::open(dir, options)?;
+    tracing::info!(store = %store.id(), dir = %dir.display(), incarnation = store.incarnation().0, starts = store.starts().0, clean = recovery.clean, frames_replayed = recovery.frames, "store is open");
+    for damage in &recovery.damage {
+        tracing::error!(store = %store.id(), "damaged: {damage}");
+    }
+    if recovery.lost_tail {
+        tracing::warn!(store = %store.id(), "unsynced data may be missing after the host crashed: its replicas count only once they are settled");
+    }
+    Ok(store)
+}
+
+/// Only an empty folder, or none, becomes a store by itself: what has anything in it is somebody's.
+fn is_empty(dir: &Path) -> anyhow::Result<bool> {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| format!("cannot look into {}", dir.display())),
+    }
+}

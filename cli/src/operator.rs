@@ -1,0 +1,245 @@
+//! The operator's side of the placement service's HTTPS API: one request, one answer.
+
+use crate::exit::{Code, Failure};
+use anyhow::Context;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use replicator::net::identity::{Credentials, Dial, Expected, Role, Verdict};
+use replicator::words::HostName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Where operators are served unless something else was said.
+pub const DEFAULT_PORT: u16 = 7401;
+/// Longer than anything that the service does while an operator waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Far above any answer; a peer cannot make us allocate more.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// How to reach the placement service.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Connection {
+    /// The placement service, as operators reach it: HOST[:PORT].
+    #[arg(
+        long = "service",
+        global = true,
+        env = "UKAI_SERVICE",
+        default_value = "127.0.0.1",
+        value_name = "HOST[:PORT]"
+    )]
+    service: String,
+
+    /// The folder with ca.crt and your certificate and key [default: pki here if there is one, or /etc/ukai/pki].
+    #[arg(long, global = true, env = "UKAI_PKI", value_name = "DIR")]
+    pki: Option<PathBuf>,
+
+    /// Your name in your certificate; needed only when the folder has several.
+    #[arg(long = "as", global = true, env = "UKAI_AS", value_name = "NAME")]
+    operator_name: Option<HostName>,
+}
+
+/// The folder with certificates: what was said, or the usual places.
+pub fn pki_dir(said: Option<&Path>) -> PathBuf {
+    let here = Path::new("pki");
+    match said {
+        Some(dir) => dir.to_path_buf(),
+        None if here.is_dir() => here.to_path_buf(),
+        None => PathBuf::from("/etc/ukai/pki"),
+    }
+}
+
+/// Resolves `HOST[:PORT]`.
+pub fn resolve(text: &str, default_port: u16) -> anyhow::Result<SocketAddr> {
+    let with_port = match text.parse::<SocketAddr>() {
+        Ok(addr) => return Ok(addr),
+        Err(_)
+            if text
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok()) =>
+        {
+            text.to_string()
+        }
+        Err(_) => format!("{text}:{default_port}"),
+    };
+    let mut found = with_port
+        .to_socket_addrs()
+        .with_context(|| format!("{text} is not an address that can be found"))?;
+    found
+        .next()
+        .with_context(|| format!("{text} has no address"))
+}
+
+impl Connection {
+    /// The folder with certificates, where one was named.
+    pub fn pki(&self) -> Option<PathBuf> {
+        self.pki.clone()
+    }
+
+    pub fn credentials(&self) -> anyhow::Result<Credentials> {
+        let dir = pki_dir(self.pki.as_deref());
+        Ok(match &self.operator_name {
+            Some(name) => Credentials::load(&dir, Role::Operator, name)?,
+            None => Credentials::load_only(&dir, Role::Operator)?,
+        })
+    }
+
+    pub fn service_addr(&self) -> anyhow::Result<SocketAddr> {
+        resolve(&self.service, DEFAULT_PORT)
+    }
+
+    pub fn service(&self) -> anyhow::Result<Service> {
+        let credentials = self.credentials()?;
+        let addr = self.service_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        Ok(Service {
+            dial: Dial::new(
+                &credentials,
+                Expected::role(Role::Placement),
+                &[b"http/1.1"],
+            ),
+            addr,
+            runtime,
+        })
+    }
+}
+
+/// The placement service, for one command.
+pub struct Service {
+    dial: Dial,
+    addr: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Service {
+    pub fn get<A: DeserializeOwned>(&self, path: &str) -> anyhow::Result<A> {
+        self.call(Method::GET, path, Bytes::new())
+    }
+
+    pub fn post<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Q,
+    ) -> anyhow::Result<A> {
+        self.call(Method::POST, path, Bytes::from(serde_json::to_vec(body)?))
+    }
+
+    pub fn delete<A: DeserializeOwned>(&self, path: &str) -> anyhow::Result<A> {
+        self.call(Method::DELETE, path, Bytes::new())
+    }
+
+    fn call<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<A> {
+        let answer = self.runtime.block_on(async {
+            match tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    Err(self.unreachable(format!("no answer within {} s", PATIENCE.as_secs())))
+                }
+            }
+        });
+        let (status, bytes) = answer?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).context(
+                "the placement service answered something that this version does not understand",
+            );
+        }
+        Err(refused(status, &bytes).into())
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let (tls, verdict) = self.dial.tls();
+        let tcp = TcpStream::connect(self.addr)
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let name = self
+            .dial
+            .server_name()
+            .try_into()
+            .expect("names of peers are DNS names");
+        let stream = tokio_rustls::TlsConnector::from(tls)
+            .connect(name, tcp)
+            .await;
+        let stream = stream.map_err(|error| self.not_ours(&verdict, &error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.dial.server_name())
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .expect("our own paths are well formed");
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await;
+        driver.abort();
+        let bytes = body.map_err(|error| self.unreachable(error))?.to_bytes();
+        Ok((status, bytes))
+    }
+
+    fn unreachable(&self, why: impl std::fmt::Display) -> Failure {
+        Failure::new(
+            Code::Unreachable,
+            format!("the placement service at {} does not answer", self.addr),
+        )
+        .because(why)
+        .try_next("is `ukai placement` running there? --service and UKAI_SERVICE say where to look")
+    }
+
+    fn not_ours(&self, verdict: &Verdict, error: &std::io::Error) -> Failure {
+        Failure::new(
+            Code::Refused,
+            format!("{} is not a placement service that we trust", self.addr),
+        )
+        .because(verdict.fault(error))
+        .try_next("do both sides have certificates of the same `ukai init`?")
+    }
+}
+
+/// What the service said when it did not do it.
+fn refused(status: StatusCode, bytes: &[u8]) -> Failure {
+    let code = match status {
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Code::Unreachable,
+        status if status.is_client_error() => Code::Refused,
+        _ => Code::Failed,
+    };
+    let said: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let text = |key: &str| {
+        said.get(key)
+            .and_then(|value| value.as_str())
+            .filter(|text| !text.is_empty())
+            .map(str::to_string)
+    };
+    let mut failure = Failure::new(
+        code,
+        text("error").unwrap_or_else(|| format!("the placement service answered {status}")),
+    );
+    failure.why = text("why");
+    failure.next = text("try");
+    failure
+}
