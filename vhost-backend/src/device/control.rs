@@ -111,7 +111,10 @@ impl Server {
                 break;
             }
         }
+        // While the listener is still open, so that nobody takes the name for stale and puts a socket
+        // of its own there, which we would then remove.
         let _ = std::fs::remove_file(&self.path);
+        drop(self.listener);
     }
 
     fn accept(&self) -> Option<UnixStream> {

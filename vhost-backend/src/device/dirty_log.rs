@@ -5,10 +5,10 @@
 //! anything to send. All marks are made on the device's own thread, so that replacing the log
 //! (SET_LOG_BASE) needs no more than an assignment there before it is answered.
 
-use super::Refused;
+use super::{Refused, shared};
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{MmapRegion, VolatileMemory};
 
 /// What one bit stands for (vhost-user.rst, "Migration": always 4 KiB).
 const PAGE_BYTES: u64 = 4096;
@@ -21,10 +21,7 @@ pub struct DirtyLog {
 
 impl DirtyLog {
     pub fn map(file: File, offset: u64, bytes: u64) -> Result<DirtyLog, Refused> {
-        let bytes =
-            usize::try_from(bytes).map_err(|_| Refused::new("a dirty log of an absurd size"))?;
-        let bits = MmapRegion::from_file(FileOffset::new(file, offset), bytes)
-            .map_err(|error| Refused(format!("cannot map the dirty log: {error}")))?;
+        let bits = shared::map("the dirty log", file, offset, bytes)?;
         Ok(DirtyLog {
             bits,
             fell_short: AtomicBool::new(false),

@@ -19,14 +19,14 @@
 //!
 //! The contents are foreign input: the front-end could write anything there.
 
-use super::Refused;
+use super::{Refused, shared};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use vhost::vhost_user::message::VhostUserInflight;
-use vm_memory::{Bytes as _, FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{Bytes as _, MmapRegion, VolatileMemory};
 
 const HEADER_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 16;
@@ -68,8 +68,7 @@ impl Inflight {
                 "the inflight region is too small for its queues",
             ));
         }
-        let memory = MmapRegion::from_file(FileOffset::new(file, told.mmap_offset), needed)
-            .map_err(|error| Refused(format!("cannot map the inflight region: {error}")))?;
+        let memory = shared::map("the inflight region", file, told.mmap_offset, needed as u64)?;
         Ok(Inflight {
             memory,
             queues: told.num_queues,

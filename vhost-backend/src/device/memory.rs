@@ -3,13 +3,12 @@
 //! A change of the table makes a new snapshot; requests in flight keep the one that they began with,
 //! so that a region which vanishes stays mapped until the last of them has ended.
 
-use super::Refused;
+use super::{Refused, shared};
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
 use std::sync::Arc;
 use vm_memory::{
-    Bytes as _, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap,
-    MmapRegion, Permissions,
+    Bytes as _, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, Permissions,
 };
 
 /// How many regions a table may have: what a front-end with all its slots for hot-plug uses.
@@ -71,12 +70,12 @@ impl Memory {
         if self.places.iter().any(|other| other.overlaps(&place)) {
             return Err(Refused::new("memory regions overlap"));
         }
-        let bytes = usize::try_from(place.bytes)
-            .map_err(|_| Refused::new("a memory region of an absurd size"))?;
-        // Fails where the file is shorter than the region: touching the rest would be a SIGBUS.
-        let mapping =
-            MmapRegion::from_file(FileOffset::new(region.file, region.file_offset), bytes)
-                .map_err(|error| Refused(format!("cannot map a memory region: {error}")))?;
+        let mapping = shared::map(
+            "a memory region",
+            region.file,
+            region.file_offset,
+            place.bytes,
+        )?;
         let mapped = GuestRegionMmap::new(mapping, GuestAddress(place.guest_addr))
             .ok_or_else(|| Refused::new("a memory region of an absurd size"))?;
         let guest = self

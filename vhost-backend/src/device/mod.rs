@@ -33,6 +33,7 @@ mod message;
 mod request;
 mod ring;
 mod run;
+mod shared;
 mod socket;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -2,6 +2,8 @@
 
 use super::ram::GuestRam;
 use super::{PATIENCE, eventually};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
@@ -166,7 +168,8 @@ impl DriverRing {
         };
         let needed = if self.indirect { 1 } else { 2 + pieces };
         assert!(self.free.len() >= needed, "descriptors left");
-        let descriptors: Vec<u16> = self.free.split_off(self.free.len() - needed);
+        let mut descriptors: Vec<u16> = self.free.split_off(self.free.len() - needed);
+        descriptors.reverse();
         let head = descriptors[0];
         let slot = self.slot(head);
 
@@ -286,13 +289,15 @@ impl DriverRing {
             if let Some(answer) = self.poll() {
                 return answer;
             }
-            let mut waiting = [libc::pollfd {
-                fd: std::os::fd::AsRawFd::as_raw_fd(&self.call),
-                events: libc::POLLIN,
-                revents: 0,
-            }];
-            // SAFETY: one valid structure, for the length of the call.
-            let ready = unsafe { libc::poll(waiting.as_mut_ptr(), 1, 1000) };
+            // SAFETY: the descriptor is open for as long as `self.call` lives, which is this long.
+            let call = unsafe { BorrowedFd::borrow_raw(self.call.as_raw_fd()) };
+            let a_second = Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            };
+            let ready =
+                rustix::event::poll(&mut [PollFd::new(&call, PollFlags::IN)], Some(&a_second))
+                    .expect("polled");
             if ready > 0 {
                 let _ = self.call.read();
             } else {
@@ -302,7 +307,15 @@ impl DriverRing {
                     "an answer came without its interrupt"
                 );
             }
-            assert!(Instant::now() < end, "no answer in time");
+            assert!(
+                Instant::now() < end,
+                "no answer in time, ring {}: used {}, available {}, flags {}, event {}",
+                self.index,
+                self.used_idx(),
+                self.next_available,
+                self.ram.load(self.used()),
+                self.ram.load(self.used() + 4 + 8 * u64::from(self.size)),
+            );
         }
     }
 

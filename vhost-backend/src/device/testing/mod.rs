@@ -11,7 +11,7 @@ mod vmm;
 pub use driver::{DriverRing, Reply, Ticket};
 pub use ram::GuestRam;
 pub use server::Server;
-pub use vmm::{Order, Vmm, VmmOptions};
+pub use vmm::{Log, Order, Vmm, VmmOptions};
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! A backend on a reactor of its own, in a thread, as a node has it.
 
+use super::eventually;
 use crate::device::{Backend, Options, Status};
 use crate::disk::MemDisk;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,8 @@ impl Server {
     /// Ends it between two of its steps, as near as a test in the same process can come to kill -9.
     pub fn kill(mut self) {
         self.end(Order::Kill);
+        // Its control thread is the last to go, and takes the socket with it.
+        eventually("the socket is gone", || !self.socket.exists());
     }
 
     fn end(&mut self, order: Order) {

@@ -60,9 +60,17 @@ pub struct Vmm {
     log: Option<Log>,
 }
 
-struct Log {
+/// A dirty log, as this side of it has it.
+pub struct Log {
     file: File,
     mapping: MmapRegion,
+}
+
+impl Log {
+    /// The pages marked since the last call.
+    pub fn take_dirty(&self) -> BTreeSet<u64> {
+        take_dirty(&self.mapping)
+    }
 }
 
 const BASE: u64 = 1 << 20;
@@ -267,26 +275,26 @@ impl Vmm {
 
     /// A fresh log in the middle of it, as cloud-hypervisor sends one each round.
     pub fn replace_log(&mut self) -> BTreeSet<u64> {
-        let dirty = |log: &Log| take_dirty(&log.mapping);
         let old = self.log.take().expect("logging");
         self.new_log();
         self.send_log();
-        dirty(&old)
+        old.take_dirty()
     }
 
-    /// Ends a migration that did not come about.
-    pub fn stop_logging(&mut self) {
-        self.log = None;
+    /// Ends a migration that did not come about; answers the log that is left.
+    pub fn stop_logging(&mut self) -> Log {
+        let log = self.log.take().expect("logging");
         let features = self.features;
         self.frontend().set_features(features).expect("features");
         for index in 0..self.rings.len() {
             self.send_addresses(index);
         }
+        log
     }
 
     /// The pages marked since the last call.
     pub fn take_log(&self) -> BTreeSet<u64> {
-        take_dirty(&self.log.as_ref().expect("logging").mapping)
+        self.log.as_ref().expect("logging").take_dirty()
     }
 
     fn new_log(&mut self) {
