@@ -62,7 +62,10 @@ fn a_killed_backend_leaves_its_requests_to_the_next() {
                     ring.wait();
                 }
                 assert_eq!(ring.open_requests(), 0);
+                // And the ring goes on from where it is.
+                assert_eq!(ring.read(0, 512).status, OK);
             }
+            assert_eq!(bench.server.status().rings_broken, 0);
             for (ring, sector, ticket, data) in open {
                 assert_eq!(vmm.rings[usize::from(ring)].reply(ticket, 1).status, OK);
                 assert!(bench.disk.bytes(Span::new(sector * 512, 4096)) == data);
