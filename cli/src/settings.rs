@@ -23,7 +23,7 @@ macro_rules! settings {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
         #[derive(clap::Args, serde::Deserialize, Clone, Default, Debug)]
-        #[serde(deny_unknown_fields, default)]
+        #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
         pub struct $name {
             $($(#[$field_meta])* pub $field: Option<$type>,)*
         }

@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "{dir} is not a store (it has no file UKAI-STORE): name a store's directory, or make one with `ukai store create`"
+        "{dir} is not a store (it has no file UKAI-STORE): name a store's directory; `ukai node --store` makes a new store where there is an empty directory or none"
     )]
     NotAStore { dir: String },
     #[error(
@@ -27,7 +27,7 @@ pub enum StoreError {
     Full { dir: String, free: u64, needed: u64 },
     #[error(
         "{dir} is damaged: {what} ({place}). Nothing was changed. `ukai store check` lists all damage; its replicas \
-         stand on other stores too: replace this directory by a newly created store and let them be copied again"
+         stand on other stores too: keep this directory, and give the node an empty one instead"
     )]
     Damaged {
         dir: String,

@@ -46,7 +46,7 @@ pub struct Config {
 }
 
 /// Runs until `stop`; then lets every disk go cleanly, and syncs the store.
-pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let host = config.credentials.identity().host.clone();
     let store = config
         .store
@@ -59,6 +59,8 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
             config.sockets.display()
         )
     })?;
+    // Operators are given the sockets' paths to paste elsewhere.
+    config.sockets = config.sockets.canonicalize()?;
     let served = store.clone();
     let find = move |id| served.clone().filter(|store| store.id() == id);
     let server = Server::bind(config.listen, &config.credentials, find)
