@@ -1,26 +1,29 @@
 //! The device itself, without sockets, threads or time: rings, memory, requests in flight.
 //!
 //! A request's way: [`Blk::turn`] takes heads off the rings, [`super::chain`] reads their
-//! descriptors, [`super::request`] judges them, the disk gets them; [`Blk::complete`] puts data
-//! marks, status and answer back; [`Blk::interrupt`] tells the guest, once a batch.
+//! descriptors, [`super::request`] judges them, the disk gets them ([`take`]); [`Blk::complete`] puts
+//! marks, status and answer back, and [`Blk::interrupt`] tells the guest, once a batch ([`answer`]).
+//! Here are the messages, and when the disk is ours.
 //!
 //! Promises: a guest's mistakes end its request with an error, or its ring; never this process. What
 //! it can make us hold is bounded by the number and size of its rings and by [`Disk::room`].
+
+mod answer;
+mod take;
 
 use super::chain::Chain;
 use super::config_space::ConfigSpace;
 use super::dirty_log::DirtyLog;
 use super::features::Features;
-use super::in_flight::{InFlight, Key, Table};
+use super::in_flight::Table;
 use super::inflight::Inflight;
 use super::memory::Memory;
 use super::message::{Message, ToRing};
-use super::request::{Ask, HEADER_BYTES, Limits, Request, SERIAL_BYTES, Status, parse};
-use super::ring::{Head, RING_SIZE_MAX, Ring, RingFault};
+use super::request::{Limits, SERIAL_BYTES};
+use super::ring::{RING_SIZE_MAX, Ring};
 use super::{Options, Refused, features};
-use crate::disk::{Disk, Failure, Landing, Op, RequestId};
+use crate::disk::Disk;
 use std::sync::Arc;
-use vm_memory::{Bytes, GuestAddress};
 
 pub struct Blk {
     limits: Limits,
@@ -343,290 +346,6 @@ impl Blk {
         );
         self.disk_started = false;
     }
-
-    /// Takes what the rings have, at most one ring's fill from each. `true`: there is more.
-    pub fn turn(&mut self, disk: &mut impl Disk) -> bool {
-        let mut more = false;
-        for index in 0..self.rings.len() {
-            if !self.rings[index].pending {
-                continue;
-            }
-            match self.take_from(index, disk) {
-                Ok(again) => {
-                    self.rings[index].pending = again;
-                    more |= again;
-                }
-                Err(fault) => self.rings[index].give_up(index as u16, fault),
-            }
-        }
-        more
-    }
-
-    fn take_from(&mut self, index: usize, disk: &mut impl Disk) -> Result<bool, RingFault> {
-        let memory = Arc::clone(&self.memory);
-        let ring = &mut self.rings[index];
-        let enabled = ring.enabled;
-        let Some(live) = ring.live.as_mut().filter(|live| !live.broken) else {
-            return Ok(false);
-        };
-        ring.blocked = false;
-        // A ring that is about to pause or to end still owes what a predecessor had begun.
-        let only_again = !enabled || live.stopping;
-        if !only_again {
-            live.hush(&memory, logging(&self.log, self.features))?;
-        }
-        for _ in 0..live_size(&self.rings[index]) {
-            let live = self.rings[index].live.as_mut().expect("it was there");
-            match live.next(&memory, only_again)? {
-                Some(head) => {
-                    if !self.begin(index, head, &memory, disk)? {
-                        self.rings[index].blocked = true;
-                        return Ok(false);
-                    }
-                }
-                None if only_again => return Ok(false),
-                None => {
-                    if !live.listen(&memory, logging(&self.log, self.features))? {
-                        return Ok(false);
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Begins one request. `false`: the disk has no room for it, it stays in the ring.
-    fn begin(
-        &mut self,
-        index: usize,
-        head: Head,
-        memory: &Arc<Memory>,
-        disk: &mut impl Disk,
-    ) -> Result<bool, RingFault> {
-        let live = self.rings[index].live.as_mut().expect("a live ring");
-        let read = self
-            .chain
-            .read(memory, live.descriptors(), live.size(), head.index);
-        let mut request = match read {
-            Ok(()) => parse(&mut self.chain, memory, &self.limits),
-            Err(fault) => {
-                grumble(&mut self.bad_requests, index, &fault);
-                // Where its status byte is, nobody knows.
-                Request {
-                    ask: Ask::Done(Status::IoError),
-                    status: None,
-                    data_in: 0,
-                }
-            }
-        };
-        if let Ask::Write(span) = &request.ask
-            // A write of any size may go alone: else one larger than all the room would wait for ever.
-            && disk.room() < span.len
-            && !self.requests.is_empty()
-        {
-            live.put_back(head);
-            return Ok(false);
-        }
-        live.keep(head);
-
-        let (ops, data) = match self.prepare(&mut request, memory) {
-            Ok(prepared) => prepared,
-            Err(status) => {
-                if status != Status::Ok {
-                    grumble(&mut self.bad_requests, index, &"refused");
-                }
-                let log = logging(&self.log, self.features);
-                let live = self.rings[index].live.as_mut().expect("a live ring");
-                let written = put_status(memory, log, &request, status);
-                live.answer(memory, log, head.index, written)?;
-                return Ok(true);
-            }
-        };
-        let changes = matches!(request.ask, Ask::Write(_) | Ask::Zero(_));
-        let key = self.requests.insert(InFlight {
-            ring: index as u16,
-            generation: self.rings[index]
-                .live
-                .as_ref()
-                .expect("a live ring")
-                .generation,
-            head: head.index,
-            memory: Arc::clone(memory),
-            status: request
-                .status
-                .expect("a request without one is answered at once"),
-            data,
-            data_in: request.data_in,
-            parts_left: ops.len() as u16,
-            failed: false,
-            then_flush: changes && self.write_through(),
-        });
-        for (part, op) in ops.into_iter().enumerate() {
-            disk.submit(key.id(part as u8), op);
-        }
-        Ok(true)
-    }
-
-    /// What the disk is to do, and which guest memory that will fill; or the answer, where there is
-    /// one already.
-    fn prepare(
-        &mut self,
-        request: &mut Request,
-        memory: &Arc<Memory>,
-    ) -> Result<(Vec<Op>, Vec<super::memory::Piece>), Status> {
-        match &request.ask {
-            Ask::Done(status) => Err(*status),
-            Ask::Serial => {
-                let len = SERIAL_BYTES.min(request.data_in as usize);
-                memory
-                    .write(&self.chain.writable, &self.serial[..len])
-                    .map_err(|_| Status::IoError)?;
-                if let Some(log) = logging(&self.log, self.features) {
-                    mark_all(log, &self.chain.writable);
-                }
-                Err(Status::Ok)
-            }
-            Ask::Flush => Ok((vec![Op::Flush], Vec::new())),
-            Ask::Zero(spans) => {
-                let ops = spans.iter().map(|&span| Op::Zero { span }).collect();
-                Ok((ops, Vec::new()))
-            }
-            Ask::Write(span) => {
-                let data = memory
-                    .copy_out(&self.chain.readable, HEADER_BYTES, span.len as usize)
-                    .map_err(|_| Status::IoError)?;
-                Ok((vec![Op::Write { span: *span, data }], Vec::new()))
-            }
-            Ask::Read(span) => {
-                let mut parts = Vec::with_capacity(self.chain.writable.len());
-                for &piece in &self.chain.writable {
-                    memory
-                        .host_parts(piece, &mut parts)
-                        .map_err(|_| Status::IoError)?;
-                }
-                let owner: Arc<Memory> = Arc::clone(memory);
-                // SAFETY: the parts are mapped writable while `memory` lives, which `owner` ensures,
-                // and nothing here makes Rust references of guest memory.
-                let into = unsafe { Landing::new(parts, owner) };
-                assert_eq!(
-                    into.len() as u64,
-                    span.len,
-                    "the request was judged by its pieces"
-                );
-                Ok((
-                    vec![Op::Read { span: *span, into }],
-                    self.chain.writable.clone(),
-                ))
-            }
-        }
-    }
-
-    /// A driver that does not know of flushes, or has switched the cache off, relies on each write.
-    fn write_through(&self) -> bool {
-        !self.features.has(Features::FLUSH)
-            || (self.features.has(Features::CONFIG_WCE) && !self.write_cache)
-    }
-
-    /// The disk has ended (a part of) a request.
-    pub fn complete(&mut self, id: RequestId, result: Result<(), Failure>, disk: &mut impl Disk) {
-        let key = Key::of(id);
-        let request = self.requests.get_mut(key);
-        if let Err(failure) = result {
-            if !request.failed {
-                tracing::warn!(ring = request.ring, %failure, "a guest's request failed");
-            }
-            request.failed = true;
-        }
-        request.parts_left -= 1;
-        if request.parts_left > 0 {
-            return;
-        }
-        if request.then_flush && !request.failed {
-            request.then_flush = false;
-            request.parts_left = 1;
-            disk.submit(id, Op::Flush);
-            return;
-        }
-        let request = self.requests.remove(key);
-        self.end(&request);
-        for ring in &mut self.rings {
-            ring.pending |= std::mem::take(&mut ring.blocked);
-        }
-    }
-
-    /// Marks the data, writes the status, answers.
-    fn end(&mut self, request: &InFlight) {
-        let index = usize::from(request.ring);
-        let ring = &mut self.rings[index];
-        let Some(live) = ring
-            .live
-            .as_mut()
-            .filter(|live| live.generation == request.generation)
-        else {
-            // Its front-end has gone. The next one learns from the inflight region that it is open,
-            // or begins again at the used index: either way it is asked for again.
-            return;
-        };
-        let log = logging(&self.log, self.features);
-        if let Some(log) = log {
-            mark_all(log, &request.data);
-        }
-        let status = if request.failed {
-            Status::IoError
-        } else {
-            Status::Ok
-        };
-        let told = Request {
-            ask: Ask::Done(status),
-            status: Some(request.status),
-            data_in: request.data_in,
-        };
-        let written = put_status(&request.memory, log, &told, status);
-        if let Err(fault) = live.answer(&self.memory, log, request.head, written) {
-            ring.give_up(request.ring, fault);
-        }
-    }
-
-    /// One interrupt for each ring that has new answers and whose driver wants to know.
-    pub fn interrupt(&mut self) {
-        for ring in &mut self.rings {
-            if let Some(live) = &mut ring.live
-                && live.wants_interrupt(&self.memory)
-            {
-                ring.interrupt();
-            }
-        }
-    }
-}
-
-/// The log, while LOG_ALL is set.
-fn logging(log: &Option<DirtyLog>, features: Features) -> Option<&DirtyLog> {
-    log.as_ref().filter(|_| features.has(Features::LOG_ALL))
-}
-
-fn mark_all(log: &DirtyLog, pieces: &[super::memory::Piece]) {
-    for piece in pieces {
-        log.mark(piece.addr, u64::from(piece.len));
-    }
-}
-
-/// Writes the status byte and answers how many bytes the guest has got in all.
-fn put_status(memory: &Memory, log: Option<&DirtyLog>, request: &Request, status: Status) -> u32 {
-    let Some(addr) = request.status else { return 0 };
-    if memory
-        .guest()
-        .write_obj(status.byte(), GuestAddress(addr))
-        .is_err()
-    {
-        return 0;
-    }
-    if let Some(log) = log {
-        log.mark(addr, 1);
-    }
-    match status {
-        Status::Ok => u32::try_from(request.data_in + 1).unwrap_or(u32::MAX),
-        _ => 1,
-    }
 }
 
 /// A ring that was paused, and has nothing in flight, may be told anew where it stands; then it
@@ -637,16 +356,4 @@ fn told_anew(ring: &mut Ring) -> Result<(), Refused> {
     }
     ring.stop();
     Ok(())
-}
-
-fn live_size(ring: &Ring) -> u16 {
-    ring.live.as_ref().map_or(0, |live| live.size())
-}
-
-/// Says that a request was bad; seldom, for a guest that does nothing else.
-fn grumble(count: &mut u64, ring: usize, what: &dyn std::fmt::Display) {
-    *count += 1;
-    if *count < 4 || count.is_power_of_two() {
-        tracing::warn!(ring, count, %what, "a guest's request was malformed");
-    }
 }
