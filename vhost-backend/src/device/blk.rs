@@ -154,7 +154,7 @@ impl Blk {
                 self.log = Some(log);
                 Outcome::Done(Ok(0))
             }
-            Message::Ring(index, to_ring) => self.to_ring(index, to_ring, disk),
+            Message::Ring(index, to_ring) => self.tell_ring(index, to_ring, disk),
             Message::Detach => {
                 for ring in &mut self.rings {
                     *ring = Ring::default();
@@ -217,7 +217,7 @@ impl Blk {
         self.memory = Arc::new(memory);
     }
 
-    fn to_ring(&mut self, index: u16, to_ring: ToRing, disk: &mut impl Disk) -> Outcome {
+    fn tell_ring(&mut self, index: u16, to_ring: ToRing, disk: &mut impl Disk) -> Outcome {
         let Some(ring) = self.rings.get_mut(usize::from(index)) else {
             return Outcome::Done(Err(Refused::new("no such ring")));
         };

@@ -104,7 +104,7 @@ fn broken_chains() {
     });
     evil("an indirect table of 4 GiB", false, |ring| {
         begin(ring, &|ring, table, head| {
-            ring.descriptor(table, head, slot(ring, head), u32::MAX & !15, INDIRECT, 0);
+            ring.descriptor(table, head, slot(ring, head), u32::MAX - 15, INDIRECT, 0);
         });
     });
     evil("an indirect table that names itself", false, |ring| {
