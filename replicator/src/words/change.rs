@@ -78,8 +78,11 @@ impl DiskRecord {
                 }
                 next.open(generation, owner);
                 next.even_below = next.epoch;
+                // Before its first epoch nobody has joined, and there is nothing below to read.
+                let never_opened =
+                    matches!(&self.state, State::Closed { last, .. } if *last == Version::ZERO);
                 for set in sets {
-                    next.switch(set)?;
+                    next.switch(set, never_opened)?;
                 }
             }
             Change::TakeOver { owner } => {
@@ -148,7 +151,7 @@ impl DiskRecord {
     }
 
     /// Gives `set.extents` new members from this record's epoch on.
-    fn switch(&mut self, set: &NewSet) -> Result<(), ChangeRefused> {
+    fn switch(&mut self, set: &NewSet, never_opened: bool) -> Result<(), ChangeRefused> {
         if set.extents.count() == 0 || set.extents.end > self.extents().end {
             return Err(ChangeRefused::NoSuchExtents {
                 extents: set.extents,
@@ -166,9 +169,12 @@ impl DiskRecord {
             .iter_mut()
             .filter(|range| set.extents.contains(range.extents.first))
         {
-            range
-                .history
-                .push(Entry::new(epoch, set.stores.iter().copied()), range.extents)?;
+            let entry = Entry::new(epoch, set.stores.iter().copied());
+            if never_opened {
+                range.history = History(vec![entry]);
+            } else {
+                range.history.push(entry, range.extents)?;
+            }
         }
         self.join_alike();
         Ok(())
@@ -232,7 +238,7 @@ pub fn opened_by(record: &DiskRecord, backend: BackendId, life: Life, later_than
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::{DiskId, DiskName, Extent, ExtentSize, HostName, MapRange, Revision};
+    use crate::words::{DiskId, DiskName, Extent, ExtentSize, HostName, MapRange, Revision, Seq};
 
     const G: Generation = Generation(0);
 
@@ -273,6 +279,16 @@ mod tests {
                 history: History(vec![Entry::new(epoch, [store(1), store(2)])]),
             }],
         }
+    }
+
+    /// The same, after it was open once.
+    fn used() -> DiskRecord {
+        let mut record = disk();
+        record.state = State::Closed {
+            last: Version::new(record.epoch, Seq(1)),
+            successor: None,
+        };
+        record
     }
 
     fn attach(record: &DiskRecord, n: u64, sets: Vec<NewSet>) -> Result<DiskRecord, ChangeRefused> {
@@ -352,7 +368,7 @@ mod tests {
     fn switching_some_extents_splits_the_map_and_bounds_the_older_entry() {
         let far = Extents::new(Extent(2), Extent(4));
         let open = attach(
-            &disk(),
+            &used(),
             1,
             vec![NewSet {
                 extents: far,
@@ -376,8 +392,18 @@ mod tests {
     }
 
     #[test]
+    fn before_its_first_epoch_a_disk_has_no_older_entry_to_read() {
+        let set = NewSet {
+            extents: disk().extents(),
+            stores: vec![store(3)],
+        };
+        let open = attach(&disk(), 1, vec![set]).unwrap();
+        assert_eq!(open.map[0].history.0, [Entry::new(open.epoch, [store(3)])]);
+    }
+
+    #[test]
     fn a_full_history_refuses_a_voluntary_switch_only() {
-        let mut record = disk();
+        let mut record = used();
         let all = record.extents();
         for n in 0..7 {
             let set = NewSet {
@@ -390,7 +416,7 @@ mod tests {
                     G,
                     &Change::Close {
                         by: by(1),
-                        last: Version::ZERO,
+                        last: Version::new(record.epoch, Seq(1)),
                         successor: None,
                     },
                 )

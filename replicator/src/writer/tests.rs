@@ -56,6 +56,16 @@ fn disk(stores: &[StoreId]) -> DiskRecord {
     }
 }
 
+/// The same, after it was open once.
+fn used(stores: &[StoreId]) -> DiskRecord {
+    let mut record = disk(stores);
+    record.state = State::Closed {
+        last: Version::new(record.epoch, Seq(1)),
+        successor: None,
+    };
+    record
+}
+
 impl Script {
     fn new(record: DiskRecord) -> Script {
         let config = Config {
@@ -439,7 +449,7 @@ fn who_lost_the_attach_does_not_take_over() {
 
 #[test]
 fn an_absent_block_is_asked_of_the_older_entry_below_the_newer_one() {
-    let mut record = disk(&[B]);
+    let mut record = used(&[B]);
     let set = NewSet {
         extents: record.extents(),
         stores: vec![A],
@@ -666,7 +676,7 @@ fn what_was_not_answered_is_sent_again_in_the_next_session() {
 
 #[test]
 fn a_write_across_extents_is_one_request_and_several_versions() {
-    let mut record = disk(&[A]);
+    let mut record = used(&[A]);
     let set = NewSet {
         extents: Extents::new(Extent(1), Extent(2)),
         stores: vec![C],
