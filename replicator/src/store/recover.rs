@@ -19,7 +19,7 @@ use super::holdings::{Holdings, LoadFault};
 use super::media::{Media, MediaFile, is_full};
 use super::place::Place;
 use super::segment::{self, Files, Segment, Window, file_name};
-use super::sync::FAILED_SYNC;
+use super::sync::NO_SYNC_FAILED;
 use super::{BootId, Options, Store, identity};
 use crate::message::checksum;
 use crate::words::{Incarnation, Starts, StoreId};
@@ -69,8 +69,9 @@ impl<M: Media> Store<M> {
         let mut walk = Walk::from_checkpoint(&media, id, &options, &names)?;
         walk.run()?;
 
-        let failed_sync = names.iter().any(|name| name == FAILED_SYNC);
         let first = walk.past.starts == Starts(0);
+        let noted = names.iter().any(|name| name == NO_SYNC_FAILED);
+        let failed_sync = !noted && !first;
         let rebooted = walk.past.boot != boot && !walk.clean && !first;
         let lost_tail = failed_sync || rebooted || walk.lost;
         let bump = u64::from(lost_tail || first);
@@ -121,11 +122,13 @@ impl<M: Media> Store<M> {
         };
         store.finish_sync(job, synced);
         result.doing(&dir, "syncing the first frame of this start")?;
-        if failed_sync {
-            media
-                .remove(FAILED_SYNC)
-                .and_then(|()| media.sync_dir())
-                .doing(&dir, "removing the mark of a failed sync")?;
+        if !noted
+            && let Err(error) = media
+                .create(NO_SYNC_FAILED, 0)
+                .and_then(|_| media.sync_dir())
+        {
+            // Without it the next open counts the tail as lost, which is safe.
+            tracing::warn!(store = %id, %error, "cannot note that no sync failed");
         }
         // Not having them is no reason not to open: reads and discards need none.
         let _ = store.log.refill();

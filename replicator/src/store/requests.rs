@@ -270,7 +270,8 @@ impl<M: Media> Store<M> {
                 let base = blocks_of(number).first.0;
                 for (within, entry) in chunk.entries((part.first.0 - base) as u16, part.count) {
                     let block = Block(base + u64::from(within));
-                    if block < start || entry.version <= above {
+                    let deleted = entry.zeroes && planted(Plant::DiscardDeletes);
+                    if block < start || entry.version <= above || deleted {
                         continue;
                     }
                     if listed.len() == MAX_LISTED {

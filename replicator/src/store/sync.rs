@@ -7,8 +7,10 @@ use crate::message::{Refusal, Reply};
 use crate::words::{DiskId, Epoch};
 use std::io;
 
-/// The file that says that a sync failed: what follows is another incarnation (rule S2).
-pub(super) const FAILED_SYNC: &str = "failed-sync";
+/// The file that says that no sync failed since the store was opened. Without it the next open is
+/// another incarnation (rule S2). A file that goes, and not one that comes, because a sync that fails
+/// for want of space must be noted without any.
+pub(super) const NO_SYNC_FAILED: &str = "no-sync-failed";
 
 /// An answer that waits for a sync.
 #[derive(Debug)]
@@ -92,12 +94,14 @@ impl<M: Media> Store<M> {
         }
     }
 
-    /// Best effort: where even this fails, the file system is in no state to be opened again soon.
+    /// Without a sync of the directory: a process that is restarted sees it, and a machine that is
+    /// restarted counts its tail as lost anyway.
     fn note_failed_sync(&self) {
-        let media = &self.log.media;
-        let noted = media.create(FAILED_SYNC, 0).and_then(|_| media.sync_dir());
-        if let Err(error) = noted {
-            tracing::error!(store = %self.id, %error, "cannot note that a sync failed");
+        match self.log.media.remove(NO_SYNC_FAILED) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(store = %self.id, %error, "cannot note that a sync failed");
+            }
+            _ => {}
         }
     }
 }

@@ -71,6 +71,23 @@ fn a_host_crash_changes_the_incarnation_and_a_second_restart_does_not_hide_it() 
 }
 
 #[test]
+fn a_sync_that_fails_on_a_full_disk_is_another_incarnation() {
+    let mut bench = Bench::ready();
+    assert_eq!(bench.write(0, 1, false), Reply::Written);
+    let before = bench.store.incarnation();
+    bench.media.set_capacity(Some(0));
+    bench.media.fail_syncs(true);
+    assert!(!bench.flush());
+    assert!(bench.store.has_failed());
+    bench.media.set_capacity(None);
+    bench.media.fail_syncs(false);
+    let bench = bench.kill();
+    assert!(bench.store.incarnation() > before, "rule S2");
+    let again = bench.store.incarnation();
+    assert_eq!(bench.kill().store.incarnation(), again, "once is enough");
+}
+
+#[test]
 fn a_clean_shutdown_is_no_loss_even_across_a_reboot() {
     let mut bench = Bench::ready();
     bench.write(0, 4, false);
