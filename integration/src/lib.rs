@@ -3,7 +3,9 @@
 //! - [`cluster`]: a placement service and nodes as processes of this machine.
 //! - [`guest`]: QEMU guests that are driven by commands.
 //! - [`processes`]: programs that a test starts, and nothing of them left behind.
+//! - [`sim`]: writers, stores and the placement map in virtual time, with everything going wrong.
 
 pub mod cluster;
 pub mod guest;
 pub mod processes;
+pub mod sim;

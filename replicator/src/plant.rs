@@ -25,7 +25,7 @@ pub enum Plant {
     OlderReadUnbounded,
     /// A write is acknowledged before the swap that ejects who missed it [W6].
     AcknowledgeBeforeEject,
-    /// After an ejection the acknowledgements of the epoch before count [W7].
+    /// After an ejection, what one member acknowledged before it is not reissued [W7].
     NotReissued,
     /// Overlapping writes are in flight together [W2].
     NoBlockLock,

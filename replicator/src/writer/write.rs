@@ -211,7 +211,7 @@ impl Writer {
     pub(super) fn send_ready(&mut self) {
         let ready = std::mem::take(&mut self.ready);
         for piece in ready {
-            if planted(Plant::NotReissued) && self.held_by_all_of_now(piece) {
+            if planted(Plant::NotReissued) && !self.writes[&piece].held_by.is_empty() {
                 let members = self.newest_members(self.writes[&piece].blocks).to_vec();
                 let seq = self.sequencer.issue(piece);
                 let epoch = self.record.epoch;
@@ -235,15 +235,6 @@ impl Writer {
     pub(super) fn newest_members(&self, blocks: Blocks) -> &[StoreId] {
         let range = self.record.range_of(blocks.first).expect("on the disk");
         &range.history.newest().stores
-    }
-
-    fn held_by_all_of_now(&self, piece: PieceId) -> bool {
-        let write = &self.writes[&piece];
-        !write.held_by.is_empty()
-            && self
-                .newest_members(write.blocks)
-                .iter()
-                .all(|store| write.held_by.contains(store))
     }
 
     /// For planted bugs only.

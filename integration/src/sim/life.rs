@@ -1,0 +1,429 @@
+//! What happens to processes, machines, disks and cables, and the quiet end in which all must come
+//! right again.
+
+use super::dice::Dice;
+use super::store_node::{DISK, name};
+use super::world::{Healing, Violation, What, World};
+use replicator::message::{Asker, ListedBlock, Reply, Request};
+use replicator::store::Handled;
+use replicator::words::{
+    Block, Epoch, Extent, Extents, NewSet, SECTOR_BYTES, Seq, Span, StoreId, Version,
+};
+use replicator::writer::{Event, TakeOver};
+
+/// How rough the life of one seed is: weights of what may happen at each moment.
+pub struct Temper {
+    nothing: u64,
+    start: u64,
+    stop: u64,
+    writer_dies: u64,
+    node_dies: u64,
+    power_loss: u64,
+    all_power_lost: u64,
+    fail_syncs: u64,
+    fill: u64,
+    cut: u64,
+    /// Of a start of a writer that is not the owner: by order.
+    ordered: f64,
+    new_sets: f64,
+    ejects: bool,
+}
+
+impl Temper {
+    pub fn draw(dice: &mut Dice) -> Temper {
+        // Some lives are calm but for one thing, some are rough all over.
+        let calm = dice.pick(&[0, 1, 1, 3]);
+        let mut rough = |most: u64| dice.pick(&[0, 0, 0, 1, most / 2, most]) >> calm;
+        Temper {
+            nothing: 60,
+            start: 10,
+            stop: rough(6),
+            writer_dies: rough(6),
+            node_dies: rough(6),
+            power_loss: rough(8),
+            all_power_lost: rough(2),
+            fail_syncs: rough(2),
+            fill: rough(4),
+            cut: rough(6),
+            ordered: dice.pick(&[0.1, 0.3, 0.8]),
+            new_sets: dice.pick(&[0.0, 0.3, 0.8]),
+            ejects: dice.chance(0.85),
+        }
+    }
+}
+
+impl World {
+    /// A moment at which something may happen that nobody asked for.
+    pub(super) fn fate(&mut self) {
+        if self.quiet {
+            return;
+        }
+        let wait = self.dice.wait(600);
+        self.after(wait, What::Fate);
+        let t = &self.temper;
+        let weights = [
+            t.nothing,
+            t.start,
+            t.stop,
+            t.writer_dies,
+            t.node_dies,
+            t.power_loss,
+            t.all_power_lost,
+            t.fail_syncs,
+            t.fill,
+            t.cut,
+        ];
+        let mut die = self.dice.range(0..weights.iter().sum());
+        let fate = weights.iter().position(|weight| {
+            let here = die < *weight;
+            die = die.saturating_sub(*weight);
+            here
+        });
+        let host = self.dice.range(0..self.hosts.len() as u64) as usize;
+        let store = self.dice.range(0..self.stores.len() as u64) as usize;
+        let id = self.stores[store].id;
+        match fate {
+            Some(1) => self.maybe_start(host),
+            Some(2) => self.maybe_stop(host),
+            Some(3) => self.writer_dies(host),
+            Some(4) => {
+                if self.dice.chance(0.5) && store < self.hosts.len() {
+                    self.writer_dies(store);
+                }
+                self.store_dies(store, false);
+            }
+            Some(5) => self.machine_dies(store),
+            Some(6) => {
+                self.say(format_args!("all power is lost"));
+                self.stats.count("power lost everywhere");
+                for store in 0..self.stores.len() {
+                    self.machine_dies(store);
+                }
+            }
+            Some(7) => {
+                self.say(format_args!("{} will fail its syncs", name(id)));
+                self.stores[store].media.fail_syncs(true);
+            }
+            Some(8) => {
+                self.say(format_args!("{} is full", name(id)));
+                self.stats.count("full disks");
+                self.stores[store].media.set_capacity(Some(0));
+                let wait = self.dice.wait(20_000);
+                self.after(wait, What::Heal(Healing::Full(id)));
+            }
+            Some(9) => {
+                self.say(format_args!("W{host}-{} is cut", name(id)));
+                self.stats.count("cut links");
+                self.links.entry((host, id)).or_default().cut = true;
+                self.breaks(host, id);
+                let wait = self.dice.wait(20_000);
+                self.after(wait, What::Heal(Healing::Link(host, id)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn heal(&mut self, healing: Healing) {
+        match healing {
+            Healing::Link(host, store) => {
+                self.links.entry((host, store)).or_default().cut = false;
+            }
+            Healing::Full(store) => self.store(store).media.set_capacity(None),
+        }
+    }
+
+    fn maybe_start(&mut self, host: usize) {
+        let state = &self.hosts[host];
+        if state.starting || state.stopping || state.guest_on {
+            return;
+        }
+        let owner = self.placement.record.owner().cloned();
+        let other = owner.is_some_and(|o| o.backend != state.owner().backend);
+        // The other VM still runs: only now and then does anybody order this.
+        let alive = other && self.hosts.iter().any(|h| h.guest_on);
+        if alive && !self.dice.chance(0.2) {
+            return;
+        }
+        let ordered = self.dice.chance(self.temper.ordered);
+        let take_over = if ordered {
+            TakeOver::Ordered
+        } else {
+            TakeOver::Own
+        };
+        if alive && ordered {
+            self.stats.count("take-overs of the living");
+        }
+        self.start_writer(host, take_over);
+    }
+
+    fn start_writer(&mut self, host: usize, take_over: TakeOver) {
+        if self.hosts[host].writer.is_none() {
+            let near = self.near(host).filter(|_| self.dice.chance(0.8));
+            let record = self.placement.record.clone();
+            let ejects = self.temper.ejects;
+            let gone = self.hosts[host].crash();
+            self.abandon(gone);
+            self.hosts[host].boot(record, near, ejects);
+        }
+        let sets = if self.quiet {
+            Vec::new()
+        } else {
+            self.draw_sets()
+        };
+        let life = self.hosts[host].life;
+        self.say(format_args!(
+            "W{host}.{life} starts, {take_over:?}, {} new sets",
+            sets.len()
+        ));
+        self.hosts[host].starting = true;
+        self.hosts[host].ordered = take_over == TakeOver::Ordered;
+        self.tell(host, life, Event::Start { take_over, sets });
+    }
+
+    fn draw_sets(&mut self) -> Vec<NewSet> {
+        if !self.dice.chance(self.temper.new_sets) {
+            return Vec::new();
+        }
+        let end = u64::from(self.placement.record.extents().end.0);
+        let first = self.dice.range(0..end);
+        let last = self.dice.range(first + 1..end + 1);
+        let mut stores: Vec<StoreId> = self.stores.iter().map(|s| s.id).collect();
+        let count = self.dice.pick(&[1, 2, 2]);
+        while stores.len() > count {
+            let out = self.dice.range(0..stores.len() as u64) as usize;
+            stores.remove(out);
+        }
+        self.stats.count("new sets");
+        let extents = Extents::new(Extent(first as u32), Extent(last as u32));
+        vec![NewSet { extents, stores }]
+    }
+
+    fn maybe_stop(&mut self, host: usize) {
+        let state = &mut self.hosts[host];
+        if (state.guest_on || state.starting) && !state.stopping {
+            state.stopping = true;
+            let life = state.life;
+            self.say(format_args!("W{host}.{life} stops"));
+            if self.dice.chance(0.3) {
+                self.tell(host, life, Event::SyncContinuously(true));
+            }
+            self.tell(host, life, Event::Stop { successor: None });
+        }
+    }
+
+    fn writer_dies(&mut self, host: usize) {
+        let state = &self.hosts[host];
+        if state.writer.is_none() {
+            return;
+        }
+        self.stats.count("dead writers");
+        if state.writer.as_ref().is_some_and(|w| !w.is_serving()) && state.starting {
+            self.stats.count("writers that died on the way to serving");
+        }
+        let life = state.life;
+        self.say(format_args!("W{host}.{life} dies"));
+        let gone = self.hosts[host].crash();
+        self.abandon(gone);
+        for store in 0..self.stores.len() {
+            let id = self.stores[store].id;
+            let link = self.links.entry((host, id)).or_default();
+            link.up = false;
+        }
+    }
+
+    fn store_dies(&mut self, store: usize, power: bool) {
+        let id = self.stores[store].id;
+        self.say(format_args!("{} dies, power lost: {power}", name(id)));
+        if power {
+            self.stats.count("power losses");
+            self.stores[store].power_loss(&mut self.dice);
+            self.consider_losses();
+        } else {
+            self.stats.count("dead store processes");
+            self.stores[store].kill();
+        }
+        for host in 0..self.hosts.len() {
+            self.breaks(host, id);
+        }
+        let process = self.stores[store].process;
+        let wait = if self.dice.chance(0.7) { 2_000 } else { 40_000 };
+        let wait = self.dice.wait(wait);
+        self.after(wait, What::StartStore(id, process));
+    }
+
+    fn machine_dies(&mut self, store: usize) {
+        if store < self.hosts.len() {
+            self.writer_dies(store);
+        }
+        self.store_dies(store, true);
+    }
+
+    /// A store's process begins, in place of `process` if that is dead or has failed.
+    pub(super) fn start_store(&mut self, id: StoreId, process: u64) {
+        let node = self.store(id);
+        if node.process != process || (node.core.is_some() && !node.has_failed()) {
+            return;
+        }
+        if node.core.is_some() {
+            node.kill();
+            for host in 0..self.hosts.len() {
+                self.breaks(host, id);
+            }
+        }
+        let node = self.store(id);
+        node.media.fail_syncs(false);
+        node.media.set_capacity(None);
+        let before = node.losses;
+        let result = node.start();
+        if node.losses > before {
+            self.consider_losses();
+        }
+        match result {
+            Ok(()) => self.say(format_args!("{} is up", name(id))),
+            Err(why) => self.violate(why),
+        }
+    }
+
+    // ---- the quiet end
+
+    /// Everything heals. Then the disk must come up, read back, and close.
+    pub fn finish(&mut self) -> Result<(), Violation> {
+        self.say(format_args!("everything heals"));
+        self.quiet = true;
+        self.faults = Default::default();
+        for host in 0..self.hosts.len() {
+            if self.dice.chance(0.5) {
+                self.maybe_stop(host);
+            }
+        }
+        for link in self.links.values_mut() {
+            link.cut = false;
+        }
+        for store in 0..self.stores.len() {
+            let (id, process) = (self.stores[store].id, self.stores[store].process);
+            self.stores[store].media.fail_syncs(false);
+            self.stores[store].media.set_capacity(None);
+            self.start_store(id, process);
+        }
+        self.run_until("stops end", 200_000, |w| {
+            !w.hosts.iter().any(|h| h.stopping)
+        })?;
+        for host in 0..self.hosts.len() {
+            self.writer_dies(host);
+        }
+        for auditor in [0, 1] {
+            self.audit(auditor)?;
+        }
+        self.compare_members()
+    }
+
+    /// A fresh writer attaches or takes over, reads everything that was ever written, and closes.
+    fn audit(&mut self, host: usize) -> Result<(), Violation> {
+        // Late swaps of the dead may still come between.
+        while !self.is_served(host) {
+            self.start_writer(host, TakeOver::Ordered);
+            self.run_until("the disk opens", 2_000_000, |w| !w.hosts[host].starting)?;
+        }
+        let sectors: Vec<u64> = self.oracle.known_sectors().collect();
+        for run in sectors.chunk_by(|a, b| a + 1 == *b) {
+            let span = Span::new(run[0] * SECTOR_BYTES, run.len() as u64 * SECTOR_BYTES);
+            self.issue_read(host, span);
+        }
+        self.run_until("reads end", 2_000_000, |w| {
+            w.hosts[host].requests.is_empty()
+        })?;
+        self.hosts[host].stopping = true;
+        let life = self.hosts[host].life;
+        self.tell(host, life, Event::Stop { successor: None });
+        self.run_until("the disk closes", 2_000_000, |w| !w.hosts[host].stopping)?;
+        if self.placement.record.owner().is_some() {
+            return Err(Violation(
+                "the disk did not close although all is well".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn is_served(&self, host: usize) -> bool {
+        let writer = self.hosts[host].writer.as_ref();
+        writer.is_some_and(|writer| writer.is_serving()) && !self.hosts[host].starting
+    }
+
+    fn run_until(
+        &mut self,
+        what: &str,
+        patience: u64,
+        done: impl Fn(&World) -> bool,
+    ) -> Result<(), Violation> {
+        let end = self.now + patience;
+        while !done(self) {
+            if self.now > end || !self.step()? {
+                let stalls: Vec<String> = self
+                    .hosts
+                    .iter()
+                    .filter_map(|h| h.writer.as_ref()?.stall())
+                    .map(|stall| stall.to_string())
+                    .collect();
+                return Err(Violation(format!(
+                    "all is well and yet it takes more than {} ms until {what}: {stalls:?}",
+                    patience / 1000
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// I6: with no write in flight, the members of an extent list the same blocks in the same versions.
+    fn compare_members(&mut self) -> Result<(), Violation> {
+        let record = self.placement.record.clone();
+        for range in &record.map {
+            let entry = range.history.newest();
+            let before = Version::new(Epoch::from_u64(entry.from.as_u64() - 1), Seq::MAX);
+            let mut first: Option<(StoreId, Vec<ListedBlock>)> = None;
+            for id in &entry.stores {
+                let listed = self.list(*id, record.epoch, range.extents, before)?;
+                match &first {
+                    None => first = Some((*id, listed)),
+                    Some((_, same)) if *same == listed => self.stats.count("members compared"),
+                    Some((one, other)) => {
+                        let differs = other.iter().find(|b| !listed.contains(b));
+                        let differs = differs.or(listed.iter().find(|b| !other.contains(b)));
+                        return Err(Violation(format!(
+                            "I6: {} and {} differ in extents {}: {differs:?}",
+                            name(*one),
+                            name(*id),
+                            range.extents
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list(
+        &mut self,
+        id: StoreId,
+        epoch: Epoch,
+        extents: Extents,
+        above: Version,
+    ) -> Result<Vec<ListedBlock>, Violation> {
+        let core = self.store(id).core.as_mut().expect("all stores are up");
+        let asker = Asker {
+            disk: DISK,
+            epoch,
+            incarnation: core.incarnation(),
+        };
+        let request = Request::List {
+            asker,
+            extents,
+            above,
+            start: Block(0),
+        };
+        match core.handle(request) {
+            Handled::Now(Reply::Listed { blocks, .. }) => Ok(blocks),
+            Handled::Now(other) => Err(Violation(format!("I6: {} lists {other:?}", name(id)))),
+            _ => Err(Violation("a list is answered at once".into())),
+        }
+    }
+}

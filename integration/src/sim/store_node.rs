@@ -1,0 +1,195 @@
+//! One store of the simulation: the real core on simulated media, its syncs as events of their own.
+
+use super::dice::Dice;
+use super::stats::Stats;
+use replicator::message::{Reply, Request};
+use replicator::store::media::sim::SimMedia;
+use replicator::store::{BootId, Handled, Options, Promise, ReadPlan, Store, SyncJob};
+use replicator::words::{DiskId, Epoch, StoreId};
+
+/// The one disk of a simulation.
+pub const DISK: DiskId = DiskId::from_u128(1);
+
+/// Whom an answer is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Return {
+    pub host: usize,
+    pub life: u64,
+    pub session: u64,
+    pub call: replicator::writer::CallId,
+}
+
+pub struct StoreNode {
+    pub id: StoreId,
+    pub media: SimMedia,
+    /// `None` while its process is down.
+    pub core: Option<Store<SimMedia>>,
+    /// Counts processes, so that what was begun in one does not end in the next.
+    pub process: u64,
+    job: Option<SyncJob<SimMedia>>,
+    promises: Vec<(Promise, Return)>,
+    /// The highest epoch of the disk that anybody was answered in.
+    answered: Epoch,
+    /// How often it may have lost what was not synced.
+    pub losses: u64,
+    lost_power: bool,
+}
+
+pub enum Answer {
+    Now(Reply),
+    Read(ReadPlan<SimMedia>),
+    /// Later; a sync is wanted.
+    AfterSync,
+}
+
+impl StoreNode {
+    pub fn new(number: usize) -> StoreNode {
+        let id = StoreId::from_u128(0xa0 + number as u128);
+        let media = SimMedia::new();
+        Store::<SimMedia>::format(&media, id, &options()).expect("an empty directory");
+        let mut node = StoreNode {
+            id,
+            media,
+            core: None,
+            process: 0,
+            job: None,
+            promises: Vec::new(),
+            answered: Epoch::ZERO,
+            losses: 0,
+            lost_power: false,
+        };
+        node.start().expect("a new store opens");
+        node.losses = 0;
+        node
+    }
+
+    /// Opens the store in a new process. The error is a violation, or says that the disk is full.
+    pub fn start(&mut self) -> Result<(), String> {
+        let boot = BootId(self.media.boot());
+        match Store::open(self.media.clone(), options(), boot) {
+            Ok((core, recovery)) => {
+                // A power loss was counted when it happened; a failed sync is seen now.
+                let counted = std::mem::take(&mut self.lost_power);
+                self.losses += u64::from(recovery.lost_tail && !counted);
+                if core.shown(DISK) < self.answered {
+                    return Err(format!(
+                        "I4: {} answered in epoch {} and shows {} after a restart",
+                        name(self.id),
+                        self.answered,
+                        core.shown(DISK)
+                    ));
+                }
+                if !recovery.damage.is_empty() {
+                    return Err(format!("damage without a cause: {:?}", recovery.damage));
+                }
+                self.core = Some(core);
+                Ok(())
+            }
+            Err(error) => Err(format!("{} does not open: {error}", name(self.id))),
+        }
+    }
+
+    /// The process dies; the machine does not.
+    pub fn kill(&mut self) {
+        self.stop();
+        self.media.kill();
+    }
+
+    /// The machine dies: of what was not synced, any sectors survive.
+    pub fn power_loss(&mut self, dice: &mut Dice) {
+        self.stop();
+        let survive = dice.pick(&[0.0, 0.3, 0.7, 1.0]);
+        self.media.crash(|| dice.chance(survive));
+        self.losses += u64::from(!self.lost_power);
+        self.lost_power = true;
+    }
+
+    fn stop(&mut self) {
+        self.core = None;
+        self.job = None;
+        self.promises.clear();
+        self.process += 1;
+    }
+
+    pub fn handle(&mut self, request: Request, to: Return) -> Option<Answer> {
+        match self.core.as_mut()?.handle(request) {
+            Handled::Now(reply) => Some(Answer::Now(reply)),
+            Handled::Read(plan) => Some(Answer::Read(plan)),
+            Handled::AfterSync(promise) => {
+                self.promises.push((promise, to));
+                Some(Answer::AfterSync)
+            }
+        }
+    }
+
+    /// Begins a sync if none runs and something is not synced. `true`: one began.
+    pub fn sync_begins(&mut self) -> bool {
+        if self.job.is_none()
+            && let Some(core) = &mut self.core
+        {
+            self.job = core.begin_sync();
+            return self.job.is_some();
+        }
+        false
+    }
+
+    /// Ends the sync that runs.
+    pub fn sync_ends(&mut self) {
+        if let (Some(core), Some(job)) = (&mut self.core, self.job.take()) {
+            let result = job.run();
+            core.finish_sync(job, result);
+        }
+    }
+
+    /// The answers whose sync has come, by whoever ran it; and whether more wait.
+    pub fn kept_promises(&mut self) -> (Vec<(Reply, Return)>, bool) {
+        let Some(core) = &mut self.core else {
+            return (Vec::new(), false);
+        };
+        let mut answers = Vec::new();
+        let mut waiting = Vec::new();
+        for (promise, to) in std::mem::take(&mut self.promises) {
+            if core.has_failed() || promise.point() <= core.synced() {
+                answers.push((core.keep(promise), to));
+            } else {
+                waiting.push((promise, to));
+            }
+        }
+        self.promises = waiting;
+        (answers, !self.promises.is_empty())
+    }
+
+    /// A seal was answered: the epoch that it shows must never go back (I4).
+    pub fn was_sealed(&mut self) {
+        if let Some(core) = &self.core {
+            self.answered = self.answered.max(core.shown(DISK));
+        }
+    }
+
+    pub fn housekeep(&mut self, stats: &mut Stats) {
+        if let Some(core) = &mut self.core
+            && core.housekeep()
+        {
+            stats.count("housekeeping steps");
+        }
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.core.as_ref().is_some_and(Store::has_failed)
+    }
+}
+
+/// Small segments, so that many are filled, checkpointed and cleaned in a short life.
+fn options() -> Options {
+    Options {
+        segment_bytes: 128 << 10,
+        checkpoint_bytes: 256 << 10,
+        open_files: 4,
+        ..Options::default()
+    }
+}
+
+/// What traces call a store.
+pub fn name(id: StoreId) -> String {
+    format!("S{}", id.as_u128() - 0xa0)
+}
