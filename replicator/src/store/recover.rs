@@ -315,20 +315,16 @@ impl<M: Media> Walk<M> {
 
     /// Sees that the checkpoint's segments are there, and which others may carry the log on.
     fn look_around(&mut self, found: &[String]) -> Result<(), StoreError> {
-        let here: Vec<u32> = found
+        self.existing = found
             .iter()
             .filter_map(|name| segment::parse_name(name))
             .collect();
-        for segment in self.segments.keys() {
-            if !here.contains(segment) {
-                return Err(self.damaged(
-                    "a segment that the checkpoint needs is missing",
-                    file_name(*segment),
-                ));
-            }
+        let missing = |id: &&u32| !self.existing.contains(id);
+        if let Some(missing) = self.segments.keys().find(missing) {
+            let name = file_name(*missing);
+            return Err(self.damaged("a segment that the checkpoint needs is missing", name));
         }
-        self.existing.extend(&here);
-        for id in here {
+        for id in self.existing.clone() {
             // Older segments are not part of the walk.
             if id > self.directory.replay_from.segment
                 && let Some(ended) = self.first_link(id)?

@@ -28,6 +28,8 @@ const READERS: usize = 2;
 const LOOK_BYTES: u64 = 4 << 20;
 /// A piece of housekeeping that failed (a full disk, mostly) is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// What nobody syncs is synced after this, so that space and memory that wait for it come free.
+const SYNC_AFTER: Duration = Duration::from_secs(5);
 
 /// A handle on an open store; clones share it. The last one to go closes it cleanly.
 #[derive(Clone)]
@@ -45,6 +47,7 @@ struct Shared {
     core: Mutex<Core>,
     sync_wanted: Condvar,
     housekeeping_wanted: Condvar,
+    all_idle: Condvar,
     reads: Mutex<Reads>,
     read_wanted: Condvar,
 }
@@ -56,6 +59,10 @@ struct Core {
     sync_now: bool,
     housekeep_now: bool,
     closing: bool,
+    /// Jobs that run without the lock: syncs, housekeeping. The directory is theirs until they end.
+    running: u32,
+    /// Something was appended since the last look; see [`SYNC_AFTER`].
+    sync_later: bool,
     /// How much had been appended when housekeeping was last woken for it.
     looked_at: u64,
 }
@@ -95,10 +102,13 @@ impl SharedStore {
                 sync_now: false,
                 housekeep_now: true,
                 closing: false,
+                running: 0,
+                sync_later: false,
                 looked_at: 0,
             }),
             sync_wanted: Condvar::new(),
             housekeeping_wanted: Condvar::new(),
+            all_idle: Condvar::new(),
             reads: Mutex::default(),
             read_wanted: Condvar::new(),
         });
@@ -153,6 +163,9 @@ impl SharedStore {
         shared.wake_for_appended(&mut core);
         match handled {
             Handled::Now(reply) => {
+                if matches!(reply, Reply::Refused(Refusal::Full { .. })) {
+                    shared.want_housekeeping(&mut core);
+                }
                 drop(core);
                 done(reply);
             }
@@ -226,6 +239,10 @@ impl Shared {
         self.read_wanted.notify_all();
         let mut core = self.core.lock();
         core.closing = true;
+        // A job under way writes to the directory: nobody else may open it before that ends.
+        while core.running > 0 {
+            self.all_idle.wait(&mut core);
+        }
         let store = core.store.take();
         let waiting = std::mem::take(&mut core.waiting);
         self.sync_wanted.notify_all();
@@ -236,6 +253,17 @@ impl Shared {
             done(Reply::Refused(Refusal::Failed));
         }
         closed
+    }
+
+    /// Runs a job without the lock.
+    fn unlocked<T>(&self, core: &mut MutexGuard<'_, Core>, job: impl FnOnce() -> T) -> T {
+        core.running += 1;
+        let result = MutexGuard::unlocked(core, job);
+        core.running -= 1;
+        if core.running == 0 && core.closing {
+            self.all_idle.notify_all();
+        }
+        result
     }
 
     fn want_sync(&self, core: &mut Core) {
@@ -257,6 +285,9 @@ impl Shared {
         if appended - core.looked_at >= LOOK_BYTES {
             core.looked_at = appended;
             self.want_housekeeping(core);
+        } else if appended != core.looked_at && !core.sync_later {
+            core.sync_later = true;
+            self.housekeeping_wanted.notify_one();
         }
     }
 
@@ -320,9 +351,8 @@ impl Shared {
             }
             let job = core.store.as_mut().and_then(Store::begin_sync);
             if let Some(job) = job {
-                let result = MutexGuard::unlocked(&mut core, || job.run());
-                // Closed meanwhile: the closing sync has covered it.
-                let Some(store) = &mut core.store else { return };
+                let result = self.unlocked(&mut core, || job.run());
+                let store = core.store.as_mut().expect("closing waits for what runs");
                 store.finish_sync(job, result);
             }
             self.keep_promises(&mut core);
@@ -359,10 +389,10 @@ impl Shared {
         let mut core = self.core.lock();
         while !core.closing {
             if !std::mem::take(&mut core.housekeep_now) {
-                self.housekeeping_wanted.wait(&mut core);
+                self.rest(&mut core);
                 continue;
             }
-            loop {
+            while !core.closing {
                 let Some(store) = &mut core.store else { return };
                 if store.checkpoint_waits_for_sync() {
                     // The thread for syncs wakes this one again.
@@ -372,14 +402,30 @@ impl Shared {
                 let Some(chore) = store.next_chore() else {
                     break;
                 };
-                let outcome = MutexGuard::unlocked(&mut core, || chore.run());
-                let Some(store) = &mut core.store else { return };
+                let outcome = self.unlocked(&mut core, || chore.run());
+                let store = core.store.as_mut().expect("closing waits for what runs");
                 if !store.finish_chore(chore, outcome) {
                     self.housekeeping_wanted.wait_for(&mut core, RETRY);
                     core.housekeep_now = true;
                     break;
                 }
             }
+        }
+    }
+}
+
+impl Shared {
+    /// Sleeps until housekeeping is wanted; with something unsynced not for ever.
+    fn rest(&self, core: &mut MutexGuard<'_, Core>) {
+        if !core.sync_later {
+            self.housekeeping_wanted.wait(core);
+        } else if self
+            .housekeeping_wanted
+            .wait_for(core, SYNC_AFTER)
+            .timed_out()
+        {
+            core.sync_later = false;
+            self.want_sync(core);
         }
     }
 }
