@@ -32,6 +32,16 @@ pub enum Purpose {
     Cleaning,
 }
 
+/// How a process begins its part of the log.
+pub struct Start<'a> {
+    /// A new segment's number.
+    pub segment: u32,
+    /// Where the log before it ends.
+    pub accepted: LogPoint,
+    /// The first frame and its payload.
+    pub first: (Header, &'a [u8]),
+}
+
 /// There is no room: the media is full, or (rarely) refuses to make a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoRoom {
@@ -91,21 +101,19 @@ impl<M: Media> SyncJob<M> {
 }
 
 impl<M: Media> Log<M> {
-    /// Begins a new segment behind what was accepted of the log so far. `first` is its first frame.
-    /// The caller must sync before anybody hears of it.
+    /// Begins a new segment behind what was accepted of the log so far. The caller must sync before
+    /// anybody hears of it.
     pub fn begin(
-        media: M,
         mut files: Files<M>,
         store: StoreId,
         options: &Options,
         segments: BTreeMap<u32, Segment>,
-        id: u32,
-        accepted: LogPoint,
-        first: (Header, &[u8]),
+        start: Start<'_>,
     ) -> io::Result<Log<M>> {
+        let (media, id, accepted) = (files.media().clone(), start.segment, start.accepted);
         let file = Arc::new(media.create(&file_name(id), options.segment_bytes)?);
         files.insert(id, file.clone());
-        let start = LogPoint {
+        let at = LogPoint {
             segment: id,
             offset: 0,
         };
@@ -119,8 +127,8 @@ impl<M: Media> Log<M> {
             spares: VecDeque::new(),
             next_id: id + 1,
             file,
-            ended: start,
-            next: start,
+            ended: at,
+            next: at,
             due: None,
             synced: accepted,
             syncing: None,
@@ -134,7 +142,8 @@ impl<M: Media> Log<M> {
             ended: accepted,
             synced: accepted,
         };
-        log.append([(first.0.linked(link), first.1)].into_iter())?;
+        let (header, payload) = start.first;
+        log.append([(header.linked(link), payload)].into_iter())?;
         Ok(log)
     }
 

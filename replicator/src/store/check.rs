@@ -4,16 +4,16 @@
 //! checkpoint, and then walks the log as an open would. Damage is named by file and offset, and by
 //! disk, block and version where the header still says so.
 
-use super::checkpoint::{names, parse_name, read_file};
+use super::directory::{names, parse_name, read_file};
 use super::error::{Doing, StoreError};
 use super::frame::{ALIGN, HEADER_BYTES, Kind, LogPoint, RawHeader};
 use super::index::blocks_of;
 use super::media::{FileMedia, Media};
 use super::options::Options;
 use super::place::Place;
-use super::recover::Walk;
 use super::segment::{self, Window, file_name};
-use super::{checkpoint, identity};
+use super::walk::Walk;
+use super::{directory, identity};
 use crate::message::checksum;
 use crate::words::StoreId;
 use std::collections::BTreeMap;
@@ -116,7 +116,7 @@ fn check_checkpoints<M: Media>(
             None => Some("one of the checkpoint's two copies is missing"),
             Some(bytes) => {
                 report.bytes += bytes.len() as u64;
-                let intact = checkpoint::Directory::decode(id, &bytes).is_some();
+                let intact = directory::Directory::decode(id, &bytes).is_some();
                 (!intact).then_some("the checkpoint does not match its checksum")
             }
         };

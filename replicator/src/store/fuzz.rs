@@ -1,6 +1,6 @@
 //! Recovery from arbitrary bytes, for fuzzing: it must neither panic nor allocate without bound (I9).
 
-use super::checkpoint;
+use super::directory;
 use super::frame::{HEADER_BYTES, Header, Kind, RawHeader};
 use super::media::sim::SimMedia;
 use super::place::Place;
@@ -28,8 +28,8 @@ pub fn fuzz_recover(input: &[u8]) {
         rest = behind;
         match which {
             0 | 1 => {
-                let name = &checkpoint::names(1)[usize::from(*which)];
-                media.plant(name, &checkpoint::with_sum(STORE, content));
+                let name = &directory::names(1)[usize::from(*which)];
+                media.plant(name, &directory::with_sum(STORE, content));
             }
             segment => {
                 let segment = u32::from(segment - 1);

@@ -8,7 +8,7 @@
 //! Written once, when the store is made, after everything else is in place.
 
 use super::Store;
-use super::checkpoint;
+use super::directory;
 use super::error::{Doing, StoreError};
 use super::frame::FORMAT_VERSION;
 use super::media::{Media, MediaFile};
@@ -30,7 +30,7 @@ impl<M: Media> Store<M> {
         check_empty(media, &dir)?;
         let _lock = lock(media)?;
         check_empty(media, &dir)?;
-        checkpoint::write_first(media, id).doing(&dir, "writing the first checkpoint")?;
+        directory::write_first(media, id).doing(&dir, "writing the first checkpoint")?;
         let mut bytes = [0; IDENTITY_BYTES];
         bytes[..10].copy_from_slice(IDENTITY.as_bytes());
         bytes[12..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -48,8 +48,8 @@ fn check_empty<M: Media>(media: &M, dir: &str) -> Result<(), StoreError> {
     let names = media.list().doing(dir, "listing the directory")?;
     let foreign = |name: &&String| {
         let known = ["lock", "lost+found"].contains(&name.as_str())
-            || checkpoint::is_temporary(name)
-            || checkpoint::names(1).contains(name);
+            || directory::is_temporary(name)
+            || directory::names(1).contains(name);
         !known
     };
     match names.iter().find(foreign) {
@@ -80,7 +80,7 @@ pub(super) fn read<M: Media>(media: &M) -> Result<StoreId, StoreError> {
     // A newer format may look different from here on: its version comes before the checksum.
     let found = word(12);
     let intact = checksum(&bytes[..32]) == word(32);
-    if found > FORMAT_VERSION && (intact || file.len().is_ok_and(|len| len != 36)) {
+    if found > FORMAT_VERSION && (intact || file.size().is_ok_and(|len| len != 36)) {
         return Err(StoreError::Newer {
             dir,
             found,

@@ -13,13 +13,14 @@
 //!
 //! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end) -> `index/`;
 //! - a read: `read.rs`; a sync: `sync.rs`;
-//! - after a crash: `recover.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
+//! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
 //! - the bytes: `frame.rs`, and docs/disk-format.md.
 
 mod append;
 pub mod check;
 mod checkpoint;
 mod clean;
+mod directory;
 mod disk;
 mod error;
 mod frame;
@@ -40,6 +41,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod walk;
 mod write;
 
 pub use append::SyncJob;

@@ -48,6 +48,10 @@ impl<M: Media> Files<M> {
         }
     }
 
+    pub fn media(&self) -> &M {
+        &self.media
+    }
+
     pub fn of(&mut self, segment: u32) -> io::Result<Arc<M::File>> {
         self.clock += 1;
         if let Some((file, used)) = self.open.get_mut(&segment) {
@@ -88,7 +92,7 @@ const WINDOW_BYTES: u64 = 256 << 10;
 
 impl<F: MediaFile> Window<F> {
     pub fn new(file: F) -> io::Result<Self> {
-        let len = file.len()?;
+        let len = file.size()?;
         Ok(Window {
             file,
             len,

@@ -106,7 +106,7 @@ impl Chunk {
 }
 
 fn flags(zeroes: bool, filled: Option<u16>) -> u8 {
-    u8::from(zeroes) * ZEROES | u8::from(filled.is_some()) * FILLED
+    (u8::from(zeroes) * ZEROES) | (u8::from(filled.is_some()) * FILLED)
 }
 
 fn kind(flags: u8, join: u16) -> Option<(bool, Option<u16>)> {

@@ -61,7 +61,7 @@ impl Run {
     }
 
     fn seq(&self) -> Seq {
-        Seq(u64::from(self.seq_high.get()) << 32 | u64::from(self.seq_low.get()))
+        Seq((u64::from(self.seq_high.get()) << 32) | u64::from(self.seq_low.get()))
     }
 
     /// How many sequence numbers behind the first one block `i` of the run is.
@@ -148,7 +148,7 @@ impl Run {
     pub fn makes_sense(&self, eras: usize) -> bool {
         self.first <= self.last
             && usize::from(self.era.get()) < eras
-            && (self.each == 0 && self.done == 0 || self.done < self.each)
+            && ((self.each == 0 && self.done == 0) || self.done < self.each)
             && self.seq() > Seq::ZERO
             && self.last_seq() <= Seq::MAX
             && u64::from(self.unit.get()) + u64::from(self.len() * FRAME_UNITS) <= MAX_UNITS

@@ -130,7 +130,7 @@ pub struct OpenFile {
 }
 
 impl MediaFile for OpenFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
@@ -199,7 +199,7 @@ impl MediaFile for OpenFile {
     fn next_data(&self, offset: u64) -> io::Result<u64> {
         match fs::seek(&self.file, fs::SeekFrom::Data(offset)) {
             Ok(at) => Ok(at.max(offset)),
-            Err(rustix::io::Errno::NXIO) => self.len(),
+            Err(rustix::io::Errno::NXIO) => self.size(),
             // A file system that cannot tell: then everything may be data.
             Err(_) => Ok(offset),
         }

@@ -54,7 +54,7 @@ pub struct Piece {
 }
 
 pub trait MediaFile: Send + Sync + 'static {
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     /// Writes all pieces, one after another from `offset` on.
     fn write_at(&self, offset: u64, pieces: &[IoSlice<'_>]) -> io::Result<()>;
     /// Fills all of `into` from `offset` on; bytes beyond the file's end read as zeroes.

@@ -534,7 +534,7 @@ pub struct SimFile {
 }
 
 impl MediaFile for SimFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         self.with(|inode, _| inode.now.len)
     }
 
