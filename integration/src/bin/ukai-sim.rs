@@ -14,9 +14,10 @@ use std::time::Instant;
 /// Example: ukai-sim --seeds 1000
 #[derive(Parser)]
 struct Args {
-    /// How many seeds to run, from --first on.
-    #[arg(long, default_value_t = 1000)]
-    seeds: u64,
+    /// How many seeds to run, from --first on: 1000 unless given. With --planted: the most to try
+    /// for each bug, 10000 unless given.
+    #[arg(long)]
+    seeds: Option<u64>,
     #[arg(long, default_value_t = 0)]
     first: u64,
     /// Run this seed only, and print all that happens.
@@ -36,8 +37,8 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let ok = match (args.seed, args.planted) {
         (Some(seed), _) => one(seed, args.plant.as_deref()),
-        (None, true) => plants(args.seeds),
-        (None, false) => many(args.first, args.seeds),
+        (None, true) => plants(args.seeds.unwrap_or(10_000)),
+        (None, false) => many(args.first, args.seeds.unwrap_or(1000)),
     };
     if ok {
         ExitCode::SUCCESS

@@ -31,6 +31,9 @@ pub struct Temper {
 
 impl Temper {
     pub fn draw(dice: &mut Dice) -> Temper {
+        if dice.chance(0.3) {
+            return Temper::mover(dice);
+        }
         // Some lives are calm but for one thing, some are rough all over.
         let calm = dice.pick(&[0, 1, 1, 3]);
         let mut rough = |most: u64| dice.pick(&[0, 0, 0, 1, most / 2, most]) >> calm;
@@ -48,6 +51,26 @@ impl Temper {
             ordered: dice.pick(&[0.1, 0.3, 0.8]),
             new_sets: dice.pick(&[0.0, 0.3, 0.8]),
             ejects: dice.chance(0.85),
+        }
+    }
+
+    /// A disk that wanders: many short stays with other members, so that histories grow long, and
+    /// members that are cut off or die within them.
+    fn mover(dice: &mut Dice) -> Temper {
+        Temper {
+            nothing: 30,
+            start: 30,
+            stop: 10,
+            writer_dies: 4,
+            node_dies: dice.pick(&[0, 2]),
+            power_loss: dice.pick(&[0, 0, 1]),
+            all_power_lost: 0,
+            fail_syncs: 0,
+            fill: 0,
+            cut: 6,
+            ordered: 0.8,
+            new_sets: 0.9,
+            ejects: true,
         }
     }
 }
@@ -217,8 +240,12 @@ impl World {
             return;
         }
         self.stats.count("dead writers");
-        if state.writer.as_ref().is_some_and(|w| !w.is_serving()) && state.starting {
-            self.stats.count("writers that died on the way to serving");
+        if state.writer.as_ref().is_some_and(|w| !w.is_serving()) {
+            self.stats.count(match (state.starting, state.guest_on) {
+                (true, _) => "writers that died on the way to serving",
+                (false, true) => "writers that died within an ejection",
+                (false, false) => "writers that died idle",
+            });
         }
         let life = state.life;
         self.say(format_args!("W{host}.{life} dies"));

@@ -24,7 +24,7 @@ use trace::Trace;
 use world::World;
 
 /// Events of the rough part of one seed.
-const EVENTS: u64 = 2500;
+const EVENTS: u64 = 5000;
 
 /// What came of one seed.
 pub struct Outcome {

@@ -6,7 +6,7 @@
 //! stand on media if all that is not flushed is lost.
 //!
 //! - issued: the number joins both sets: it may or may not be there;
-//! - acknowledged: older ones leave `may`; those that were issued later and are in flight stay (I1);
+//! - acknowledged: older ones leave `may`; those that were issued later stay (I1);
 //! - never answered (the writer died or was superseded): it stays possible until something newer is
 //!   acknowledged, or a read has shown which it is;
 //! - flushed: `kept` is what was possible when the flush began, and what was issued since (I2);
@@ -115,19 +115,12 @@ impl Oracle {
             if state.acknowledged > number {
                 continue;
             }
-            if !state.may.contains(&number) {
+            // Later ones are in flight, or never answered; either may have come on top of this one.
+            state.may.retain(|other| *other >= number);
+            if state.may.is_empty() {
                 return Err(sector);
             }
             state.acknowledged = number;
-            let later = |other: &WriteNumber| {
-                *other > number
-                    && self
-                        .in_flight
-                        .get(other)
-                        .is_some_and(|write| write.sectors.contains(&sector))
-            };
-            state.may = state.may.iter().copied().filter(later).collect();
-            state.may.insert(number);
         }
         Ok(())
     }
