@@ -24,6 +24,7 @@ use super::ring::{RING_SIZE_MAX, Ring};
 use super::{Options, Refused, features};
 use crate::disk::Disk;
 use std::sync::Arc;
+use vhost_user_backend::VringT;
 
 pub struct Blk {
     limits: Limits,
@@ -84,7 +85,7 @@ impl Blk {
             memory: Arc::default(),
             log: None,
             inflight: None,
-            rings: (0..options.queues).map(|_| Ring::default()).collect(),
+            rings: (0..options.queues).map(|_| Ring::new()).collect(),
             requests: Table::default(),
             disk_started: false,
             next_generation: 0,
@@ -157,7 +158,7 @@ impl Blk {
             Message::Ring(index, to_ring) => self.tell_ring(index, to_ring, disk),
             Message::Detach => {
                 for ring in &mut self.rings {
-                    *ring = Ring::default();
+                    *ring = Ring::new();
                 }
                 Outcome::Done(Ok(0))
             }
@@ -186,7 +187,7 @@ impl Blk {
         if !features.has(Features::PROTOCOL_FEATURES) {
             // Such a front-end cannot enable rings: they are, from the start.
             for index in 0..self.rings.len() as u16 {
-                self.rings[usize::from(index)].enabled = true;
+                self.rings[usize::from(index)].vring.set_enabled(true);
                 self.start_if_ready(index, disk)?;
             }
         }
@@ -248,7 +249,7 @@ impl Blk {
                 self.start_if_ready(index, disk)
             }
             ToRing::Call(call) => {
-                ring.call = call;
+                ring.vring.set_call(call);
                 if ring.live.is_some() {
                     // What was signalled to the old descriptor may not have been heard.
                     ring.interrupt();
@@ -260,12 +261,12 @@ impl Blk {
                 Ok(())
             }
             ToRing::Enable(true) => {
-                ring.enabled = true;
+                ring.vring.set_enabled(true);
                 ring.pending = ring.live.is_some();
                 self.start_if_ready(index, disk)
             }
             ToRing::Enable(false) => {
-                ring.enabled = false;
+                ring.vring.set_enabled(false);
                 ring.pending = ring.live.is_some();
                 return Outcome::After(Wait::Paused(index));
             }
@@ -351,7 +352,7 @@ impl Blk {
 /// A ring that was paused, and has nothing in flight, may be told anew where it stands; then it
 /// starts anew too.
 fn told_anew(ring: &mut Ring) -> Result<(), Refused> {
-    if ring.live.is_some() && (ring.enabled || !ring.quiet()) {
+    if ring.live.is_some() && (ring.enabled() || !ring.quiet()) {
         return Err(Refused::new("the ring runs"));
     }
     ring.stop();

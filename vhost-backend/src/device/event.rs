@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::event::EventNotifier;
 
 /// It must never block us, whatever it really is: both front-ends make theirs non-blocking anyway.
 pub fn unblocking(file: File) -> Result<File, Refused> {
@@ -24,8 +24,8 @@ pub fn waited_for(file: File) -> Result<AsyncFd<File>, Refused> {
 }
 
 /// A descriptor that we write to.
-pub fn notifier(file: File) -> Result<EventFd, Refused> {
+pub fn notifier(file: File) -> Result<EventNotifier, Refused> {
     let file = unblocking(file)?;
     // SAFETY: the descriptor is open and ours alone: `file` has just given it up.
-    Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
+    Ok(unsafe { EventNotifier::from_raw_fd(file.into_raw_fd()) })
 }

@@ -199,7 +199,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        let call = file.map(event::notifier).transpose().map_err(refuse)?;
+        let call = file.map(event::unblocking).transpose().map_err(refuse)?;
         self.ask_ring(index.into(), ToRing::Call(call)).map(drop)
     }
 

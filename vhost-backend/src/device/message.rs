@@ -8,7 +8,7 @@ use super::memory::NewRegion;
 use super::ring::Addresses;
 use std::fs::File;
 use tokio::sync::{mpsc, oneshot};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::event::EventNotifier;
 
 #[derive(Debug)]
 pub enum Message {
@@ -39,8 +39,9 @@ pub enum ToRing {
     Base(u16),
     /// The descriptor stays with the event loop.
     Kick(Option<File>),
-    Call(Option<EventFd>),
-    Error(Option<EventFd>),
+    /// Like the next, it never blocks.
+    Call(Option<File>),
+    Error(Option<EventNotifier>),
     Enable(bool),
     /// GET_VRING_BASE: answered with the index at which another may go on.
     Stop,

@@ -11,9 +11,9 @@
 //! One small blocking thread a backend reads control messages and hands each to the reactor, which
 //! answers when it is *done*: GET_VRING_BASE, say, when the ring's requests have ended, and for the
 //! last ring when the disk is synced and closed. All state of the device belongs to the reactor's
-//! thread; there are no locks on a request's way.
+//! thread; no lock is waited for on a request's way.
 //!
-//! docs/vhost-user.md says what is offered, and why this stands on the `vhost` crate instead of on
+//! docs/vhost-user.md says what is offered, and where this stands on the `vhost` crate instead of on
 //! `vhost-user-backend`.
 
 mod blk;

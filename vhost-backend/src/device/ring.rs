@@ -5,9 +5,13 @@
 //! descriptor and is enabled; it is over with GET_VRING_BASE. In between it may be disabled and
 //! enabled again (cloud-hypervisor pauses so, and sets up a rebooted guest's rings anew like that).
 //!
-//! The rings themselves are in the hands of `virtio_queue::Queue`: indices, event suppression and
-//! their fences. What it leaves to its user is here: the mark in the dirty log after each of its
-//! writes, the record of requests in flight around them, and NO_INTERRUPT, which it does not know.
+//! The state of a ring is `vhost_user_backend`'s: queue, enabled or not, call descriptor. The queue in
+//! it is `virtio_queue::Queue`: indices, event suppression and their fences. What both leave to their
+//! user is here: the mark in the dirty log after each write of the queue, the record of requests in
+//! flight around them, and NO_INTERRUPT, which they do not know.
+//!
+//! That state lies behind a lock. Nobody else takes it, so it is never waited for, but it must not be
+//! taken twice: what works on a [`Live`] ring is handed the queue by whoever holds the lock.
 
 use super::Refused;
 use super::dirty_log::DirtyLog;
@@ -17,10 +21,11 @@ use super::memory::Memory;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use vhost_user_backend::{VringMutex, VringT};
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::event::EventNotifier;
 
 /// Descriptors of a ring at most: what QEMU allows.
 pub const RING_SIZE_MAX: u16 = 1024;
@@ -48,15 +53,20 @@ pub enum RingFault {
     Used,
 }
 
-#[derive(Debug, Default)]
+/// The memory that it knows of is empty, for good: those of its methods that write to the used ring
+/// know neither dirty log nor record, so they are to fail.
+pub type Vring = VringMutex<Arc<GuestMemoryMmap>>;
+
 pub struct Ring {
+    /// Its queue means something only while the ring is live.
+    pub vring: Vring,
     pub size: u16,
     pub addresses: Option<Addresses>,
     pub base: u16,
+    /// There is a kick descriptor: the event loop has it.
     pub kick: bool,
-    pub enabled: bool,
-    pub call: Option<EventFd>,
-    pub error: Option<EventFd>,
+    /// A vring would keep it as something to read.
+    pub error: Option<EventNotifier>,
     pub live: Option<Live>,
     /// There may be something to take.
     pub pending: bool,
@@ -64,10 +74,9 @@ pub struct Ring {
     pub blocked: bool,
 }
 
-/// A started ring.
+/// What a started ring has besides its queue.
 #[derive(Debug)]
 pub struct Live {
-    queue: Queue,
     /// Tells requests of this start of the ring from those of an earlier one.
     pub generation: u64,
     /// GET_VRING_BASE has come: take nothing more.
@@ -90,8 +99,26 @@ pub struct Head {
 }
 
 impl Ring {
+    pub fn new() -> Ring {
+        Ring {
+            vring: Vring::new(Arc::default(), RING_SIZE_MAX).expect("a power of two"),
+            size: 0,
+            addresses: None,
+            base: 0,
+            kick: false,
+            error: None,
+            live: None,
+            pending: false,
+            blocked: false,
+        }
+    }
+
+    pub fn enabled(&self) -> bool {
+        self.vring.get_ref().is_enabled()
+    }
+
     pub fn may_start(&self) -> bool {
-        self.live.is_none() && self.kick && self.enabled && self.addresses.is_some()
+        self.live.is_none() && self.kick && self.addresses.is_some() && self.enabled()
     }
 
     /// Starts the ring from all that has been told.
@@ -106,12 +133,14 @@ impl Ring {
         let addresses = self
             .addresses
             .ok_or_else(|| Refused::new("a ring without addresses"))?;
-        let mut queue = Queue::new(RING_SIZE_MAX).expect("a power of two");
+        let mut vring = self.vring.get_mut();
+        let queue = vring.get_queue_mut();
+        queue.reset();
         queue
             .try_set_size(self.size)
             .map_err(|_| Refused::new("a ring of a forbidden size"))?;
         queue.set_event_idx(features.has(Features::EVENT_IDX));
-        let log_at = place(&mut queue, &addresses, memory)?;
+        let log_at = place(queue, &addresses, memory)?;
 
         let used = queue
             .used_idx(memory.guest(), Ordering::Acquire)
@@ -138,8 +167,8 @@ impl Ring {
                 }
             }
         }
+        drop(vring);
         self.live = Some(Live {
-            queue,
             generation,
             stopping: false,
             broken: false,
@@ -160,7 +189,7 @@ impl Ring {
     /// The guest memory has changed: find the ring in the new one.
     pub fn replace(&mut self, memory: &Memory) -> Result<(), Refused> {
         if let (Some(live), Some(addresses)) = (&mut self.live, &self.addresses) {
-            live.log_at = place(&mut live.queue, addresses, memory)?;
+            live.log_at = place(self.vring.get_mut().get_queue_mut(), addresses, memory)?;
         }
         Ok(())
     }
@@ -175,8 +204,9 @@ impl Ring {
 
     /// Ends the ring and says where it stood, for GET_VRING_BASE.
     pub fn stop(&mut self) -> u16 {
-        if let Some(live) = self.live.take() {
-            self.base = live.queue.next_avail();
+        if self.live.take().is_some() {
+            self.base = self.vring.queue_next_avail();
+            self.vring.set_queue_ready(false);
         }
         self.pending = false;
         self.blocked = false;
@@ -184,7 +214,7 @@ impl Ring {
     }
 
     pub fn running(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| !live.broken) && self.enabled
+        self.live.as_ref().is_some_and(|live| !live.broken) && self.enabled()
     }
 
     /// Nothing of it is in flight, here or still to be submitted again.
@@ -195,9 +225,19 @@ impl Ring {
     }
 
     pub fn interrupt(&self) {
-        if let Some(call) = &self.call {
-            // Full: then the other side has not even read what came before.
-            let _ = call.write(1);
+        // Full: then the other side has not even read what came before.
+        let _ = self.vring.signal_used_queue();
+    }
+
+    /// Interrupts the driver if there are answers since the last call, and it wants to know of them.
+    pub fn interrupt_if_wanted(&mut self, memory: &Memory) {
+        let Some(live) = &mut self.live else { return };
+        if !std::mem::take(&mut live.answered) {
+            return;
+        }
+        let mut vring = self.vring.get_mut();
+        if wants_interrupt(vring.get_queue_mut(), memory) {
+            let _ = vring.signal_used_queue();
         }
     }
 
@@ -211,30 +251,26 @@ impl Ring {
         self.pending = false;
         self.blocked = false;
         if let Some(error) = &self.error {
-            let _ = error.write(1);
+            let _ = error.notify();
         }
     }
 }
 
 impl Live {
-    pub fn descriptors(&self) -> GuestAddress {
-        GuestAddress(self.queue.desc_table())
-    }
-
-    pub fn size(&self) -> u16 {
-        self.queue.size()
-    }
-
     /// The next head, or `None` where the ring is empty. With `only_again`, only what a predecessor
     /// had begun.
-    pub fn next(&mut self, memory: &Memory, only_again: bool) -> Result<Option<Head>, RingFault> {
+    pub fn next(
+        &mut self,
+        queue: &mut Queue,
+        memory: &Memory,
+        only_again: bool,
+    ) -> Result<Option<Head>, RingFault> {
         let head = if let Some(index) = self.resubmit.pop_front() {
             Head { index, again: true }
         } else if only_again {
             return Ok(None);
         } else {
-            let mut available = self
-                .queue
+            let mut available = queue
                 .iter(memory.guest())
                 .map_err(|_| RingFault::Available)?;
             match available.next() {
@@ -253,11 +289,11 @@ impl Live {
     }
 
     /// Leaves `head`, just taken, where it was.
-    pub fn put_back(&mut self, head: Head) {
+    pub fn put_back(&mut self, queue: &mut Queue, head: Head) {
         if head.again {
             self.resubmit.push_front(head.index);
         } else {
-            self.queue.go_to_previous_position();
+            queue.go_to_previous_position();
         }
     }
 
@@ -273,6 +309,7 @@ impl Live {
     /// Puts the answer into the used ring. Data and status have been written, and marked, before.
     pub fn answer(
         &mut self,
+        queue: &mut Queue,
         memory: &Memory,
         log: Option<&DirtyLog>,
         head: u16,
@@ -287,8 +324,8 @@ impl Live {
         if let Some(record) = &mut self.record {
             record.answering(head);
         }
-        let slot = u64::from(self.queue.next_used() % self.queue.size());
-        self.queue
+        let slot = u64::from(queue.next_used() % queue.size());
+        queue
             .add_used(memory.guest(), head, written)
             .map_err(|_| RingFault::Used)?;
         if let Some(log) = log {
@@ -296,58 +333,61 @@ impl Live {
             log.mark(self.log_at + 2, 2);
         }
         if let Some(record) = &mut self.record {
-            record.answered(head, self.queue.next_used());
+            record.answered(head, queue.next_used());
         }
         self.answered = true;
         Ok(())
     }
 
     /// Asks the driver not to kick while we look at the ring anyway.
-    pub fn hush(&mut self, memory: &Memory, log: Option<&DirtyLog>) -> Result<(), RingFault> {
-        self.queue
+    pub fn hush(
+        &self,
+        queue: &mut Queue,
+        memory: &Memory,
+        log: Option<&DirtyLog>,
+    ) -> Result<(), RingFault> {
+        queue
             .disable_notification(memory.guest())
             .map_err(|_| RingFault::Used)?;
-        if let (Some(log), false) = (log, self.queue.event_idx_enabled()) {
+        if let (Some(log), false) = (log, queue.event_idx_enabled()) {
             log.mark(self.log_at, 2);
         }
         Ok(())
     }
 
     /// Asks for kicks again. `true`: something has come meanwhile, look once more.
-    pub fn listen(&mut self, memory: &Memory, log: Option<&DirtyLog>) -> Result<bool, RingFault> {
-        let more = self
-            .queue
+    pub fn listen(
+        &self,
+        queue: &mut Queue,
+        memory: &Memory,
+        log: Option<&DirtyLog>,
+    ) -> Result<bool, RingFault> {
+        let more = queue
             .enable_notification(memory.guest())
             .map_err(|_| RingFault::Used)?;
         if let Some(log) = log {
-            if self.queue.event_idx_enabled() {
-                log.mark(self.log_at + 4 + 8 * u64::from(self.queue.size()), 2);
+            if queue.event_idx_enabled() {
+                log.mark(self.log_at + 4 + 8 * u64::from(queue.size()), 2);
             } else {
                 log.mark(self.log_at, 2);
             }
         }
         Ok(more)
     }
+}
 
-    /// Whether the driver wants an interrupt for what has been answered since the last call.
-    pub fn wants_interrupt(&mut self, memory: &Memory) -> bool {
-        if !std::mem::take(&mut self.answered) {
-            return false;
-        }
-        // The fence between the used index and what the driver says is in here.
-        let wanted = self
-            .queue
-            .needs_notification(memory.guest())
-            .unwrap_or(true);
-        if self.queue.event_idx_enabled() {
-            return wanted;
-        }
-        let flags = memory
-            .guest()
-            .load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
-            .map_or(0, u16::from_le);
-        u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
+/// Whether the driver wants an interrupt for what has been answered since it was last asked.
+fn wants_interrupt(queue: &mut Queue, memory: &Memory) -> bool {
+    // The fence between the used index and what the driver says is in here.
+    let wanted = queue.needs_notification(memory.guest()).unwrap_or(true);
+    if queue.event_idx_enabled() {
+        return wanted;
     }
+    let flags = memory
+        .guest()
+        .load::<u16>(GuestAddress(queue.avail_ring()), Ordering::Relaxed)
+        .map_or(0, u16::from_le);
+    u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
 }
 
 /// The ring's parts as guest addresses: descriptors, available, used.
@@ -379,5 +419,34 @@ fn place(queue: &mut Queue, addresses: &Addresses, memory: &Memory) -> Result<u6
     match log_at.checked_add(6 + 8 * u64::from(queue.size())) {
         Some(_) => Ok(log_at),
         None => Err(Refused::new("an absurd log address")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_gets_past_the_log_and_the_record() {
+        let memory = Memory::anonymous(0x4000);
+        let mut ring = Ring::new();
+        ring.size = 8;
+        ring.addresses = Some(Addresses {
+            descriptors: 0,
+            available: 0x1000,
+            used: 0x2000,
+            log: None,
+        });
+        ring.start(0, &memory, None, Features::default(), 1)
+            .expect("it lies in memory");
+        assert!(ring.vring.add_used(0, 1).is_err());
+        assert!(ring.vring.enable_notification().is_err());
+        assert!(ring.vring.disable_notification().is_err());
+        let mut used = [0xff; 16];
+        memory
+            .guest()
+            .read_slice(&mut used, GuestAddress(0x2000))
+            .expect("there is memory");
+        assert_eq!(used, [0; 16]);
     }
 }

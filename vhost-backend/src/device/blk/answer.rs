@@ -8,6 +8,7 @@ use crate::device::in_flight::{InFlight, Key};
 use crate::device::memory::{Memory, Piece};
 use crate::device::request::{Ask, Request, Status};
 use crate::disk::{Disk, Failure, Op, RequestId};
+use vhost_user_backend::VringT;
 use vm_memory::{Bytes, GuestAddress};
 
 impl Blk {
@@ -66,7 +67,14 @@ impl Blk {
             data_in: request.data_in,
         };
         let written = put_status(&request.memory, log, &told, status);
-        if let Err(fault) = live.answer(&self.memory, log, request.head, written) {
+        let answered = live.answer(
+            ring.vring.get_mut().get_queue_mut(),
+            &self.memory,
+            log,
+            request.head,
+            written,
+        );
+        if let Err(fault) = answered {
             ring.give_up(request.ring, fault);
         }
     }
@@ -74,11 +82,7 @@ impl Blk {
     /// One interrupt for each ring that has new answers and whose driver wants to know.
     pub fn interrupt(&mut self) {
         for ring in &mut self.rings {
-            if let Some(live) = &mut ring.live
-                && live.wants_interrupt(&self.memory)
-            {
-                ring.interrupt();
-            }
+            ring.interrupt_if_wanted(&self.memory);
         }
     }
 }

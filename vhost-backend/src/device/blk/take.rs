@@ -6,9 +6,12 @@ use crate::device::features::Features;
 use crate::device::in_flight::InFlight;
 use crate::device::memory::{Memory, Piece};
 use crate::device::request::{Ask, HEADER_BYTES, Request, SERIAL_BYTES, Status, parse};
-use crate::device::ring::{Head, Ring, RingFault};
+use crate::device::ring::{Head, RingFault};
 use crate::disk::{Disk, Landing, Op};
 use std::sync::Arc;
+use vhost_user_backend::VringT;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 
 impl Blk {
     /// Takes what the rings have, at most one ring's fill from each. `true`: there is more.
@@ -32,7 +35,11 @@ impl Blk {
     fn take_from(&mut self, index: usize, disk: &mut impl Disk) -> Result<bool, RingFault> {
         let memory = Arc::clone(&self.memory);
         let ring = &mut self.rings[index];
-        let enabled = ring.enabled;
+        // One lock for all that is taken now.
+        let vring = ring.vring.clone();
+        let mut vring = vring.get_mut();
+        let enabled = vring.is_enabled();
+        let queue = vring.get_queue_mut();
         let Some(live) = ring.live.as_mut().filter(|live| !live.broken) else {
             return Ok(false);
         };
@@ -40,20 +47,20 @@ impl Blk {
         // A ring that is about to pause or to end still owes what a predecessor had begun.
         let only_again = !enabled || live.stopping;
         if !only_again {
-            live.hush(&memory, logging(&self.log, self.features))?;
+            live.hush(queue, &memory, logging(&self.log, self.features))?;
         }
-        for _ in 0..live_size(&self.rings[index]) {
+        for _ in 0..queue.size() {
             let live = self.rings[index].live.as_mut().expect("it was there");
-            match live.next(&memory, only_again)? {
+            match live.next(queue, &memory, only_again)? {
                 Some(head) => {
-                    if !self.begin(index, head, &memory, disk)? {
+                    if !self.begin(index, head, queue, &memory, disk)? {
                         self.rings[index].blocked = true;
                         return Ok(false);
                     }
                 }
                 None if only_again => return Ok(false),
                 None => {
-                    if !live.listen(&memory, logging(&self.log, self.features))? {
+                    if !live.listen(queue, &memory, logging(&self.log, self.features))? {
                         return Ok(false);
                     }
                 }
@@ -67,13 +74,15 @@ impl Blk {
         &mut self,
         index: usize,
         head: Head,
+        queue: &mut Queue,
         memory: &Arc<Memory>,
         disk: &mut impl Disk,
     ) -> Result<bool, RingFault> {
         let live = self.rings[index].live.as_mut().expect("a live ring");
+        let descriptors = GuestAddress(queue.desc_table());
         let read = self
             .chain
-            .read(memory, live.descriptors(), live.size(), head.index);
+            .read(memory, descriptors, queue.size(), head.index);
         let mut request = match read {
             Ok(()) => parse(&mut self.chain, memory, &self.limits),
             Err(fault) => {
@@ -91,7 +100,7 @@ impl Blk {
             && disk.room() < span.len
             && !self.requests.is_empty()
         {
-            live.put_back(head);
+            live.put_back(queue, head);
             return Ok(false);
         }
         live.keep(head);
@@ -105,7 +114,7 @@ impl Blk {
                 let log = logging(&self.log, self.features);
                 let live = self.rings[index].live.as_mut().expect("a live ring");
                 let written = put_status(memory, log, &request, status);
-                live.answer(memory, log, head.index, written)?;
+                live.answer(queue, memory, log, head.index, written)?;
                 return Ok(true);
             }
         };
@@ -193,10 +202,6 @@ impl Blk {
         !self.features.has(Features::FLUSH)
             || (self.features.has(Features::CONFIG_WCE) && !self.write_cache)
     }
-}
-
-fn live_size(ring: &Ring) -> u16 {
-    ring.live.as_ref().map_or(0, |live| live.size())
 }
 
 /// Says that a request was bad; seldom, for a guest that does nothing else.
