@@ -7,24 +7,26 @@
 //!
 //! The state of a ring is `vhost_user_backend`'s: queue, enabled or not, call descriptor. The queue in
 //! it is `virtio_queue::Queue`: indices, event suppression and their fences. What both leave to their
-//! user is here: the mark in the dirty log after each write of the queue, the record of requests in
-//! flight around them, and NO_INTERRUPT, which they do not know.
+//! user is in [`live`]: the mark in the dirty log after each write of the queue, the record of requests
+//! in flight around them, and NO_INTERRUPT, which they do not know.
 //!
 //! That state lies behind a lock. Nobody else takes it, so it is never waited for, but it must not be
 //! taken twice: what works on a [`Live`] ring is handed the queue by whoever holds the lock.
 
+mod live;
+
+pub use live::{Head, Live, RingFault};
+
 use super::Refused;
-use super::dirty_log::DirtyLog;
 use super::features::Features;
-use super::inflight::{Inflight, QueueRecord};
+use super::inflight::Inflight;
 use super::memory::Memory;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use vhost_user_backend::{VringMutex, VringT};
-use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::event::EventNotifier;
 
 /// Descriptors of a ring at most: what QEMU allows.
@@ -38,19 +40,6 @@ pub struct Addresses {
     pub used: u64,
     /// The guest address by which writes to the used ring are to be logged, where it says so.
     pub log: Option<u64>,
-}
-
-/// A driver broke the rules of the ring itself: there is no going on with it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum RingFault {
-    #[error("the available index jumped, or the ring cannot be read")]
-    Available,
-    #[error("a head beyond the ring")]
-    Head,
-    #[error("a head that is in flight already")]
-    Twice,
-    #[error("the used ring cannot be written")]
-    Used,
 }
 
 /// The memory that it knows of is empty, for good: those of its methods that write to the used ring
@@ -72,30 +61,6 @@ pub struct Ring {
     pub pending: bool,
     /// What comes next did not fit into the disk's room.
     pub blocked: bool,
-}
-
-/// What a started ring has besides its queue.
-#[derive(Debug)]
-pub struct Live {
-    /// Tells requests of this start of the ring from those of an earlier one.
-    pub generation: u64,
-    /// GET_VRING_BASE has come: take nothing more.
-    pub stopping: bool,
-    pub broken: bool,
-    pub in_flight: u16,
-    taken: Vec<bool>,
-    record: Option<QueueRecord>,
-    resubmit: VecDeque<u16>,
-    log_at: u64,
-    answered: bool,
-}
-
-/// A head taken off the ring, not yet kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Head {
-    pub index: u16,
-    /// A predecessor had taken it already.
-    again: bool,
 }
 
 impl Ring {
@@ -150,7 +115,6 @@ impl Ring {
         let mut record = inflight
             .map(|all| all.queue(index, self.size))
             .transpose()?;
-        let taken = vec![false; usize::from(self.size)];
         let mut resubmit = VecDeque::new();
         match &mut record {
             None => queue.set_next_avail(self.base),
@@ -167,18 +131,9 @@ impl Ring {
                 }
             }
         }
+        // The interrupt below takes the lock again.
         drop(vring);
-        self.live = Some(Live {
-            generation,
-            stopping: false,
-            broken: false,
-            in_flight: 0,
-            taken,
-            record,
-            resubmit,
-            log_at,
-            answered: false,
-        });
+        self.live = Some(Live::new(generation, self.size, record, resubmit, log_at));
         self.pending = true;
         self.blocked = false;
         // A predecessor may have been killed between the used index and its interrupt.
@@ -219,9 +174,7 @@ impl Ring {
 
     /// Nothing of it is in flight, here or still to be submitted again.
     pub fn quiet(&self) -> bool {
-        self.live
-            .as_ref()
-            .is_none_or(|live| live.in_flight == 0 && (live.broken || live.resubmit.is_empty()))
+        self.live.as_ref().is_none_or(Live::quiet)
     }
 
     pub fn interrupt(&self) {
@@ -236,7 +189,7 @@ impl Ring {
             return;
         }
         let mut vring = self.vring.get_mut();
-        if wants_interrupt(vring.get_queue_mut(), memory) {
+        if live::wants_interrupt(vring.get_queue_mut(), memory) {
             let _ = vring.signal_used_queue();
         }
     }
@@ -254,140 +207,6 @@ impl Ring {
             let _ = error.notify();
         }
     }
-}
-
-impl Live {
-    /// The next head, or `None` where the ring is empty. With `only_again`, only what a predecessor
-    /// had begun.
-    pub fn next(
-        &mut self,
-        queue: &mut Queue,
-        memory: &Memory,
-        only_again: bool,
-    ) -> Result<Option<Head>, RingFault> {
-        let head = if let Some(index) = self.resubmit.pop_front() {
-            Head { index, again: true }
-        } else if only_again {
-            return Ok(None);
-        } else {
-            let mut available = queue
-                .iter(memory.guest())
-                .map_err(|_| RingFault::Available)?;
-            match available.next() {
-                None => return Ok(None),
-                Some(chain) => Head {
-                    index: chain.head_index(),
-                    again: false,
-                },
-            }
-        };
-        match self.taken.get(usize::from(head.index)) {
-            None => Err(RingFault::Head),
-            Some(true) => Err(RingFault::Twice),
-            Some(false) => Ok(Some(head)),
-        }
-    }
-
-    /// Leaves `head`, just taken, where it was.
-    pub fn put_back(&mut self, queue: &mut Queue, head: Head) {
-        if head.again {
-            self.resubmit.push_front(head.index);
-        } else {
-            queue.go_to_previous_position();
-        }
-    }
-
-    /// `head` is now ours to answer.
-    pub fn keep(&mut self, head: Head) {
-        self.taken[usize::from(head.index)] = true;
-        self.in_flight += 1;
-        if let (Some(record), false) = (&mut self.record, head.again) {
-            record.take(head.index);
-        }
-    }
-
-    /// Puts the answer into the used ring. Data and status have been written, and marked, before.
-    pub fn answer(
-        &mut self,
-        queue: &mut Queue,
-        memory: &Memory,
-        log: Option<&DirtyLog>,
-        head: u16,
-        written: u32,
-    ) -> Result<(), RingFault> {
-        assert!(
-            self.taken[usize::from(head)],
-            "only what is in flight is answered"
-        );
-        self.taken[usize::from(head)] = false;
-        self.in_flight -= 1;
-        if let Some(record) = &mut self.record {
-            record.answering(head);
-        }
-        let slot = u64::from(queue.next_used() % queue.size());
-        queue
-            .add_used(memory.guest(), head, written)
-            .map_err(|_| RingFault::Used)?;
-        if let Some(log) = log {
-            log.mark(self.log_at + 4 + 8 * slot, 8);
-            log.mark(self.log_at + 2, 2);
-        }
-        if let Some(record) = &mut self.record {
-            record.answered(head, queue.next_used());
-        }
-        self.answered = true;
-        Ok(())
-    }
-
-    /// Asks the driver not to kick while we look at the ring anyway.
-    pub fn hush(
-        &self,
-        queue: &mut Queue,
-        memory: &Memory,
-        log: Option<&DirtyLog>,
-    ) -> Result<(), RingFault> {
-        queue
-            .disable_notification(memory.guest())
-            .map_err(|_| RingFault::Used)?;
-        if let (Some(log), false) = (log, queue.event_idx_enabled()) {
-            log.mark(self.log_at, 2);
-        }
-        Ok(())
-    }
-
-    /// Asks for kicks again. `true`: something has come meanwhile, look once more.
-    pub fn listen(
-        &self,
-        queue: &mut Queue,
-        memory: &Memory,
-        log: Option<&DirtyLog>,
-    ) -> Result<bool, RingFault> {
-        let more = queue
-            .enable_notification(memory.guest())
-            .map_err(|_| RingFault::Used)?;
-        if let Some(log) = log {
-            if queue.event_idx_enabled() {
-                log.mark(self.log_at + 4 + 8 * u64::from(queue.size()), 2);
-            } else {
-                log.mark(self.log_at, 2);
-            }
-        }
-        Ok(more)
-    }
-}
-
-/// Whether the driver wants an interrupt for what has been answered since it was last asked.
-fn wants_interrupt(queue: &mut Queue, memory: &Memory) -> bool {
-    // The fence between the used index and what the driver says is in here.
-    let wanted = queue.needs_notification(memory.guest()).unwrap_or(true);
-    if queue.event_idx_enabled() {
-        return wanted;
-    }
-    let flags = memory
-        .guest()
-        .load::<u16>(GuestAddress(queue.avail_ring()), Ordering::Relaxed)
-        .map_or(0, u16::from_le);
-    u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
 }
 
 /// The ring's parts as guest addresses: descriptors, available, used.
@@ -425,6 +244,7 @@ fn place(queue: &mut Queue, addresses: &Addresses, memory: &Memory) -> Result<u6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vm_memory::Bytes;
 
     #[test]
     fn no_answer_gets_past_the_log_and_the_record() {
