@@ -2,16 +2,21 @@
 //! disks, the real rules of the placement map; the network, the clock, the guests and all misfortune
 //! are drawn from a seed. The same seed gives the same run, event for event.
 //!
-//! Read [`oracle`] for how it would notice if anything were wrong, `world` for what the network and
-//! the shells do, `life` for what goes wrong and for the quiet end, [`planted`] for how we know that
-//! it bites.
+//! Read [`oracle`] for how it would notice if anything were wrong, `world` for how time passes,
+//! `network`, `shell` and `guests` for who does what, `life` for what goes wrong, `quiet` for the
+//! end, and [`planted`] for how we know that it bites.
 
+mod brief;
 mod dice;
+mod guests;
 mod host;
 mod life;
+mod network;
 pub mod oracle;
 mod placement;
 pub mod planted;
+mod quiet;
+mod shell;
 pub mod stats;
 mod store_node;
 pub mod trace;

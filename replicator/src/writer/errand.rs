@@ -84,7 +84,7 @@ impl Writer {
         if !self.is_awaited(call) {
             return;
         }
-        match record.and_then(|record| self.trusted(record)) {
+        match record.and_then(|record| self.trusted(*record)) {
             None => self.try_again(),
             Some(record) => {
                 self.errand = None;
@@ -111,7 +111,7 @@ impl Writer {
             SwapOutcome::Done(record) => (record, false),
             SwapOutcome::Conflict(record) => (record, true),
         };
-        let Some(record) = self.trusted(record) else {
+        let Some(record) = self.trusted(*record) else {
             return self.try_again();
         };
         self.errand = None;
@@ -135,11 +135,11 @@ impl Writer {
     }
 
     /// A record that can be true and is this disk's.
-    fn trusted(&self, record: Box<DiskRecord>) -> Option<DiskRecord> {
+    fn trusted(&self, record: DiskRecord) -> Option<DiskRecord> {
         let same = record.id == self.record.id
             && record.bytes == self.record.bytes
             && record.extent_size == self.record.extent_size;
-        (same && record.check().is_ok()).then_some(*record)
+        (same && record.check().is_ok()).then_some(record)
     }
 
     /// Whether `record`, which is later than the one that we know, shows that our change of it went

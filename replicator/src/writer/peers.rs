@@ -25,10 +25,10 @@ pub(super) struct Peer {
 
 impl Writer {
     pub(super) fn connect(&mut self, store: StoreId) {
-        if !self.peers.contains_key(&store) {
-            self.peers.insert(store, Peer::default());
+        self.peers.entry(store).or_insert_with(|| {
             self.effects.push_back(Effect::Connect { store });
-        }
+            Peer::default()
+        });
     }
 
     pub(super) fn peer(&mut self, store: StoreId) -> &mut Peer {

@@ -1,0 +1,269 @@
+//! The shells around the writers: their errands to the placement map, and their effects.
+
+use super::brief::{brief_change, brief_map};
+use super::host::Kind;
+use super::placement::EXTENT_BYTES;
+use super::world::{What, World};
+use replicator::words::{Change, Epoch, Owner, Revision, SECTOR_BYTES};
+use replicator::writer::{CallId, Effect, Event, NotStarted, Now, SwapOutcome};
+use std::time::Duration;
+
+impl World {
+    pub(super) fn ask_swap(
+        &mut self,
+        host: usize,
+        call: CallId,
+        expected: Revision,
+        change: Change,
+    ) {
+        let life = self.hosts[host].life;
+        let wait = self.dice.wait(300);
+        let arrives = !self.dice.chance(self.faults.lose_swap);
+        let heard = !self.dice.chance(self.faults.lose_swap);
+        if !arrives || !heard {
+            let patience = self.dice.wait(3000);
+            let outcome = SwapOutcome::Unknown;
+            self.after(patience, What::Swapped(host, life, call, outcome));
+        }
+        if arrives {
+            // It may arrive long after its asker stopped waiting, or died.
+            let late = if heard { 0 } else { self.dice.range(0..6000) };
+            self.after(
+                wait + late,
+                What::Swap(host, life, call, expected, change, heard),
+            );
+        }
+    }
+
+    pub(super) fn swap(
+        &mut self,
+        host: usize,
+        life: u64,
+        call: CallId,
+        expected: Revision,
+        change: Change,
+        heard: bool,
+    ) {
+        let before = self.placement.record.owner().cloned();
+        let outcome = self.placement.swap(expected, &change);
+        let how = match &outcome {
+            SwapOutcome::Done(_) => "done",
+            SwapOutcome::Conflict(_) => "conflict",
+            SwapOutcome::Refused(_) => "refused",
+            SwapOutcome::Unknown => "unknown",
+        };
+        self.say(format_args!(
+            "W{host}.{life} swaps {}: {how}",
+            brief_change(&change)
+        ));
+        if let SwapOutcome::Done(record) = &outcome {
+            self.trace.mix(record.revision.0);
+            let map = record.map.clone();
+            let epoch = record.epoch;
+            self.say(format_args!("record: epoch {epoch}, {}", brief_map(&map)));
+            self.stats.count(match change {
+                Change::Attach { .. } => "attaches",
+                Change::TakeOver { .. } => "take-overs",
+                Change::Settle { .. } => "settles",
+                Change::Eject { .. } => "ejections",
+                Change::Close { .. } => "closes",
+            });
+            if matches!(change, Change::TakeOver { .. }) {
+                self.check_order(host, life, &before);
+            }
+            if !heard {
+                self.stats.count("swaps done and not heard of");
+            }
+            if matches!(change, Change::Eject { .. }) && self.hosts[host].life != life {
+                self.stats.count("ejections by the dead");
+            }
+            self.consider_losses();
+        }
+        if matches!(
+            (&outcome, &change),
+            (SwapOutcome::Conflict(_), Change::Close { .. })
+        ) {
+            self.stats.count("closes raced");
+        }
+        if heard {
+            let wait = self.dice.wait(300);
+            self.after(wait, What::Swapped(host, life, call, outcome));
+        }
+    }
+
+    /// A1, A3: nobody takes another backend's epoch over without an order.
+    pub(super) fn check_order(&mut self, host: usize, life: u64, before: &Option<Owner>) {
+        let asker = &self.hosts[host];
+        let others = before
+            .as_ref()
+            .is_some_and(|owner| owner.backend != asker.owner().backend);
+        if others && asker.life == life && !asker.ordered {
+            self.violate(format!("A1: W{host} takes over without an order"));
+        }
+    }
+
+    /// Extents all of whose members lost what was not synced since they were whole: nobody can
+    /// have it any more.
+    pub(super) fn consider_losses(&mut self) {
+        for range in &self.placement.record.map {
+            let lost = range.history.newest().stores.iter().all(|id| {
+                let node = self.stores.iter().find(|s| s.id == *id).expect("a store");
+                node.losses > self.whole_at.get(id).copied().unwrap_or(0)
+            });
+            if lost {
+                self.stats.count("extents whose members were all lost");
+                let per_extent = EXTENT_BYTES / SECTOR_BYTES;
+                let first = u64::from(range.extents.first.0) * per_extent;
+                let end = u64::from(range.extents.end.0) * per_extent;
+                self.oracle.lost_unsynced(first..end);
+            }
+        }
+    }
+
+    /// An event for a writer, if it still lives, and all that follows from it.
+    pub(super) fn tell(&mut self, host: usize, life: u64, event: Event) {
+        if self.hosts[host].life != life {
+            return;
+        }
+        let now = Now(Duration::from_micros(self.now));
+        let Some(writer) = &mut self.hosts[host].writer else {
+            return;
+        };
+        writer.handle(now, event);
+        while let Some(effect) = self.hosts[host].writer.as_mut().and_then(|w| w.poll()) {
+            self.act(host, effect);
+        }
+        let Some(writer) = &self.hosts[host].writer else {
+            return;
+        };
+        let next = writer.next_timeout();
+        if next != self.hosts[host].timeout {
+            self.hosts[host].timeout = next;
+            if let Some(at) = next {
+                let wait = (at.0.as_micros() as u64).saturating_sub(self.now);
+                self.after(wait, What::Timeout(host, life, at));
+            }
+        }
+    }
+
+    pub(super) fn act(&mut self, host: usize, effect: Effect) {
+        let life = self.hosts[host].life;
+        match effect {
+            Effect::Connect { store } => {
+                self.hosts[host].wanted.insert(store);
+                let wait = self.dice.range(1..200);
+                self.after(wait, What::Connect(host, life, store));
+            }
+            Effect::Send {
+                store,
+                call,
+                request,
+                aim,
+            } => self.send(host, store, call, request, aim),
+            Effect::Withdraw { call } => {
+                self.stats.count("withdrawn reads");
+                self.hosts[host].withdrawn.insert(call);
+                let wait = self.dice.range(1..100);
+                self.after(wait, What::Withdrawn(host, life, call));
+            }
+            Effect::Swap {
+                call,
+                expected,
+                change,
+            } => self.ask_swap(host, call, expected, change),
+            Effect::Inspect { call } => {
+                let wait = self.dice.wait(300);
+                let what = if self.dice.chance(self.faults.lose_swap) {
+                    What::Inspected(host, life, call, None)
+                } else {
+                    What::Inspect(host, life, call)
+                };
+                self.after(wait, what);
+            }
+            Effect::Zero { id, span } => {
+                let Some(asked) = self.hosts[host].requests.get_mut(&id) else {
+                    return self.violate(format!("request {} is zeroed after its end", id.0));
+                };
+                let from = (span.offset - asked.span.offset) as usize;
+                asked.landing[from..from + span.len as usize].fill(0);
+            }
+            Effect::Complete { id, result } => self.completed(host, id, result.is_ok()),
+            Effect::Opened { epoch } => self.opens(host, epoch),
+            Effect::NotStarted { why } => {
+                self.hosts[host].starting = false;
+                self.say(format_args!("W{host}.{life} not started: {why}"));
+                if matches!(why, NotStarted::AlreadyOpen { .. }) {
+                    self.stats.count("starts refused");
+                }
+            }
+            Effect::Stopped { clean } => {
+                self.hosts[host].stopping = false;
+                self.hosts[host].starting = false;
+                self.hosts[host].guest_on = false;
+                self.say(format_args!("W{host}.{life} stopped, clean: {clean}"));
+                self.stats.count(if clean {
+                    "clean stops"
+                } else {
+                    "unclean stops"
+                });
+                if clean && self.placement.record.owner().is_none() {
+                    self.oracle.all_synced();
+                }
+            }
+            Effect::Superseded { shown } => {
+                self.hosts[host].guest_on = false;
+                self.hosts[host].starting = false;
+                self.say(format_args!("W{host}.{life} superseded by epoch {shown}"));
+                self.stats.count("superseded writers");
+            }
+            Effect::Stalled(stall) => {
+                self.say(format_args!("W{host}.{life} stalls: {stall}"));
+                self.stats.count("stalls");
+            }
+            Effect::Resumed => {}
+        }
+    }
+
+    pub(super) fn opens(&mut self, host: usize, epoch: Epoch) {
+        let life = self.hosts[host].life;
+        self.say(format_args!("W{host}.{life} opens epoch {epoch}"));
+        self.trace.mix(epoch.as_u64());
+        let first = self.hosts[host].starting;
+        if self.is_owner(host) {
+            if first {
+                // What an attach or a take-over opens is synced and whole on every member.
+                let members = self.placement.record.members();
+                for id in members {
+                    let losses = self.store(id).losses;
+                    self.whole_at.insert(id, losses);
+                }
+                self.oracle.all_synced();
+                for other in self.hosts.iter().filter(|other| other.number != host) {
+                    for asked in other.requests.values() {
+                        if let Kind::Write(number) = asked.kind {
+                            self.oracle.overtaken(number);
+                        }
+                    }
+                }
+            } else {
+                self.stats.count("epochs opened by ejection");
+                if !self.hosts[host].requests.is_empty() {
+                    self.stats.count("ejections with requests in flight");
+                }
+            }
+        }
+        self.hosts[host].starting = false;
+        if first && !self.hosts[host].stopping && !self.quiet {
+            self.hosts[host].guest_on = true;
+            self.hosts[host].depth = self.dice.range(1..5) as usize;
+            self.after(1, What::Guest(host, life));
+        }
+    }
+
+    /// Whether the record says that this host's writer owns the disk.
+    pub(super) fn is_owner(&self, host: usize) -> bool {
+        let owner = self.hosts[host].owner();
+        let recorded = self.placement.record.owner();
+        recorded.is_some_and(|o| (o.backend, o.life) == (owner.backend, owner.life))
+    }
+}
