@@ -229,12 +229,9 @@ fn backports_line(codename: &str, suite: &str) -> Result<String> {
             [name, uri, key] if name == codename => Some((uri.to_owned(), key.to_owned())),
             _ => None,
         });
-    let (uri, key) = found.unwrap_or_else(|| {
-        (
-            "http://mirror.invalid/debian/".to_owned(),
-            "/usr/share/keyrings/debian-archive-keyring.gpg".to_owned(),
-        )
-    });
+    let (uri, key) = found.with_context(|| {
+        format!("apt knows no mirror of {codename}: add {suite} to its sources, and try again")
+    })?;
     let signed = if key.starts_with('/') {
         format!("[signed-by={key}] ")
     } else {
