@@ -110,7 +110,8 @@ fn look_at_the_device(scratch: &Scratch) -> Result<()> {
 /// 64 MiB written and discarded, six times over: the disk's blocks go at once, and the files that held
 /// them when the cleaner has come by. It leaves two segments of garbage a store, and a part of one.
 fn give_space_back(cluster: &Cluster, guest: &mut Guest) -> Result<()> {
-    let at_rest = cluster.allocated("web1")?;
+    // What `sectors` wrote, on both stores: they report a moment later.
+    let at_rest = cluster.wait_allocated("web1", |bytes| bytes >= 1 << 20)?;
     let files_at_rest = file_bytes(cluster)?;
     guest.must("dd if=/dev/urandom of=/tmp/random bs=1M count=64", LONG)?;
     for _ in 0..6 {
