@@ -11,7 +11,7 @@ use super::calls::Purpose;
 use super::{Aim, Effect, NotStarted, Phase, TakeOver, Writer};
 use crate::message::{ReplicaState, Request, Sealed};
 use crate::plant::{Plant, planted};
-use crate::words::{Change, DiskRecord, Epoch, Extents, NewSet, Owner, State, StoreId};
+use crate::words::{Change, DiskRecord, Epoch, Extents, NewSet, Owner, Revision, State, StoreId};
 
 /// On the way to an epoch.
 pub(super) struct Starting {
@@ -173,7 +173,14 @@ impl Writer {
                 },
             )
             .collect();
-        if !fresh && !requests.is_empty() {
+        // Who has no replica of an entry that is older than this epoch has lost it: a directory that is
+        // an older copy of itself, say. Only of a disk that never was open has nobody one yet.
+        let first = self.record.revision == Revision(1);
+        let lost_replica = !first
+            && requests.iter().any(
+                |request| matches!(request, Request::Join { from, .. } if *from < asker.epoch),
+            );
+        if lost_replica || (!fresh && !requests.is_empty()) {
             return self.member_lost(store);
         }
         let peer = self.peer(store);

@@ -55,8 +55,17 @@ impl Writer {
     }
 
     pub(super) fn stop_synced(&mut self, round: u64) {
-        let waited = self.stopping.as_ref().and_then(|stopping| stopping.round);
-        if waited == Some(round) {
+        let open = matches!(self.phase, Phase::Open);
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        if stopping.round != Some(round) {
+            return;
+        }
+        // An ejection is on its way: closing now would race it, and lose to our own next epoch.
+        // Whatever becomes of it, what is left of the members is synced anew.
+        stopping.round = None;
+        if open {
             self.close();
         }
     }

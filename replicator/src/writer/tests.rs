@@ -292,6 +292,19 @@ fn a_tail_lost_after_a_clean_close_was_not_this_disks() {
 }
 
 #[test]
+fn a_member_of_a_used_disk_without_its_replica_has_lost_it_and_does_not_join_anew() {
+    let mut record = used(&[A, B]);
+    record.revision = Revision(7);
+    let mut script = Script::new(record);
+    script.start(TakeOver::Own);
+    script.commit();
+    script.seal(A, 1, 1, false);
+    script.seal(B, 1, 0, false);
+    let change = script.commit();
+    assert!(matches!(change, Change::Eject { stores, .. } if stores == [B]));
+}
+
+#[test]
 fn overlapping_writes_take_turns() {
     let mut script = Script::open(&[A]);
     let first = script.write(0, 8192, 1);
@@ -612,6 +625,24 @@ fn a_stop_drains_syncs_and_closes() {
     script.commit();
     assert_eq!(script.other.last(), Some(&Effect::Stopped { clean: true }));
     assert!(matches!(script.record.state, State::Closed { last, .. } if last.seq == Seq(1)));
+}
+
+#[test]
+fn a_stop_does_not_race_an_ejection_of_its_own() {
+    let mut script = Script::open(&[A, B]);
+    script.event(Event::Stop { successor: None });
+    script.answer(A, Reply::Synced);
+    // B is late: it is to be ejected, and answers while that is asked for.
+    script.wait(6);
+    assert!(matches!(script.swaps[0].2, Change::Eject { .. }));
+    script.answer(B, Reply::Synced);
+    assert_eq!(script.swaps.len(), 1, "the close waits for the ejection");
+    script.commit();
+    script.seal(A, 1, 1, false);
+    script.answer(A, Reply::Synced);
+    let change = script.commit();
+    assert!(matches!(change, Change::Close { .. }), "{change:?}");
+    assert_eq!(script.other.last(), Some(&Effect::Stopped { clean: true }));
 }
 
 #[test]
