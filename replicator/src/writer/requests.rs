@@ -8,13 +8,16 @@ use crate::message::MAX_DATA_BLOCKS;
 use crate::words::{BLOCK_BYTES, Block, Blocks, ExtentSize, Span};
 use bytes::Bytes;
 
+/// What a piece without payload counts for in the room: a header in each member's queue.
+const PIECE_WEIGHT: u64 = 1024;
+
 /// A request that is under way.
 pub(super) struct Guest {
     pub span: Span,
     /// Pieces that have not ended.
     pub left: usize,
     pub failure: Option<Failure>,
-    /// Of payload held for it.
+    /// What it takes of the room.
     bytes: u64,
 }
 
@@ -24,7 +27,7 @@ impl Writer {
             let result = Err(Failure::Superseded);
             return self.effects.push_back(Effect::Complete { id, result });
         }
-        self.in_flight_bytes += op.bytes();
+        self.in_flight_bytes += self.weight(&op);
         self.waiting.push_back((id, op));
         self.admit_waiting();
     }
@@ -45,7 +48,7 @@ impl Writer {
             span.end() <= self.record.bytes,
             "the device checks that a request lies on the disk"
         );
-        let bytes = op.bytes();
+        let bytes = self.weight(&op);
         // One is added for ourselves, so that no piece that ends at once ends the request.
         let guest = Guest {
             span,
@@ -130,7 +133,7 @@ impl Writer {
         }
         if also_waiting {
             for (id, op) in std::mem::take(&mut self.waiting) {
-                self.in_flight_bytes -= op.bytes();
+                self.in_flight_bytes -= self.weight(&op);
                 let result = Err(failure);
                 self.effects.push_back(Effect::Complete { id, result });
             }
@@ -157,18 +160,25 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// What `op` takes of the room: the payload that is held for it, and the questions that it is cut
+    /// into, so that no guest can fill the links that it shares with others.
+    fn weight(&self, op: &GuestOp) -> u64 {
+        let piece_bytes = match op {
+            GuestOp::Write { data, .. } => return data.len() as u64,
+            GuestOp::Read { .. } => u64::from(MAX_DATA_BLOCKS) * BLOCK_BYTES,
+            GuestOp::Zero { .. } => self.record.extent_size.bytes(),
+            GuestOp::Flush => return 0,
+        };
+        (op.span().len / piece_bytes + 1) * PIECE_WEIGHT
+    }
+}
+
 impl GuestOp {
     fn span(&self) -> Span {
         match self {
             GuestOp::Read { span } | GuestOp::Write { span, .. } | GuestOp::Zero { span } => *span,
             GuestOp::Flush => Span::new(0, 0),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            GuestOp::Write { data, .. } => data.len() as u64,
-            _ => 0,
         }
     }
 }

@@ -138,8 +138,8 @@ fn requests_whose_parts_are_not_where_they_should_be() {
         (VIRTIO_BLK_T_OUT, end, 512, NEXT),
         (VIRTIO_BLK_T_IN, u64::MAX - 100, 512, NEXT | WRITE),
         (VIRTIO_BLK_T_OUT, u64::MAX, 4096, NEXT),
-        (VIRTIO_BLK_T_IN, 0, u32::MAX & !511, NEXT | WRITE),
-        (VIRTIO_BLK_T_OUT, 0, u32::MAX & !511, NEXT),
+        (VIRTIO_BLK_T_IN, 0, !511, NEXT | WRITE),
+        (VIRTIO_BLK_T_OUT, 0, !511, NEXT),
     ] {
         let data = if kind == VIRTIO_BLK_T_IN {
             (&[][..], 512)

@@ -95,11 +95,12 @@ impl Blk {
                 }
             }
         };
-        if let Ask::Write(span) = &request.ask
-            // A write of any size may go alone: else one larger than all the room would wait for ever.
-            && disk.room() < span.len
-            && !self.requests.is_empty()
-        {
+        let needed = match &request.ask {
+            Ask::Write(span) => span.len,
+            _ => 1,
+        };
+        // A request of any size may go alone: else one larger than all the room would wait for ever.
+        if disk.room() < needed && !self.requests.is_empty() {
             live.put_back(queue, head);
             return Ok(false);
         }
