@@ -4,12 +4,14 @@
 use super::Landing;
 use replicator::message::{Found, ReadBlocks};
 use replicator::store::Destination;
-use replicator::words::{BLOCK_BYTES, Block, Blocks, Span};
+use replicator::words::{BLOCK_BYTES, Block, Blocks, Span, StoreId};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// The part of a guest's landing that one question to one store may fill.
 pub(super) struct Aimed {
+    /// Who was asked.
+    pub store: StoreId,
     pub landing: Landing,
     /// What the landing is of.
     pub span: Span,

@@ -227,6 +227,8 @@ impl ReplicatedDisk {
             }
             Event::Disconnected { store } => {
                 self.connected.retain(|other| *other != store);
+                // Nothing of that session lands any more; a landing would keep guest memory mapped.
+                self.aimed.retain(|_, aimed| aimed.store != store);
                 self.show_members();
                 Event::Disconnected { store }
             }
@@ -359,7 +361,7 @@ impl ReplicatedDisk {
     }
 
     fn send(&mut self, store: StoreId, call: CallId, request: Request, aim: Aim) {
-        let aimed = self.aimed(&request, aim);
+        let aimed = self.aimed(store, &request, aim);
         if let Some(link) = self.far.get(&store) {
             if let Some(aimed) = aimed {
                 self.aimed.insert(call, aimed);
@@ -382,13 +384,14 @@ impl ReplicatedDisk {
         });
     }
 
-    fn aimed(&self, request: &Request, aim: Aim) -> Option<Aimed> {
+    fn aimed(&self, store: StoreId, request: &Request, aim: Aim) -> Option<Aimed> {
         let (Request::Read { blocks, .. }, Aim::Guest { id, span }) = (request, aim) else {
             return None;
         };
         let (whole, landing) = self.landings.get(&id).expect("a read in flight");
         assert_eq!(*whole, span, "the writer knows what the guest asked for");
         Some(Aimed {
+            store,
             landing: landing.clone(),
             span,
             blocks: *blocks,
