@@ -51,7 +51,7 @@ pub enum ClientError {
     #[error("no address of a placement service was given")]
     NoServers,
     #[error("placement service: {0}")]
-    Dial(#[from] DialError),
+    Dial(Box<DialError>),
     #[error("placement service: {0}")]
     Frame(#[from] FrameError),
     #[error("the placement service at {to} did not answer in {} s", .after.as_secs())]
@@ -60,6 +60,12 @@ pub enum ClientError {
     Refused(#[from] Refusal),
     #[error("the placement service answered with something else than was asked for: {0}")]
     Nonsense(String),
+}
+
+impl From<DialError> for ClientError {
+    fn from(error: DialError) -> Self {
+        ClientError::Dial(Box::new(error))
+    }
 }
 
 impl PlacementClient {
