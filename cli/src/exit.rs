@@ -17,8 +17,7 @@ pub enum Code {
 }
 
 /// What every command's `--help` ends with.
-pub const CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 refused, 4 not found, 5 unreachable.";
+pub const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 refused, 4 not found, 5 unreachable or not there yet.";
 
 /// An error for people: what happened, why, and what to try next.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 //! `commands` holds one file a command; `daemon` what `ukai node`, `ukai placement` and `ukai dev` run;
 //! [`output`] decides how results look, [`exit`] how a command ends.
 
+mod addresses;
 mod commands;
 mod daemon;
 mod exit;

@@ -10,15 +10,15 @@ use replicator::net::identity::{Credentials, Dial, Expected, Role, Verdict};
 use replicator::words::HostName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// Where operators are served unless something else was said.
 pub const DEFAULT_PORT: u16 = 7401;
-/// Longer than anything that the service does while an operator waits.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the longest `--wait`.
+const PATIENCE: Duration = Duration::from_secs(135);
 /// Far above any answer; a peer cannot make us allocate more.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -54,25 +54,29 @@ pub fn pki_dir(said: Option<&Path>) -> PathBuf {
     }
 }
 
-/// Resolves `HOST[:PORT]`.
-pub fn resolve(text: &str, default_port: u16) -> anyhow::Result<SocketAddr> {
-    let with_port = match text.parse::<SocketAddr>() {
-        Ok(addr) => return Ok(addr),
-        Err(_)
-            if text
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok()) =>
-        {
-            text.to_string()
+/// Resolves `HOST[:PORT]`: all addresses that the name has, in the order to try them.
+pub fn resolve(text: &str, default_port: u16) -> anyhow::Result<Vec<SocketAddr>> {
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Ok(vec![addr]);
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, default_port)]);
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => {
+            let port = port
+                .parse()
+                .with_context(|| format!("{port:?} in {text} is not a port"))?;
+            (host, port)
         }
-        Err(_) => format!("{text}:{default_port}"),
+        None => (text, default_port),
     };
-    let mut found = with_port
+    let found = (host, port)
         .to_socket_addrs()
         .with_context(|| format!("{text} is not an address that can be found"))?;
-    found
-        .next()
-        .with_context(|| format!("{text} has no address"))
+    let found: Vec<SocketAddr> = found.collect();
+    anyhow::ensure!(!found.is_empty(), "{text} has no address");
+    Ok(found)
 }
 
 impl Connection {
@@ -89,13 +93,13 @@ impl Connection {
         })
     }
 
-    pub fn service_addr(&self) -> anyhow::Result<SocketAddr> {
+    pub fn service_addrs(&self) -> anyhow::Result<Vec<SocketAddr>> {
         resolve(&self.service, DEFAULT_PORT)
     }
 
     pub fn service(&self) -> anyhow::Result<Service> {
         let credentials = self.credentials()?;
-        let addr = self.service_addr()?;
+        let addrs = self.service_addrs()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -105,7 +109,7 @@ impl Connection {
                 Expected::role(Role::Placement),
                 &[b"http/1.1"],
             ),
-            addr,
+            addrs,
             runtime,
         })
     }
@@ -114,7 +118,7 @@ impl Connection {
 /// The placement service, for one command.
 pub struct Service {
     dial: Dial,
-    addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -141,14 +145,14 @@ impl Service {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<A> {
-        let answer = self.runtime.block_on(async {
-            match tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    Err(self.unreachable(format!("no answer within {} s", PATIENCE.as_secs())))
+        let answer =
+            self.runtime.block_on(async {
+                match tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(self
+                        .unreachable(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))),
                 }
-            }
-        });
+            });
         let (status, bytes) = answer?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).context(
@@ -165,7 +169,7 @@ impl Service {
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let (tls, verdict) = self.dial.tls();
-        let tcp = TcpStream::connect(self.addr)
+        let tcp = TcpStream::connect(&self.addrs[..])
             .await
             .map_err(|error| self.unreachable(error))?;
         let name = self
@@ -197,23 +201,30 @@ impl Service {
             .collect()
             .await;
         driver.abort();
-        let bytes = body.map_err(|error| self.unreachable(error))?.to_bytes();
+        let bytes = body
+            .map_err(|error| self.unreachable(anyhow::Error::from_boxed(error)))?
+            .to_bytes();
         Ok((status, bytes))
     }
 
-    fn unreachable(&self, why: impl std::fmt::Display) -> Failure {
+    fn places(&self) -> String {
+        let places: Vec<String> = self.addrs.iter().map(ToString::to_string).collect();
+        places.join(" or ")
+    }
+
+    fn unreachable(&self, why: impl Into<anyhow::Error>) -> Failure {
         Failure::new(
             Code::Unreachable,
-            format!("the placement service at {} does not answer", self.addr),
+            format!("the placement service at {} does not answer", self.places()),
         )
-        .because(why)
+        .because(format!("{:#}", why.into()))
         .try_next("is `ukai placement` running there? --service and UKAI_SERVICE say where to look")
     }
 
     fn not_ours(&self, verdict: &Verdict, error: &std::io::Error) -> Failure {
         Failure::new(
             Code::Refused,
-            format!("{} is not a placement service that we trust", self.addr),
+            format!("{} is not a placement service that we trust", self.places()),
         )
         .because(verdict.fault(error))
         .try_next("do both sides have certificates of the same `ukai init`?")

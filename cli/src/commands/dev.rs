@@ -1,5 +1,6 @@
 //! `ukai dev`: a whole small cluster in one process, for trying things out.
 
+use crate::commands::node::DEFAULT_EJECT_AFTER;
 use crate::daemon::{self, node};
 use crate::output::Output;
 use anyhow::Context;
@@ -9,7 +10,6 @@ use replicator::words::{DatacenterName, HostName, RackName};
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::sync::watch;
 
 /// Host, datacenter, rack.
@@ -42,6 +42,7 @@ struct Up {
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
+    daemon::end_on_panic();
     std::fs::create_dir_all(&args.dir)
         .with_context(|| format!("cannot make {}", args.dir.display()))?;
     let dir = args.dir.canonicalize()?;
@@ -76,7 +77,7 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
             sockets: dir.join(host).join("sockets"),
             socket_mode: 0o600,
             threads: 1,
-            eject_after: Some(Duration::from_secs(30)),
+            eject_after: Some(DEFAULT_EJECT_AFTER),
         };
         std::fs::create_dir_all(dir.join(host))?;
         nodes.spawn(node::run(config, stopped(&stop_nodes)));

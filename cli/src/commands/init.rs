@@ -75,7 +75,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         pki.issue(role, host, validity)?;
         made.issued.push(identity.to_string());
     }
-    output.show(&made, |made| describe(made));
+    output.show(&made, describe);
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A member that is silent for longer is ejected, unless the operator says otherwise.
+pub const DEFAULT_EJECT_AFTER: Duration = Duration::from_secs(30);
 /// Where the placement service listens for nodes unless something else was said.
 const PLACEMENT_PORT: u16 = 7400;
 
@@ -29,6 +31,10 @@ pub struct Args {
 
 crate::settings! {
     NodeSettings {
+        /// In a file only: what `--pki` says otherwise.
+        #[arg(skip)]
+        pki: PathBuf,
+
         /// This host, as its certificate names it; needed only when the folder has several.
         #[arg(long, value_name = "HOST", env = "UKAI_NODE_HOST")]
         host: HostName,
@@ -76,6 +82,7 @@ crate::settings! {
 }
 
 pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
+    daemon::end_on_panic();
     let file = args
         .config
         .as_deref()
@@ -92,7 +99,7 @@ pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
 }
 
 fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::Config> {
-    let pki = pki_dir(pki.as_deref());
+    let pki = pki_dir(pki.or(settings.pki).as_deref());
     let credentials = match &settings.host {
         Some(host) => Credentials::load(&pki, Role::Node, host),
         None => Credentials::load_only(&pki, Role::Node),
@@ -103,7 +110,8 @@ fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::
     let placement = placement
         .iter()
         .map(|text| resolve(text, PLACEMENT_PORT))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+        .collect::<anyhow::Result<Vec<_>>>()?
+        .concat();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(node::Config {
         credentials,
@@ -128,6 +136,6 @@ fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::
         threads: settings.threads.unwrap_or(processors.min(4)).clamp(1, 64),
         eject_after: settings
             .eject_after
-            .map_or(Some(Duration::from_secs(30)), |patience| patience.0),
+            .map_or(Some(DEFAULT_EJECT_AFTER), |patience| patience.0),
     })
 }

@@ -26,6 +26,10 @@ pub struct Args {
 
 crate::settings! {
     PlacementSettings {
+        /// In a file only: what `--pki` says otherwise.
+        #[arg(skip)]
+        pki: PathBuf,
+
         /// The name in this process's certificate; needed only when the folder has several.
         #[arg(long, value_name = "HOST", env = "UKAI_PLACEMENT_HOST")]
         host: HostName,
@@ -45,6 +49,7 @@ crate::settings! {
 }
 
 pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
+    daemon::end_on_panic();
     let file = args
         .config
         .as_deref()
@@ -52,7 +57,7 @@ pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
         .transpose()?
         .unwrap_or_default();
     let settings = args.settings.or(file);
-    let pki = pki_dir(pki.as_deref());
+    let pki = pki_dir(pki.or(settings.pki).as_deref());
     let credentials = match &settings.host {
         Some(host) => Credentials::load(&pki, Role::Placement, host),
         None => Credentials::load_only(&pki, Role::Placement),

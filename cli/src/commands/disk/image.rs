@@ -2,21 +2,23 @@
 //!
 //! This process becomes the disk's writer for the time being, with an attachment of its own.
 
+use crate::addresses::Addresses;
+use crate::commands::node::DEFAULT_EJECT_AFTER;
 use crate::exit::{Code, Failure};
 use crate::operator::{Connection, Service};
 use crate::output::{Output, human_bytes};
 use anyhow::Context;
 use placement_service::api::{Detach, Detached, Disk, TakeWriter, Writer};
 use placement_service::client::PlacementClient;
-use replicator::net::{Links, Place};
-use replicator::words::{DiskName, Epoch, HostName, Life, Owner, StoreId};
+use replicator::net::Links;
+use replicator::words::{DiskName, Epoch, Life, Owner};
 use replicator::writer::{self, TakeOver};
 use serde::Serialize;
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::signal::ctrl_c;
 use tokio::task::LocalSet;
 use uuid::Uuid;
 use vhost_backend::disk::image::{self, Before, ImageError, Progress};
@@ -64,20 +66,17 @@ pub fn import(args: ImportArgs, connection: &Connection, output: Output) -> anyh
         File::open(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let service = connection.service()?;
     let disk: Disk = service.get(&format!("/v1/disks/{}", args.disk))?;
-    if disk.allocated_bytes > 0 && !args.overwrite {
-        let what = format!(
-            "{} holds data, {} on its stores",
-            args.disk,
-            human_bytes(disk.allocated_bytes)
-        );
+    // What its stores last said of its bytes may be old; whether it ever was open is certain.
+    let never_opened = disk.epoch == Epoch::first(disk.epoch.generation());
+    if !never_opened && !args.overwrite {
+        let allocated = human_bytes(disk.allocated_bytes);
+        let what = format!("{} may hold data ({allocated} on its stores)", args.disk);
         return Err(Failure::new(Code::Refused, what)
+            .because("it was open before")
             .try_next("--overwrite replaces all of it")
             .into());
     }
-    // What its stores have not reported yet may be there all the same: only a disk that never was
-    // open is certainly empty.
-    let before = if disk.allocated_bytes == 0 && disk.epoch == Epoch::first(disk.epoch.generation())
-    {
+    let before = if never_opened {
         Before::Empty
     } else {
         Before::Anything
@@ -153,65 +152,76 @@ fn with_disk<T>(
         .build()?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
-        let mut io = open(connection, writer).await?;
+        let mut io = tokio::select! {
+            io = open(connection, writer) => io?,
+            _ = ctrl_c() => return Err(stopped_early()),
+        };
         let result = tokio::select! {
             result = work(&mut io) => result.map_err(anyhow::Error::from),
-            _ = tokio::signal::ctrl_c() => Err(Failure::new(Code::Failed, "stopped before it was complete").into()),
+            _ = ctrl_c() => Err(stopped_early()),
         };
-        io.close().await;
+        // A second ctrl-c does not wait for stores that are away.
+        tokio::select! {
+            _ = io.close() => {}
+            _ = ctrl_c() => {}
+        }
         result
     });
     let detached: anyhow::Result<Detached> =
         service.post(&format!("/v1/disks/{name}/detach"), &Detach::default());
     let value = result?;
     if !detached?.clean {
-        return Err(Failure::new(
-            Code::Failed,
-            format!("{name} was copied, but its epoch could not be closed"),
-        )
-        .try_next("whoever attaches it next has to say --take-over; nothing is lost")
-        .into());
+        let what = format!("{name} was copied, but its epoch could not be closed");
+        return Err(Failure::new(Code::Failed, what)
+            .because("a store or the placement service was away")
+            .try_next("attach it again when they are back: its copies are settled then")
+            .into());
     }
     Ok(value)
 }
 
+fn stopped_early() -> anyhow::Error {
+    Failure::new(Code::Failed, "stopped before it was complete").into()
+}
+
 async fn open(connection: &Connection, writer: Writer) -> anyhow::Result<DiskIo> {
     let credentials = connection.credentials()?;
-    let placement = SocketAddr::new(connection.service_addr()?.ip(), writer.node_port);
-    let client = PlacementClient::new(&credentials, vec![placement])?;
-    let places: HashMap<StoreId, Place> = writer
-        .stores
-        .into_iter()
-        .map(|store| {
-            (
-                store.store,
-                Place {
-                    addr: store.address,
-                    host: store.host,
-                },
-            )
-        })
+    let placement = connection.service_addrs()?;
+    let placement = placement
+        .iter()
+        .map(|addr| SocketAddr::new(addr.ip(), writer.node_port))
         .collect();
-    let links = Links::new(&credentials, move |store| places.get(&store).cloned())?;
-    let host: HostName = credentials.identity().host.clone();
+    let client = PlacementClient::new(&credentials, placement)?;
+    let addresses = Addresses::default();
+    tokio::task::spawn_local(addresses.clone().keep(client.clone()));
+    let links = Links::new(&credentials, move |store| addresses.place(store))?;
     let owner = Owner {
         backend: writer.backend,
         life: Life(Uuid::new_v4().as_u64_pair().0),
-        host,
+        host: credentials.identity().host.clone(),
     };
     let around = Surroundings {
         near: None,
         links,
         placement: Arc::new(client),
     };
-    let disk = ReplicatedDisk::new(writer.record, owner, writer::Config::default(), around);
-    let take_over = if writer.take_over {
-        TakeOver::Ordered
-    } else {
-        TakeOver::Own
+    // As patient as a node: who is ejected here is out for the next writer too.
+    let config = writer::Config {
+        eject_after: Some(DEFAULT_EJECT_AFTER),
+        settle_patience: DEFAULT_EJECT_AFTER,
+        ..writer::Config::default()
     };
-    disk.orders().change(|orders| orders.take_over = take_over);
-    DiskIo::open(disk).await.map_err(|why| {
+    let disk = ReplicatedDisk::new(writer.record, owner, config, around);
+    let ordered = writer.take_over;
+    disk.orders().change(|orders| {
+        orders.take_over = if ordered {
+            TakeOver::Ordered
+        } else {
+            TakeOver::Own
+        };
+    });
+    let opened = DiskIo::open(disk).await;
+    opened.map_err(|why| {
         Failure::new(Code::Refused, "the disk could not be opened")
             .because(why)
             .into()

@@ -1,8 +1,8 @@
 //! One backend from its order to its end: fetch the disk's record, serve its socket, let it go.
 
 use super::Config;
-use super::addresses::Addresses;
 use super::reactor::{Reactor, Seat};
+use crate::addresses::Addresses;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttachment};
 use replicator::net::Links;
@@ -11,7 +11,7 @@ use replicator::store::SharedStore;
 use replicator::words::{BackendId, DiskId, DiskRecord, HostName, Life, Owner};
 use replicator::writer::{self, TakeOver};
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -21,8 +21,10 @@ use vhost_backend::disk::{
     DiskStatus, OrdersHandle, Phase, ReplicatedDisk, StatusHandle, Surroundings,
 };
 
-/// Between two tries to fetch a disk's record.
+/// Between two tries to fetch a disk's record, or to listen on its socket.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A century will do.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Starts backends; the supervisor's tests have one of their own.
 pub trait Spawn {
@@ -238,28 +240,18 @@ async fn serve(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serv
         () = serving.stopped() => return,
     };
     let socket = site.sockets.join(format!("{}.sock", attachment.name));
-    let started = site.disk(record, &attachment).and_then(|disk| {
-        let handles = Handles {
-            status: disk.status(),
-            orders: disk.orders(),
-        };
-        let _ = serving.handles.set(handles);
-        Backend::spawn(
-            disk,
-            Options {
-                mode: site.socket_mode,
-                ..Options::new(&socket)
-            },
-        )
-    });
-    let backend = match started {
-        Ok(backend) => backend,
-        Err(error) => {
-            tracing::error!(disk = %attachment.name, "cannot serve {}: {error}", socket.display());
-            serving.is(State::Runs(BackendState::Failed {
-                why: format!("{}: {error}", socket.display()),
-            }));
-            return serving.stopped().await;
+    let backend = loop {
+        match site.start(&record, &attachment, &serving, &socket) {
+            Ok(backend) => break backend,
+            Err(error) => {
+                let why = format!("{}: {error}", socket.display());
+                tracing::error!(disk = %attachment.name, "cannot serve {why}; trying again");
+                serving.is(State::Runs(BackendState::Failed { why }));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = serving.stopped() => return,
         }
     };
     tracing::info!(disk = %attachment.name, socket = %socket.display(), "ready for a VM");
@@ -286,6 +278,28 @@ impl Site {
         }
     }
 
+    fn start(
+        &self,
+        record: &DiskRecord,
+        attachment: &DesiredAttachment,
+        serving: &Serving,
+        socket: &Path,
+    ) -> std::io::Result<Backend<ReplicatedDisk>> {
+        let disk = self.disk(record.clone(), attachment)?;
+        let handles = Handles {
+            status: disk.status(),
+            orders: disk.orders(),
+        };
+        let mode = self.socket_mode;
+        let options = Options {
+            mode,
+            ..Options::new(socket)
+        };
+        let backend = Backend::spawn(disk, options)?;
+        let _ = serving.handles.set(handles);
+        Ok(backend)
+    }
+
     /// The disk, on the reactor that this runs on.
     fn disk(
         &self,
@@ -298,9 +312,12 @@ impl Site {
             life,
             host: self.host.clone(),
         };
+        let usual = writer::Config::default();
         let config = writer::Config {
             eject_after: self.eject_after,
-            ..writer::Config::default()
+            // A member that is left out of a take-over is out as one that was ejected is.
+            settle_patience: self.eject_after.unwrap_or(FOR_EVER),
+            ..usual
         };
         let around = Surroundings {
             near: self.store.clone(),

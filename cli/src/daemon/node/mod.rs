@@ -7,13 +7,12 @@
 //!                                                  ^── server: QUIC from other nodes' writers
 //! ```
 
-mod addresses;
 mod backend;
 mod heartbeat;
 mod reactor;
 mod supervisor;
 
-use addresses::Addresses;
+use crate::addresses::Addresses;
 use anyhow::Context;
 use backend::Backends;
 use heartbeat::Heart;
