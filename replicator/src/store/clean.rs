@@ -8,12 +8,12 @@ use super::Store;
 use super::append::Purpose;
 use super::checkpoint::Chore;
 use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
-use super::holdings::moved_flags;
+use super::holdings::{LoadFault, moved_flags};
 use super::index::{blocks_of, chunk_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
 use crate::message::Refusal;
-use crate::words::{BLOCK_BYTES, Block, Blocks};
+use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -24,8 +24,19 @@ pub struct Cleaning {
     victim: Option<Victim>,
     /// Segments with frames that cannot be read: never let go of.
     damaged: BTreeSet<u32>,
+    /// Segments that could not be cleaned just now: others go first.
+    put_off: BTreeSet<u32>,
     /// What had been appended and freed when there was nothing to clean.
     looked_at: Option<(u64, u64)>,
+}
+
+/// Why a stretch cannot be cleaned. The segment stays in either case: who does not know what refers to
+/// it does not let go of it.
+enum Hindrance {
+    /// No room, or a read that failed: may work later.
+    Now(Refusal),
+    /// A part of the index is damaged.
+    Damage,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +84,7 @@ impl<M: Media> Store<M> {
             })),
             Err(error) => {
                 tracing::error!(%error, segment = victim.segment, "cannot open a segment");
-                self.give_up(victim);
+                self.put_off(victim);
                 None
             }
         }
@@ -96,6 +107,7 @@ impl<M: Media> Store<M> {
             && garbage > 2 * self.options.segment_bytes;
         let candidate = before
             .filter(|(id, _)| !self.cleaning.damaged.contains(id))
+            .filter(|(id, _)| !self.cleaning.put_off.contains(id))
             // Those that are dead for certain wait for a checkpoint only.
             .filter(|(id, _)| {
                 let live = self.holdings.live.get(id);
@@ -110,7 +122,10 @@ impl<M: Media> Store<M> {
             damaged: false,
         });
         let victim = victim.filter(|_| called_for || self.log.is_short());
-        self.cleaning.looked_at = victim.is_none().then_some(now);
+        if victim.is_none() {
+            self.cleaning.looked_at = self.cleaning.put_off.is_empty().then_some(now);
+            self.cleaning.put_off.clear();
+        }
         victim
     }
 
@@ -128,13 +143,22 @@ impl<M: Media> Store<M> {
                 return false;
             }
         };
-        let (moves, next, damaged) = self.live_frames(victim, &bytes);
-        let step = self.move_frames(&moves, &bytes, victim.offset);
-        if let Err(refusal) = step {
-            tracing::debug!(%refusal, "the cleaner has to wait");
-            self.cleaning.victim = None;
-            return false;
-        }
+        let step = self.live_frames(victim, &bytes).and_then(|found| {
+            let moved = self.move_frames(&found.0, &bytes, victim.offset);
+            moved.map(|()| found).map_err(Hindrance::Now)
+        });
+        let (_, next, damaged) = match step {
+            Ok(found) => found,
+            Err(Hindrance::Now(refusal)) => {
+                tracing::debug!(%refusal, "the cleaner has to wait");
+                self.put_off(victim);
+                return false;
+            }
+            Err(Hindrance::Damage) => {
+                self.give_up(victim);
+                return false;
+            }
+        };
         victim.offset = next;
         victim.damaged |= damaged;
         if next < victim.end {
@@ -155,6 +179,11 @@ impl<M: Media> Store<M> {
         true
     }
 
+    fn put_off(&mut self, victim: Victim) {
+        self.cleaning.put_off.insert(victim.segment);
+        self.cleaning.victim = None;
+    }
+
     fn give_up(&mut self, victim: Victim) {
         tracing::error!(
             store = %self.id, segment = victim.segment,
@@ -166,7 +195,11 @@ impl<M: Media> Store<M> {
 
     /// The frames of a stretch to write again: header, and where its payload is in the segment; where
     /// the next stretch begins; whether something was unreadable.
-    fn live_frames(&mut self, victim: Victim, bytes: &[u8]) -> (Vec<(Header, u64)>, u64, bool) {
+    fn live_frames(
+        &mut self,
+        victim: Victim,
+        bytes: &[u8],
+    ) -> Result<(Vec<(Header, u64)>, u64, bool), Hindrance> {
         let end = victim.offset + bytes.len() as u64;
         let mut at = victim.offset;
         let mut moves = Vec::new();
@@ -191,24 +224,27 @@ impl<M: Media> Store<M> {
             if at + header.frame_bytes() > end {
                 break;
             }
-            self.note_live(&header, place, &mut moves);
+            self.note_live(&header, place, &mut moves)?;
             at += header.frame_bytes();
         }
         // A stretch that does not even hold one frame: nothing here makes sense, go on behind it.
         if at == victim.offset {
-            return (moves, end, true);
+            return Ok((moves, end, true));
         }
-        (moves, at, damaged)
+        Ok((moves, at, damaged))
     }
 
-    fn note_live(&mut self, header: &Header, place: Place, moves: &mut Vec<(Header, u64)>) {
+    fn note_live(
+        &mut self,
+        header: &Header,
+        place: Place,
+        moves: &mut Vec<(Header, u64)>,
+    ) -> Result<(), Hindrance> {
         match header.kind {
             Kind::Data | Kind::Zeroes => {
                 let mut parts: Vec<Blocks> = Vec::new();
                 for (number, part) in chunks_of(header.blocks()) {
-                    if self.load(header.disk, part).is_err() {
-                        continue;
-                    }
+                    self.load_to_clean(header.disk, part)?;
                     let disk = self.holdings.disks.get(&header.disk);
                     let slot = disk.and_then(|disk| disk.chunks.get(&number));
                     let Some(chunk) = slot.and_then(|slot| slot.chunk.as_ref()) else {
@@ -243,22 +279,41 @@ impl<M: Media> Store<M> {
                     .get(&header.disk)
                     .and_then(|disk| disk.chunks.get(&chunk))
                     .is_some_and(|slot| slot.blob.contains(&place));
-                if refers && self.load(header.disk, blocks_of(chunk)).is_ok() {
-                    self.move_chunk(header.disk, chunk);
+                if refers {
+                    self.load_to_clean(header.disk, blocks_of(chunk))?;
+                    self.move_chunk(header.disk, chunk)
+                        .map_err(Hindrance::Now)?;
                 }
             }
             // The checkpoint has what these say.
             _ => {}
         }
+        Ok(())
     }
 
-    fn move_chunk(&mut self, disk: crate::words::DiskId, chunk: u64) {
+    fn load_to_clean(&mut self, disk: DiskId, blocks: Blocks) -> Result<(), Hindrance> {
+        let loaded = self
+            .holdings
+            .load(&mut self.log.files, self.id, disk, blocks);
+        loaded.map_err(|fault| match fault {
+            LoadFault::Damaged { place, blocks } => {
+                tracing::error!(%disk, %blocks, %place, "the index of these blocks is damaged");
+                Hindrance::Damage
+            }
+            LoadFault::Io(error) => {
+                tracing::error!(%disk, %error, "cannot read the index");
+                Hindrance::Now(Refusal::Damaged {
+                    block: blocks.first,
+                })
+            }
+        })
+    }
+
+    fn move_chunk(&mut self, disk: DiskId, chunk: u64) -> Result<(), Refusal> {
         let disk_state = self.holdings.disks.get_mut(&disk).expect("just seen");
         let slot = disk_state.chunks.get_mut(&chunk).expect("just seen");
         slot.dirty = true;
-        if let Err(refusal) = self.append_chunk(disk, chunk) {
-            tracing::debug!(%refusal, "the cleaner could not move a part of the index");
-        }
+        self.append_chunk(disk, chunk)
     }
 
     fn move_frames(

@@ -182,6 +182,9 @@ impl<M: Media> Store<M> {
         &mut self,
         frames: impl Iterator<Item = (Header, &'a [u8])> + Clone,
     ) -> Result<Place, Refusal> {
+        if self.has_failed() {
+            return Err(Refusal::Failed);
+        }
         self.log.append(frames).map_err(|error| {
             tracing::error!(store = %self.id, %error, "a write to the log failed: the store stops");
             Refusal::Failed

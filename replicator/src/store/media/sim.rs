@@ -56,6 +56,7 @@ struct State {
     boots: u64,
     capacity: Option<u64>,
     fail_syncs: bool,
+    fail_reads: bool,
     /// Cut the write after this many more bytes, and fail everything behind it.
     tear_after: Option<u64>,
     /// Copies taken before each sync, if anybody wants them.
@@ -159,6 +160,7 @@ impl SimMedia {
         state.boots += 1;
         state.unlock();
         state.fail_syncs = false;
+        state.fail_reads = false;
         state.tear_after = None;
         state.collect();
     }
@@ -198,6 +200,11 @@ impl SimMedia {
     /// Every sync from now on fails (or no longer does).
     pub fn fail_syncs(&self, fail: bool) {
         self.state.lock().fail_syncs = fail;
+    }
+
+    /// Every read of a file from now on fails (or no longer does).
+    pub fn fail_reads(&self, fail: bool) {
+        self.state.lock().fail_reads = fail;
     }
 
     /// The process dies in the middle of a write: after `bytes` more bytes nothing is written.
@@ -568,6 +575,9 @@ impl MediaFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        if self.state.lock().fail_reads {
+            return Err(io::Error::other("simulated failure of a read"));
+        }
         self.with(|inode, work| {
             inode.now.read(offset, into);
             if self.direct {

@@ -1,6 +1,7 @@
 //! Tests of the store: scripts, crashes, damage, cost.
 
 mod bench;
+mod clean;
 mod crash;
 mod damage;
 mod files;
