@@ -165,6 +165,10 @@ impl<M: Media> Log<M> {
         self.failed
     }
 
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
     pub fn current(&self) -> u32 {
         self.next.segment
     }

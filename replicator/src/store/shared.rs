@@ -13,6 +13,7 @@ use crate::words::{DiskId, Incarnation, Starts, StoreId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -116,7 +117,7 @@ impl SharedStore {
         let mut start = |name: &str, run: fn(&Shared)| {
             let shared = shared.clone();
             let thread = std::thread::Builder::new().name(name.into());
-            handles.push(thread.spawn(move || run(&shared))?);
+            handles.push(thread.spawn(move || shared.run_until_closed(run))?);
             Ok(())
         };
         start("store-sync", Shared::sync_loop)
@@ -255,15 +256,42 @@ impl Shared {
         closed
     }
 
+    /// A thread of the store. One that panics takes the store with it: nobody waits for ever for a
+    /// thread that is not there any more.
+    fn run_until_closed(&self, run: fn(&Shared)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(self))) {
+            self.fail();
+            resume_unwind(panic);
+        }
+    }
+
+    /// Whatever waits is refused, and so is all that comes.
+    fn fail(&self) {
+        let mut reads = self.reads.lock();
+        reads.closing = true;
+        let queue = std::mem::take(&mut reads.queue);
+        drop(reads);
+        let mut core = self.core.lock();
+        if let Some(store) = &mut core.store {
+            store.fail();
+        }
+        let waiting = std::mem::take(&mut core.waiting);
+        drop(core);
+        self.read_wanted.notify_all();
+        let waiting = waiting.into_iter().map(|(_, done)| done);
+        let all = waiting.chain(queue.into_iter().map(|(_, _, done)| done));
+        answer(all.map(|done| (Reply::Refused(Refusal::Failed), done)));
+    }
+
     /// Runs a job without the lock.
     fn unlocked<T>(&self, core: &mut MutexGuard<'_, Core>, job: impl FnOnce() -> T) -> T {
         core.running += 1;
-        let result = MutexGuard::unlocked(core, job);
+        let result = MutexGuard::unlocked(core, || catch_unwind(AssertUnwindSafe(job)));
         core.running -= 1;
         if core.running == 0 && core.closing {
             self.all_idle.notify_all();
         }
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn want_sync(&self, core: &mut Core) {
@@ -376,11 +404,7 @@ impl Shared {
         }
         *waiting = still;
         core.sync_now |= !core.waiting.is_empty();
-        MutexGuard::unlocked(core, || {
-            for (reply, done) in answers {
-                done(reply);
-            }
-        });
+        MutexGuard::unlocked(core, || answer(answers));
     }
 
     fn housekeeping_loop(&self) {
@@ -427,6 +451,19 @@ impl Shared {
             core.sync_later = false;
             self.want_sync(core);
         }
+    }
+}
+
+/// Everybody is answered, even if one of them panics.
+fn answer(answers: impl IntoIterator<Item = (Reply, Done)>) {
+    let mut panicked = None;
+    for (reply, done) in answers {
+        panicked = catch_unwind(AssertUnwindSafe(|| done(reply)))
+            .err()
+            .or(panicked);
+    }
+    if let Some(panic) = panicked {
+        resume_unwind(panic);
     }
 }
 

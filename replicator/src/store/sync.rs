@@ -62,6 +62,12 @@ impl<M: Media> Store<M> {
         }
     }
 
+    /// Stops the store: somebody found that it cannot go on.
+    pub(super) fn fail(&mut self) {
+        tracing::error!(store = %self.id, "the store stops");
+        self.log.fail();
+    }
+
     /// Whether so much was appended since the last sync that one should run though nobody asked.
     pub fn wants_sync(&self) -> bool {
         self.checkpoint_waits_for_sync() || self.holdings.superseded.len() > MOST_SUPERSEDED

@@ -217,3 +217,34 @@ fn a_missing_directory_and_a_foreign_one_are_told_apart() {
         Err(StoreError::NotAStore { .. })
     ));
 }
+
+#[test]
+fn a_thread_that_panics_stops_the_store_and_nobody_waits_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path());
+    let incarnation = store.incarnation();
+    assert_eq!(ask(&store, write(incarnation, 1, 0, 1)), Reply::Written);
+    let sync = || Request::Sync {
+        asker: asker(incarnation),
+    };
+    store.submit(sync(), None, |_| {
+        panic!("on purpose, on the thread for syncs")
+    });
+    let (done, answer) = mpsc::channel();
+    for _ in 0..3 {
+        let done = done.clone();
+        store.submit(sync(), None, move |reply| done.send(reply).unwrap());
+        let reply = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(matches!(
+            reply,
+            Reply::Synced | Reply::Refused(Refusal::Failed)
+        ));
+    }
+    while !store.has_failed() {
+        std::thread::yield_now();
+    }
+    let failed = Reply::Refused(Refusal::Failed);
+    assert_eq!(ask(&store, write(incarnation, 2, 0, 1)), failed);
+    assert_eq!(ask(&store, sync()), failed);
+    assert!(store.close().is_err());
+}
