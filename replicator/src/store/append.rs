@@ -270,6 +270,19 @@ impl<M: Media> Log<M> {
         (capacity, capacity.saturating_sub(used))
     }
 
+    /// What may still be appended in all, the reserve included.
+    pub fn room(&self) -> u64 {
+        let here = self.segments[&self.next.segment].bytes;
+        let whole = self.space().1 / self.segment_bytes * self.segment_bytes;
+        here.saturating_sub(self.next.offset) + whole
+    }
+
+    /// Whether there is certainly more room than for `bytes` besides the reserve: a quick look.
+    pub fn has_spares_for(&self, bytes: u64) -> bool {
+        let spare = self.spares.len().saturating_sub(RESERVE) as u64;
+        bytes <= spare * self.segment_bytes / 2
+    }
+
     pub fn no_room(&self) -> NoRoom {
         NoRoom {
             free: self.space().1,

@@ -9,6 +9,10 @@
 //! 4. wait until the log is synced up to Q: what superseded those segments is then durable (rule S5);
 //! 5. write the directory twice (`checkpoint.N`, `mirror.N`), remove the one before, then those segments.
 //!
+//! Where there is no room for step 2, R stays where the last checkpoint had it: the directory alone lets
+//! go of segments that are dead before that. Data is refused before it comes so far, unless the room
+//! goes to somebody else; discards and the cleaner may still bring it about.
+//!
 //! A state of the index between R and Q is brought to Q by replaying: every frame is idempotent.
 
 use super::append::{Purpose, SyncJob};
@@ -33,6 +37,8 @@ use std::io;
 pub struct Checkpoints {
     /// The last one written.
     number: u32,
+    /// Where a recovery from that replays from.
+    replay_from: LogPoint,
     /// How much had been appended then.
     written_at: u64,
     /// Do not ask whether one is due before so much was appended.
@@ -51,11 +57,13 @@ enum Phase {
     /// Steps 4 and 5.
     Directory {
         bytes: Vec<u8>,
+        replay_from: LogPoint,
         point: LogPoint,
         dead: Vec<u32>,
     },
     /// A chore has the directory.
     Writing {
+        replay_from: LogPoint,
         point: LogPoint,
         dead: Vec<u32>,
     },
@@ -187,11 +195,47 @@ impl<M: Media> Store<M> {
         if !matches!(self.checkpoints.phase, Phase::Idle) {
             return;
         }
-        let left = self.dirty_chunks();
-        self.checkpoints.phase = Phase::Chunks {
-            replay_from: self.log.end(),
-            left,
+        self.checkpoints.phase = match self.index_fits() {
+            true => Phase::Chunks {
+                replay_from: self.log.end(),
+                left: self.dirty_chunks(),
+            },
+            false => self.take_directory(self.checkpoints.replay_from),
         };
+    }
+
+    /// Step 3.
+    fn take_directory(&self, replay_from: LogPoint) -> Phase {
+        let dead = self.dead_segments(replay_from.segment);
+        Phase::Directory {
+            bytes: self.encode_directory(replay_from, &dead),
+            replay_from,
+            point: self.log.end(),
+            dead,
+        }
+    }
+
+    /// Whether there is room for step 2.
+    fn index_fits(&self) -> bool {
+        let bytes = self.holdings.dirty_bytes;
+        let spare = self.options.segment_bytes / 8;
+        self.log.has_spares_for(bytes) || bytes + spare <= self.log.room()
+    }
+
+    /// Whether, with `bytes` of data more, the next checkpoint can surely write the changed parts of the
+    /// index, and discards and the cleaner still have room.
+    pub(super) fn keeps_room_for_index(&self, bytes: u64) -> bool {
+        let dirty = self.holdings.dirty_bytes;
+        self.log.has_spares_for(dirty)
+            || dirty + bytes + self.options.segment_bytes * 3 / 2 <= self.log.room()
+    }
+
+    /// Where the next checkpoint's replay would begin: what is dead before that may go.
+    pub(super) fn next_replay_segment(&self) -> u32 {
+        match self.index_fits() {
+            true => self.log.current(),
+            false => self.checkpoints.replay_from.segment,
+        }
     }
 
     fn checkpoint_chore(&mut self) -> Option<Chore<M>> {
@@ -218,19 +262,21 @@ impl<M: Media> Store<M> {
                 }
                 self.checkpoints.phase = match left.is_empty() {
                     false => Phase::Chunks { replay_from, left },
-                    true => {
-                        let dead = self.dead_segments(replay_from.segment);
-                        Phase::Directory {
-                            bytes: self.encode_directory(replay_from, &dead),
-                            point: self.log.end(),
-                            dead,
-                        }
-                    }
+                    true => self.take_directory(replay_from),
                 };
                 Some(Chore::Stepped)
             }
-            Phase::Directory { bytes, point, dead } if self.synced() >= point => {
-                self.checkpoints.phase = Phase::Writing { point, dead };
+            Phase::Directory {
+                bytes,
+                replay_from,
+                point,
+                dead,
+            } if self.synced() >= point => {
+                self.checkpoints.phase = Phase::Writing {
+                    replay_from,
+                    point,
+                    dead,
+                };
                 Some(Chore::Write(WriteJob {
                     media: self.log.media.clone(),
                     number: self.checkpoints.number + 1,
@@ -250,7 +296,12 @@ impl<M: Media> Store<M> {
 
     fn finish_checkpoint(&mut self, job: WriteJob<M>, result: io::Result<()>) -> bool {
         let phase = std::mem::replace(&mut self.checkpoints.phase, Phase::Idle);
-        let Phase::Writing { point, dead } = phase else {
+        let Phase::Writing {
+            replay_from,
+            point,
+            dead,
+        } = phase
+        else {
             unreachable!("one chore at a time");
         };
         if let Err(error) = result {
@@ -259,6 +310,7 @@ impl<M: Media> Store<M> {
             if is_full(&error) && self.log.release_spare() {
                 self.checkpoints.phase = Phase::Directory {
                     bytes: job.bytes,
+                    replay_from,
                     point,
                     dead,
                 };
@@ -267,6 +319,7 @@ impl<M: Media> Store<M> {
             return false;
         }
         self.checkpoints.number = job.number;
+        self.checkpoints.replay_from = replay_from;
         self.checkpoints.written_at = self.log.appended();
         self.checkpoints.look_at = self.log.appended() + self.options.checkpoint_bytes;
         for segment in &dead {
@@ -286,7 +339,15 @@ impl<M: Media> Store<M> {
             return false;
         }
         let segments = self.log.segments.len();
-        let dead = self.dead_segments(self.log.current()).len();
+        let dead = self.dead_segments(self.next_replay_segment()).len();
+        if !self.index_fits() {
+            return dead > 0;
+        }
+        // Data is refused soon for want of room for the index: it is time to write that.
+        let quarter = self.options.segment_bytes / 4;
+        if self.holdings.dirty_bytes > quarter && !self.keeps_room_for_index(quarter) {
+            return true;
+        }
         if dead > segments / 32
             && dead > 0
             && (dead > 1 || self.log.is_short() || dead * 4 > segments)
@@ -355,7 +416,9 @@ impl<M: Media> Store<M> {
         }
         let slot = slot_of(&mut self.holdings, disk, chunk).expect("just seen");
         slot.dirty = false;
+        let counted = std::mem::take(&mut slot.counted);
         let before = std::mem::replace(&mut slot.blob, parts.clone());
+        self.holdings.dirty_bytes -= counted;
         for part in parts {
             self.holdings.add_live(part.segment, BLOB_WEIGHT);
         }
@@ -396,9 +459,10 @@ fn slot_of(holdings: &mut Holdings, disk: DiskId, chunk: u64) -> Option<&mut Slo
 }
 
 impl Checkpoints {
-    pub fn after(number: u32, options: &Options) -> Checkpoints {
+    pub fn after(number: u32, replay_from: LogPoint, options: &Options) -> Checkpoints {
         Checkpoints {
             number,
+            replay_from,
             written_at: 0,
             look_at: options.checkpoint_bytes,
             phase: Phase::Idle,

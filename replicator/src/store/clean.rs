@@ -8,7 +8,7 @@ use super::Store;
 use super::append::Purpose;
 use super::checkpoint::Chore;
 use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
-use super::holdings::{LoadFault, moved_flags};
+use super::holdings::{LoadFault, count_dirty, moved_flags};
 use super::index::{blocks_of, chunk_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
@@ -38,6 +38,10 @@ enum Hindrance {
     /// A part of the index is damaged.
     Damage,
 }
+
+/// What stands in a stretch: the frames to write again, each with where its payload is in the segment;
+/// where the next stretch begins; whether something was unreadable.
+type Stretch = (Vec<(Header, u64)>, u64, bool);
 
 #[derive(Clone, Copy, Debug)]
 struct Victim {
@@ -99,7 +103,7 @@ impl<M: Media> Store<M> {
             return None;
         }
         let live = |id: &u32| self.holdings.live.get(id).map_or(0, |live| live.weight);
-        let before = self.log.segments.range(..self.log.current());
+        let before = self.log.segments.range(..self.next_replay_segment());
         let used: u64 = before.clone().map(|(_, segment)| segment.end).sum();
         let alive: u64 = before.clone().map(|(id, _)| live(id)).sum();
         let garbage = used.saturating_sub(alive);
@@ -193,13 +197,7 @@ impl<M: Media> Store<M> {
         self.cleaning.victim = None;
     }
 
-    /// The frames of a stretch to write again: header, and where its payload is in the segment; where
-    /// the next stretch begins; whether something was unreadable.
-    fn live_frames(
-        &mut self,
-        victim: Victim,
-        bytes: &[u8],
-    ) -> Result<(Vec<(Header, u64)>, u64, bool), Hindrance> {
+    fn live_frames(&mut self, victim: Victim, bytes: &[u8]) -> Result<Stretch, Hindrance> {
         let end = victim.offset + bytes.len() as u64;
         let mut at = victim.offset;
         let mut moves = Vec::new();
@@ -313,6 +311,7 @@ impl<M: Media> Store<M> {
         let disk_state = self.holdings.disks.get_mut(&disk).expect("just seen");
         let slot = disk_state.chunks.get_mut(&chunk).expect("just seen");
         slot.dirty = true;
+        count_dirty(&mut self.holdings.dirty_bytes, slot);
         self.append_chunk(disk, chunk)
     }
 

@@ -44,6 +44,8 @@ pub struct Slot {
     pub blob: SmallVec<[Place; 1]>,
     /// The chunk has changed since.
     pub dirty: bool,
+    /// What it counts for in [`super::holdings::Holdings::dirty_bytes`].
+    pub counted: u64,
 }
 
 impl Disk {

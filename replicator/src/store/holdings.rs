@@ -1,7 +1,7 @@
 //! What the frames of the log amount to: disks, their index, and how much of each segment is live.
 //! Appending changes it frame by frame, and so does recovery: by the same functions.
 
-use super::disk::Disk;
+use super::disk::{Disk, Slot};
 use super::frame::{
     FLAG_FILLED, FLAG_MOVED, HEADER_BYTES, Header, Kind, LogPoint, MAX_PAYLOAD, RawHeader,
     ReplicaChange,
@@ -27,6 +27,8 @@ pub struct Holdings {
     pub controls: u64,
     /// The weight of everything that was ever let go: tells the cleaner when to look again.
     pub freed: u64,
+    /// How much log writing all changed chunks of the index takes, padding included.
+    pub dirty_bytes: u64,
     /// Off while a recovery goes over what the checkpoint has counted already.
     pub counting: bool,
 }
@@ -129,6 +131,7 @@ impl Holdings {
                     }
                 },
             )?;
+            count_dirty(&mut self.dirty_bytes, slot);
             if let Some(extent) = extent {
                 let extent = state.extents.entry(extent).or_default();
                 extent.highest = extent.highest.max(entry.version);
@@ -197,6 +200,7 @@ impl Holdings {
         let slot = disk.chunks.get_mut(&number).expect("just seen");
         slot.dirty |= changed;
         slot.chunk = Some(chunk);
+        count_dirty(&mut self.dirty_bytes, slot);
         waits
     }
 
@@ -273,6 +277,7 @@ impl Holdings {
             },
         );
         for slot in gone.chunks.into_values() {
+            self.dirty_bytes -= slot.counted;
             if !counting {
                 continue;
             }
@@ -296,6 +301,15 @@ impl Holdings {
     pub fn sub_live(&mut self, segment: u32, weight: u64) {
         sub_live(&mut self.live, segment, weight);
     }
+}
+
+/// Brings the sum up to date after a change of `slot`. The frames of a chunk do not fill a segment to its
+/// end, and a sync may come between any two of them: half as much again, and a little.
+pub fn count_dirty(total: &mut u64, slot: &mut Slot) {
+    let chunk = slot.chunk.as_ref().filter(|_| slot.dirty);
+    let now = chunk.map_or(0, |chunk| chunk.encoded_bytes() as u64 * 3 / 2 + 512);
+    *total = *total - slot.counted + now;
+    slot.counted = now;
 }
 
 /// What a frame of the index weighs in its segment.

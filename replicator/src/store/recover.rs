@@ -50,6 +50,7 @@ impl<M: Media> Store<M> {
         let mut walk = Walk::from_checkpoint(&media, id, &options, &names)?;
         walk.run()?;
 
+        let replay_from = walk.replay_from();
         let first = walk.past.starts == Starts(0);
         let noted = names.iter().any(|name| name == NO_SYNC_FAILED);
         let failed_sync = !noted && !first;
@@ -86,7 +87,7 @@ impl<M: Media> Store<M> {
             starts,
             lost_tail,
             boot,
-            checkpoints: Checkpoints::after(walk.number, &options),
+            checkpoints: Checkpoints::after(walk.number, replay_from, &options),
             cleaning: Default::default(),
             options,
             _lock: lock,

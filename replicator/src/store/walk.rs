@@ -151,6 +151,11 @@ impl<M: Media> Walk<M> {
         Ok(walk)
     }
 
+    /// Where the checkpoint says to begin.
+    pub fn replay_from(&self) -> LogPoint {
+        self.directory.replay_from
+    }
+
     /// Sees that the checkpoint's segments are there, and which others may carry the log on.
     fn look_around(&mut self, found: &[String]) -> Result<(), StoreError> {
         self.existing = found

@@ -173,6 +173,11 @@ impl<M: Media> Store<M> {
     }
 
     pub(super) fn make_room(&mut self, bytes: u64, purpose: Purpose) -> Result<(), Refusal> {
+        if purpose == Purpose::Data && !self.keeps_room_for_index(bytes) {
+            let NoRoom { free, needed } = self.log.no_room();
+            let needed = needed + self.holdings.dirty_bytes;
+            return Err(Refusal::Full { free, needed });
+        }
         let room = self.log.make_room(bytes, purpose);
         room.map_err(|NoRoom { free, needed }| Refusal::Full { free, needed })
     }

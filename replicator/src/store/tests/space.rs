@@ -189,3 +189,56 @@ fn extents_without_a_record_have_no_list() {
     assert_eq!(bench.ask(list), Reply::Refused(Refusal::NoReplica));
     assert_eq!(bench.store.usage().disks[0].disk, DISK);
 }
+
+/// Fills a small store with single blocks all over a large disk, so that far more of the index has
+/// changed than the reserve holds.
+fn full_of_scattered_blocks() -> (Bench, Vec<u64>) {
+    let mut bench = Bench::with(Options {
+        capacity_bytes: Some(128 * (64 << 10)),
+        checkpoint_bytes: 1 << 30,
+        ..Options::tiny()
+    });
+    bench.seal(1);
+    bench.join(0..16384, 1);
+    let mut blocks = Vec::new();
+    loop {
+        let block = blocks.len() as u64 * 3_000_017 % (16384 * 256);
+        match bench.write(block, 1, false) {
+            Reply::Written => blocks.push(block),
+            Reply::Refused(Refusal::Full { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    (bench, blocks)
+}
+
+#[test]
+fn a_full_store_with_much_of_its_index_changed_gets_its_space_back_by_discards() {
+    for restart in [false, true] {
+        let (mut bench, blocks) = full_of_scattered_blocks();
+        if restart {
+            bench = bench.kill();
+        }
+        bench.flush();
+        bench.tidy();
+        for (i, block) in blocks.iter().enumerate() {
+            if bench.write(*block, 1, true) != Reply::Written {
+                bench.tidy();
+                assert_eq!(bench.write(*block, 1, true), Reply::Written, "discard {i}");
+            }
+            if i % 16 == 0 {
+                bench.flush();
+                bench.store.housekeep();
+            }
+        }
+        bench.flush();
+        bench.tidy();
+        let usage = bench.store.usage();
+        assert!(usage.used < usage.capacity / 2, "{usage:?}");
+        assert_eq!(bench.write(5, 8, false), Reply::Written);
+        bench.check(true);
+        let mut bench = bench.kill();
+        bench.check(true);
+        assert_eq!(bench.write(5, 8, false), Reply::Written);
+    }
+}
