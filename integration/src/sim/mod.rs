@@ -101,9 +101,10 @@ mod tests {
         }
     }
 
+    /// The last three once met a full disk in the middle of cleaning, and part of the index was lost.
     #[test]
     fn some_seeds_are_clean() {
-        for seed in 0..20 {
+        for seed in (0..20).chain([206_962, 218_222, 220_412]) {
             let outcome = run(seed, None, Show::Nothing);
             let what = outcome.violation.map(|(what, _)| what);
             assert_eq!(what, None, "replay: cargo xtask sim --seed {seed}");
