@@ -4,12 +4,12 @@
 
 use super::BootId;
 use super::disk::{Disk, ExtentState, Slot};
-use super::frame::{FORMAT_VERSION, LogPoint};
+use super::frame::{ALIGN, FORMAT_VERSION, LogPoint};
 use super::holdings::{Holdings, Live};
 use super::identity::write_whole;
 use super::index::Reader;
 use super::media::{Media, MediaFile};
-use super::place::Place;
+use super::place::{MAX_UNITS, Place};
 use super::replica::Replica;
 use super::segment::Segment;
 use crate::message::checksum;
@@ -240,10 +240,11 @@ impl Writer {
 }
 
 fn point(from: &mut Reader<'_>) -> Option<LogPoint> {
-    Some(LogPoint {
+    let point = LogPoint {
         segment: from.u32()?,
         offset: from.u64()?,
-    })
+    };
+    (point.offset <= MAX_UNITS * ALIGN).then_some(point)
 }
 
 fn version(from: &mut Reader<'_>) -> Option<Version> {

@@ -76,7 +76,11 @@ impl Chunk {
                 .map(|run| Run::read_from_bytes(run).expect("the size is right"))
                 .collect();
             let in_order = runs.windows(2).all(|pair| pair[0].last < pair[1].first);
-            if !in_order || !runs.iter().all(|run| run.makes_sense(chunk.eras.len())) {
+            let zeroes = |run: &Run| {
+                let era = chunk.eras.get(usize::from(run.era.get()));
+                era.map(|era| era.zeroes)
+            };
+            if !in_order || !runs.iter().all(|run| run.makes_sense(zeroes(run))) {
                 return None;
             }
             chunk.pages.push(Page { runs });

@@ -144,13 +144,18 @@ impl Run {
         }
     }
 
-    /// Whether bytes from media can be a run at all.
-    pub fn makes_sense(&self, eras: usize) -> bool {
+    /// Whether bytes from media can be a run at all. `zeroes`: what its era says, if there is one.
+    pub fn makes_sense(&self, zeroes: Option<bool>) -> bool {
+        let units = match zeroes {
+            None => return false,
+            Some(true) => 1,
+            Some(false) if self.first <= self.last => self.len() * FRAME_UNITS,
+            Some(false) => return false,
+        };
         self.first <= self.last
-            && usize::from(self.era.get()) < eras
             && ((self.each == 0 && self.done == 0) || self.done < self.each)
             && self.seq() > Seq::ZERO
             && self.last_seq() <= Seq::MAX
-            && u64::from(self.unit.get()) + u64::from(self.len() * FRAME_UNITS) <= MAX_UNITS
+            && u64::from(self.unit.get()) + u64::from(units) <= MAX_UNITS
     }
 }

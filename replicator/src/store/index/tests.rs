@@ -194,3 +194,19 @@ fn written_in_order_it_costs_at_most_a_tenth_of_that() {
         assert!(cost <= 0.06, "{write_blocks} blocks a write: {cost} %");
     }
 }
+
+#[test]
+fn zeroes_whose_frame_stands_at_the_very_end_of_the_largest_segment_are_read_back() {
+    let mut chunk = Chunk::new();
+    let entry = Entry {
+        version: Version::new(Epoch::from_u64(1), Seq(1)),
+        place: Place {
+            segment: 1,
+            unit: (crate::store::place::MAX_UNITS - 1) as u32,
+        },
+        zeroes: true,
+        filled: None,
+    };
+    chunk.put(0, 200, entry, |_| (), |_| ()).unwrap();
+    assert_eq!(Chunk::decode(&chunk.encode()), Some(chunk));
+}

@@ -380,3 +380,21 @@ fn an_answer_that_was_promised_is_not_given_after_a_failed_sync() {
     );
     assert!(!bench.kill().recovery.lost_tail, "the mark is used up");
 }
+
+#[test]
+fn a_forged_checkpoint_that_points_beyond_any_segment_is_damage() {
+    let mut body = Vec::new();
+    body.extend(1u32.to_le_bytes());
+    body.extend(0u32.to_le_bytes());
+    body.extend((1u64 << 38).to_le_bytes());
+    // The point of the sync, starts, incarnation, boot, control frames, and no segments or disks.
+    body.extend([0; 12 + 8 + 8 + 16 + 8 + 4 + 4]);
+    let mut input = Vec::new();
+    for which in [0u8, 1] {
+        input.push(which);
+        input.extend(&(body.len() as u32).to_le_bytes()[..3]);
+        input.extend(&body);
+    }
+    input.extend([1, 0, 0, 0]);
+    fuzz_recover(&input);
+}
