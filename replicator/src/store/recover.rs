@@ -9,7 +9,8 @@ use super::checkpoint::Checkpoints;
 use super::error::{Doing, StoreError};
 use super::frame::{Header, Kind, OpenedPayload};
 use super::media::{Media, is_full};
-use super::sync::NO_SYNC_FAILED;
+use super::segment::file_name;
+use super::sync::{NO_SYNC_FAILED, note_failure};
 use super::walk::Walk;
 use super::{BootId, Options, Store, identity};
 use crate::words::{Incarnation, Starts};
@@ -47,8 +48,19 @@ impl<M: Media> Store<M> {
         let lock = identity::lock(&media)?;
         let id = identity::read(&media)?;
         let names = media.list().doing(&dir, "listing the directory")?;
-        let mut walk = Walk::from_checkpoint(&media, id, &options, &names)?;
-        walk.run()?;
+        let walked = Walk::from_checkpoint(&media, id, &options, &names);
+        let walked = walked.and_then(|mut walk| {
+            walk.run()?;
+            walk.sync_accepted()?;
+            Ok(walk)
+        });
+        // Media that fail now may have failed to write what the cache still has: the next open must
+        // not take that for synced.
+        let mut walk = walked.inspect_err(|error| {
+            if matches!(error, StoreError::Io { .. }) {
+                note_failure(&media);
+            }
+        })?;
 
         let replay_from = walk.replay_from();
         let first = walk.past.starts == Starts(0);
@@ -60,10 +72,11 @@ impl<M: Media> Store<M> {
         let starts = Starts(walk.past.starts.0 + 1);
         let incarnation = Incarnation(walk.past.incarnation.0 + bump);
 
-        walk.sync_accepted()?;
         let next_id = walk.existing.last().copied().unwrap_or(0);
         let next_id = next_id.max(walk.end.segment) + 1;
-        walk.remove_leftovers(&names)?;
+        // What shows that something was lost stays until the log says so itself.
+        let evidence = walk.evidence();
+        walk.remove_leftovers(&names, evidence)?;
 
         let payload = OpenedPayload::new(starts, incarnation, boot.0);
         let header = Header::control(Kind::Opened).with_payload(payload.as_bytes());
@@ -100,6 +113,12 @@ impl<M: Media> Store<M> {
         };
         store.finish_sync(job, synced);
         result.doing(&dir, "syncing the first frame of this start")?;
+        if let Some(evidence) = evidence
+            && let Err(error) = media.remove(&file_name(evidence))
+        {
+            // The next open tries again.
+            tracing::warn!(store = %id, %error, "cannot remove a leftover segment");
+        }
         if !noted
             && let Err(error) = media
                 .create(NO_SYNC_FAILED, 0)

@@ -102,13 +102,18 @@ impl<M: Media> Store<M> {
 
     /// Without a sync of the directory: a process that is restarted sees it, and a machine that is
     /// restarted counts its tail as lost anyway.
-    fn note_failed_sync(&self) {
-        match self.log.media.remove(NO_SYNC_FAILED) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::error!(store = %self.id, %error, "cannot note that a sync failed");
-            }
-            _ => {}
+    pub(super) fn note_failed_sync(&self) {
+        note_failure(&self.log.media);
+    }
+}
+
+/// What was not synced may be lost: the next open is another incarnation (rule S2).
+pub(super) fn note_failure<M: Media>(media: &M) {
+    match media.remove(NO_SYNC_FAILED) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::error!(dir = media.name(), %error, "cannot note that a sync failed");
         }
+        _ => {}
     }
 }
 

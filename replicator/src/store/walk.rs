@@ -183,7 +183,9 @@ impl<M: Media> Walk<M> {
         let start = LogPoint { segment, offset: 0 };
         Ok(match self.at(start)? {
             At::Frame(header, _, true) if matches!(header.kind, Kind::Begin | Kind::Opened) => {
-                header.link().map(|link| link.ended)
+                let ended = header.link().map(|link| link.ended);
+                // The log never goes back.
+                ended.filter(|ended| ended.segment < segment)
             }
             _ => None,
         })
@@ -458,10 +460,22 @@ impl<M: Media> Walk<M> {
         Ok(())
     }
 
+    /// The segment that is not part of the log any more and shows that something of it was lost.
+    pub fn evidence(&self) -> Option<u32> {
+        let proof = self.proof.filter(|_| self.lost)?;
+        let segment = proof.last.segment;
+        (!self.segments.contains_key(&segment)).then_some(segment)
+    }
+
     /// Removes what a crash left over: segments that nothing refers to, made ahead, or cut off.
-    pub fn remove_leftovers(&mut self, found: &[String]) -> Result<(), StoreError> {
+    /// All but one, if somebody still wants that.
+    pub fn remove_leftovers(
+        &mut self,
+        found: &[String],
+        wanted: Option<u32>,
+    ) -> Result<(), StoreError> {
         for segment in &self.existing {
-            if !self.segments.contains_key(segment) {
+            if !self.segments.contains_key(segment) && Some(*segment) != wanted {
                 self.media
                     .remove(&file_name(*segment))
                     .doing(&self.dir, "removing a leftover segment")?;

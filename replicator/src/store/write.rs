@@ -192,6 +192,7 @@ impl<M: Media> Store<M> {
         }
         self.log.append(frames).map_err(|error| {
             tracing::error!(store = %self.id, %error, "a write to the log failed: the store stops");
+            self.note_failed_sync();
             Refusal::Failed
         })
     }

@@ -57,6 +57,7 @@ struct State {
     capacity: Option<u64>,
     fail_syncs: bool,
     fail_reads: bool,
+    fail_direct_reads: bool,
     /// Cut the write after this many more bytes, and fail everything behind it.
     tear_after: Option<u64>,
     /// Copies taken before each sync, if anybody wants them.
@@ -205,6 +206,11 @@ impl SimMedia {
     /// Every read of a file from now on fails (or no longer does).
     pub fn fail_reads(&self, fail: bool) {
         self.state.lock().fail_reads = fail;
+    }
+
+    /// Reads past the cache fail from now on (or no longer do).
+    pub fn fail_direct_reads(&self, fail: bool) {
+        self.state.lock().fail_direct_reads = fail;
     }
 
     /// The process dies in the middle of a write: after `bytes` more bytes nothing is written.
@@ -575,7 +581,10 @@ impl MediaFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        if self.state.lock().fail_reads {
+        let state = self.state.lock();
+        let fails = state.fail_reads || (state.fail_direct_reads && self.direct);
+        drop(state);
+        if fails {
             return Err(io::Error::other("simulated failure of a read"));
         }
         self.with(|inode, work| {

@@ -283,3 +283,43 @@ fn lists_name_what_is_above_a_version_in_order_and_in_parts() {
     assert_eq!(list(&mut bench, Version::ZERO, 2), all[2..]);
     assert_eq!(list(&mut bench, v(1, 3), 0), []);
 }
+
+#[test]
+fn a_write_that_fails_is_another_incarnation() {
+    let mut bench = Bench::ready();
+    let before = bench.store.incarnation();
+    bench.media.tear_after(100);
+    assert_eq!(bench.write(0, 1, false), Reply::Refused(Refusal::Failed));
+    let bench = bench.kill();
+    assert!(bench.store.incarnation() > before, "rule S2");
+}
+
+#[test]
+fn an_open_that_fails_to_read_or_sync_is_followed_by_another_incarnation() {
+    for reads in [true, false] {
+        let mut bench = Bench::ready();
+        assert_eq!(bench.write(0, 1, false), Reply::Written);
+        let before = bench.store.incarnation();
+        let Bench {
+            media,
+            store,
+            oracle,
+            options,
+            ..
+        } = bench;
+        media.kill();
+        drop(store);
+        let boot = crate::store::BootId(media.boot());
+        let open = || crate::store::Store::open(media.clone(), options.clone(), boot);
+        // The directory's identity is read before; a sync comes last.
+        match reads {
+            true => media.fail_direct_reads(true),
+            false => media.fail_syncs(true),
+        }
+        assert!(open().is_err());
+        media.fail_direct_reads(false);
+        media.fail_syncs(false);
+        drop(oracle);
+        assert!(open().unwrap().0.incarnation() > before, "rule S2");
+    }
+}
