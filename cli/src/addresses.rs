@@ -4,8 +4,9 @@
 use parking_lot::Mutex;
 use placement_service::client::PlacementClient;
 use replicator::net::Place;
-use replicator::words::StoreId;
+use replicator::words::{HostName, StoreId};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -24,10 +25,22 @@ pub struct Addresses {
 #[derive(Default)]
 struct Shared {
     places: Mutex<BTreeMap<StoreId, Option<Place>>>,
+    /// Hosts that are reached elsewhere from here than where they say themselves.
+    via: BTreeMap<HostName, SocketAddr>,
     wanted: Notify,
 }
 
 impl Addresses {
+    /// With hosts that are reached through a gateway: it stands in for the host's own address.
+    pub fn via(via: BTreeMap<HostName, SocketAddr>) -> Self {
+        Addresses {
+            shared: Arc::new(Shared {
+                via,
+                ..Shared::default()
+            }),
+        }
+    }
+
     /// Where `store` was last said to be; unknown ones are asked for meanwhile.
     pub fn place(&self, store: StoreId) -> Option<Place> {
         let mut places = self.shared.places.lock();
@@ -50,13 +63,12 @@ impl Addresses {
                 Ok(found) => {
                     let mut places = self.shared.places.lock();
                     for store in found {
-                        places.insert(
-                            store.store,
-                            Some(Place {
-                                addr: store.address,
-                                host: store.host,
-                            }),
-                        );
+                        let gateway = self.shared.via.get(&store.host);
+                        let place = Place {
+                            addr: gateway.copied().unwrap_or(store.address),
+                            host: store.host,
+                        };
+                        places.insert(store.store, Some(place));
                     }
                 }
                 // The heartbeat says that the service is away; here the old addresses serve on.

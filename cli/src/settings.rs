@@ -5,7 +5,9 @@
 
 use crate::output::parse_bytes;
 use anyhow::Context;
+use replicator::words::HostName;
 use serde::de::DeserializeOwned;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -58,6 +60,38 @@ impl TryFrom<String> for Size {
     }
 }
 
+/// Where a host is reached from here: `osaka-1=203.0.113.7:7410`.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct Gateway {
+    pub host: HostName,
+    pub address: SocketAddr,
+}
+
+impl FromStr for Gateway {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            |why: String| format!("{text}: {why}; use for example osaka-1=203.0.113.7:7410");
+        let (host, address) = text
+            .split_once('=')
+            .ok_or_else(|| wrong("no = between the host and the address".into()))?;
+        Ok(Gateway {
+            host: host.parse().map_err(|error| wrong(format!("{error}")))?,
+            address: address.parse().map_err(|error| wrong(format!("{error}")))?,
+        })
+    }
+}
+
+impl TryFrom<String> for Gateway {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// How long to wait: `500ms`, `30s`, `2m`, or `never` to give up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
 #[serde(try_from = "String")]
@@ -81,5 +115,21 @@ impl TryFrom<String> for Patience {
 
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Gateway;
+
+    #[test]
+    fn a_gateway_names_a_host_and_an_address() {
+        let gateway: Gateway = "osaka-1=203.0.113.7:7410".parse().unwrap();
+        assert_eq!(gateway.host.to_string(), "osaka-1");
+        assert_eq!(gateway.address, "203.0.113.7:7410".parse().unwrap());
+        for wrong in ["osaka-1", "osaka-1=", "osaka-1=203.0.113.7", "=1.2.3.4:5"] {
+            let error = wrong.parse::<Gateway>().unwrap_err();
+            assert!(error.starts_with(wrong), "{error}");
+        }
     }
 }

@@ -72,6 +72,7 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
             rack: RackName::new(rack)?,
             placement: vec![at(0)],
             listen: at(2 + i as u16),
+            via: Default::default(),
             store: Some(dir.join(host).join("store")),
             capacity_bytes: None,
             sockets: dir.join(host).join("sockets"),

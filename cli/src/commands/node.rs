@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, node};
 use crate::operator::{pki_dir, resolve};
-use crate::settings::{self, Patience, Size};
+use crate::settings::{self, Gateway, Patience, Size};
 use anyhow::Context;
 use replicator::net::identity::{Credentials, Role};
 use replicator::words::{DatacenterName, HostName, RackName};
@@ -54,6 +54,11 @@ crate::settings! {
         /// Where other nodes reach this one, QUIC [default: 0.0.0.0:7410].
         #[arg(long, value_name = "ADDR:PORT", env = "UKAI_NODE_LISTEN")]
         listen: SocketAddr,
+
+        /// Hosts that this one reaches through a gateway, each with the gateway's address, HOST=ADDR:PORT;
+        /// several, separated by commas. All others are reached where they listen.
+        #[arg(long, value_name = "HOST=ADDR:PORT", env = "UKAI_NODE_VIA", value_delimiter = ',')]
+        via: Vec<Gateway>,
 
         /// The directory of its store; made if it is not there. Left out: a node without a store.
         #[arg(long, value_name = "DIR", env = "UKAI_NODE_STORE")]
@@ -125,6 +130,12 @@ fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::
         listen: settings
             .listen
             .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 7410))),
+        via: settings
+            .via
+            .unwrap_or_default()
+            .into_iter()
+            .map(|gateway| (gateway.host, gateway.address))
+            .collect(),
         store: settings.store,
         capacity_bytes: settings.capacity.map(|size| size.0),
         sockets: settings.sockets.unwrap_or_else(|| "/run/ukai".into()),

@@ -21,7 +21,8 @@ use reactor::Reactor;
 use replicator::net::Server;
 use replicator::net::identity::Credentials;
 use replicator::store::{Options, SharedStore};
-use replicator::words::{DatacenterName, RackName, StoreId};
+use replicator::words::{DatacenterName, HostName, RackName, StoreId};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ pub struct Config {
     pub rack: RackName,
     pub placement: Vec<SocketAddr>,
     pub listen: SocketAddr,
+    pub via: BTreeMap<HostName, SocketAddr>,
     pub store: Option<PathBuf>,
     pub capacity_bytes: Option<u64>,
     pub sockets: PathBuf,
@@ -74,7 +76,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         .context("cannot start a thread")?;
     tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, "node is up");
 
-    let addresses = Addresses::default();
+    let addresses = Addresses::via(config.via.clone());
     let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
     let changed = Arc::new(Notify::new());
     let backends = Backends::new(
