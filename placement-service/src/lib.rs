@@ -6,7 +6,7 @@
 //! - [`catalog`]: what must not be lost: keys, values, and compare-and-swap over them.
 //! - [`model`]: what the keys mean: datacenters, hosts, stores, disks, attachments.
 //! - [`choose`]: where a new disk's copies go; a pure function.
-//! - [`policy`]: what operators promise about the disks of a datacenter.
+//! - [`policy`] and [`planner`]: what operators promise, and the steps that lead there; pure, too.
 //! - [`service`]: every decision, as calls that are given the time and who asks.
 //! - [`node_protocol`] with [`client`], and [`api`]: what nodes and operators say to it.
 //! - [`server`]: the shells around it: QUIC for nodes, HTTPS for operators.
@@ -18,6 +18,7 @@ pub mod client;
 mod frame;
 pub mod model;
 pub mod node_protocol;
+pub mod planner;
 pub mod policy;
 pub mod server;
 pub mod service;

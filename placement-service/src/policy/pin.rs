@@ -4,6 +4,7 @@ use super::UnixSeconds;
 use replicator::words::{DatacenterName, DiskId, Extents, StoreId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 /// An operator's own placement of a disk, or of some of its extents. It beats locality, never
 /// residency, and takes no copy away that durability asks for. The service keeps it.
@@ -28,6 +29,8 @@ pub enum Hold {
     On(Vec<StoreId>),
     /// These stores have copies besides those that policy asks for.
     Also(Vec<StoreId>),
+    /// These stores have none, as soon as others have them.
+    Off(Vec<StoreId>),
 }
 
 /// When a pin ends.
@@ -76,6 +79,12 @@ pub struct Home {
     /// stays barred from: a promise of residency does not end by leaving.
     #[serde(default)]
     pub before: Vec<DatacenterName>,
+    /// When its VM last changed datacenter; none: it never did.
+    #[serde(default)]
+    pub arrived: Option<UnixSeconds>,
+    /// Its VM came so soon after the last change that the disk does not follow it before this time.
+    #[serde(default)]
+    pub held_until: Option<UnixSeconds>,
 }
 
 impl Home {
@@ -83,16 +92,38 @@ impl Home {
         Home {
             datacenter,
             before: Vec::new(),
+            arrived: None,
+            held_until: None,
         }
     }
 
-    /// The home of a disk whose VM has arrived in `datacenter`.
-    pub fn moved_to(mut self, datacenter: DatacenterName) -> Home {
-        let left = std::mem::replace(&mut self.datacenter, datacenter);
-        self.before.push(left);
-        self.before.sort_unstable();
-        self.before.dedup();
-        self.before.retain(|before| *before != self.datacenter);
-        self
+    /// The home of a disk whose VM runs in `datacenter` from `now` on, where changes within
+    /// `hold_down` of one another count as a bounce.
+    pub fn moved_to(
+        &self,
+        datacenter: &DatacenterName,
+        now: UnixSeconds,
+        hold_down: Duration,
+    ) -> Home {
+        if self.datacenter == *datacenter {
+            return self.clone();
+        }
+        let bounces = self.arrived.is_some_and(|at| now.since(at) < hold_down);
+        let mut before = self.before.clone();
+        before.push(self.datacenter.clone());
+        before.sort_unstable();
+        before.dedup();
+        before.retain(|before| before != datacenter);
+        Home {
+            datacenter: datacenter.clone(),
+            before,
+            arrived: Some(now),
+            held_until: bounces.then(|| now.after(hold_down)),
+        }
+    }
+
+    /// Whether the disk stays where it is for now, wherever its VM runs.
+    pub fn is_held(&self, now: UnixSeconds) -> bool {
+        self.held_until.is_some_and(|until| now < until)
     }
 }
