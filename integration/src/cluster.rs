@@ -11,17 +11,31 @@ use serde_json::Value;
 
 use crate::guest::kit;
 use crate::processes::{Lifetime, Process, Scratch, ask};
+use crate::relay::{Link, Way};
 
 const UP_BOUND: Duration = Duration::from_secs(30);
 const COMMAND_BOUND: Duration = Duration::from_secs(70);
 /// Three heartbeats: stores say what they hold when they are heard.
 const USAGE_BOUND: Duration = Duration::from_secs(20);
 
+#[derive(Clone, Copy)]
 pub struct NodeSpec {
     pub host: &'static str,
     pub datacenter: &'static str,
     pub rack: &'static str,
 }
+
+/// Two datacenters with two hosts each, a rack each: what a disk with two copies wants in both.
+pub const TWO_AND_TWO: [NodeSpec; 4] = [
+    TOKYO_AND_OSAKA[0],
+    TOKYO_AND_OSAKA[1],
+    TOKYO_AND_OSAKA[2],
+    NodeSpec {
+        host: "osaka-2",
+        datacenter: "osaka",
+        rack: "o2",
+    },
+];
 
 /// Two datacenters, three hosts, a rack each.
 pub const TOKYO_AND_OSAKA: [NodeSpec; 3] = [
@@ -51,11 +65,15 @@ pub struct Cluster {
     placement_log: PathBuf,
     placement: Option<Process>,
     nodes: Vec<Node>,
+    link: Option<Link>,
 }
 
 struct Node {
     spec: &'static NodeSpec,
     listen: SocketAddr,
+    /// Where it finds the placement service, and hosts that are reached over the link: HOST=ADDRESS.
+    placement: SocketAddr,
+    via: Vec<String>,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -67,6 +85,17 @@ impl Cluster {
         specs: &'static [NodeSpec],
         lifetime: Lifetime,
     ) -> Result<Cluster> {
+        Cluster::start_across(scratch, specs, lifetime, None)
+    }
+
+    /// The same with a link between the datacenters, from the first node's to all others (its way
+    /// there). The placement service stands with the first node.
+    pub fn start_across(
+        scratch: &Scratch,
+        specs: &'static [NodeSpec],
+        lifetime: Lifetime,
+        link: Option<Link>,
+    ) -> Result<Cluster> {
         let mut cluster = Cluster {
             ukai: kit::built("ukai", "UKAI_BIN")?,
             data: scratch.data().to_owned(),
@@ -76,15 +105,19 @@ impl Cluster {
             placement_log: scratch.log("placement"),
             placement: None,
             nodes: Vec::new(),
+            link,
         };
         for spec in specs {
             cluster.nodes.push(Node {
                 spec,
                 listen: free_udp()?,
+                placement: cluster.nodes_at,
+                via: Vec::new(),
                 log: scratch.log(spec.host),
                 process: None,
             });
         }
+        cluster.lay_out_link()?;
         cluster.make_certificates()?;
         cluster.start_placement()?;
         for spec in specs {
@@ -92,6 +125,54 @@ impl Cluster {
         }
         cluster.wait_up()?;
         Ok(cluster)
+    }
+
+    /// One relay a far host for all nodes of a datacenter, and one to the placement service.
+    fn lay_out_link(&mut self) -> Result<()> {
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
+        let home = self.nodes[0].spec.datacenter;
+        let is_home = |node: &Node| node.spec.datacenter == home;
+        let (mut from_home, mut to_home) = (Vec::new(), Vec::new());
+        for node in &self.nodes {
+            let (way, list) = match is_home(node) {
+                true => (Way::Back, &mut to_home),
+                false => (Way::There, &mut from_home),
+            };
+            let at = link.udp(way, node.listen)?.address;
+            list.push(format!("{}={at}", node.spec.host));
+        }
+        let placement = link.udp(Way::Back, self.nodes_at)?.address;
+        for node in &mut self.nodes {
+            if is_home(node) {
+                node.via = from_home.clone();
+            } else {
+                node.via = to_home.clone();
+                node.placement = placement;
+            }
+        }
+        Ok(())
+    }
+
+    /// The distance between the datacenters, if there is one.
+    pub fn link(&self) -> Result<&Link> {
+        self.link.as_ref().context("this cluster has no link")
+    }
+
+    /// Takes the distance away: the nodes are started anew without it.
+    pub fn unlink(&mut self) -> Result<()> {
+        let hosts: Vec<&str> = self.nodes.iter().map(|node| node.spec.host).collect();
+        for host in hosts {
+            self.kill_node_9(host)?;
+            let placement = self.nodes_at;
+            let node = self.node(host)?;
+            node.via.clear();
+            node.placement = placement;
+            self.start_node(host)?;
+        }
+        self.link = None;
+        self.wait_up()
     }
 
     pub fn create_disk(&self, name: &str, size: &str, copies: u8, near: &str) -> Result<Value> {
@@ -158,7 +239,7 @@ impl Cluster {
         let mut command = self.command();
         let own = self.data.join(host);
         std::fs::create_dir_all(own.join("sockets"))?;
-        let (nodes_at, lifetime) = (self.nodes_at, self.lifetime);
+        let lifetime = self.lifetime;
         let node = self.node(host)?;
         command
             .args(["node", "--host", host])
@@ -170,7 +251,7 @@ impl Cluster {
             ])
             .args([
                 "--placement",
-                &nodes_at.to_string(),
+                &node.placement.to_string(),
                 "--listen",
                 &node.listen.to_string(),
             ])
@@ -178,6 +259,9 @@ impl Cluster {
             .arg(own.join("store"))
             .arg("--sockets")
             .arg(own.join("sockets"));
+        if !node.via.is_empty() {
+            command.args(["--via", &node.via.join(",")]);
+        }
         node.process = Some(Process::start_for(lifetime, host, command, &node.log)?);
         Ok(())
     }

@@ -10,6 +10,7 @@ mod fill;
 mod options;
 mod pattern;
 mod sectors;
+mod ticks;
 mod verify;
 
 use std::process::ExitCode;
@@ -23,8 +24,9 @@ usage: ukai-guest COMMAND
   check DIR                                    compare DIR with its manifest
   sectors DEV --offset N --sectors N --threads N --rounds N
                                                neighbouring 512-byte direct writes, verified
-  verify-writer DEV --offset N --blocks N --threads N --seed N --flush-every N
-                                               write, flush and re-read until stdin ends
+  verify-writer DEV --offset N --blocks N --threads N --seed N --flush-every N [--ticks PORT]
+                                               write, flush and re-read until stdin ends; with --ticks
+                                               the host hears of each beginning and end
   verify-check DEV --offset N --blocks N --threads N --seed N --flushed A,B,…
                                                what a stopped verify-writer must have left
   discard DEV --offset N --bytes N             give space back (BLKDISCARD)
@@ -68,9 +70,14 @@ fn dispatch(arguments: &[String]) -> Result<()> {
                 rounds: options.number("rounds")?,
             },
         ),
-        "verify-writer" => {
-            verify::write(target, &region(&options)?, options.number("flush-every")?)
-        }
+        "verify-writer" => verify::write(
+            target,
+            &region(&options)?,
+            &verify::Habits {
+                flush_every: options.number("flush-every")?,
+                ticks: options.optional("ticks")?,
+            },
+        ),
         "verify-check" => verify::check(target, &region(&options)?, &options.numbers("flushed")?),
         "discard" => device::Device::open(target)?
             .discard(options.number("offset")?, options.number("bytes")?),

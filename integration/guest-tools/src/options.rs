@@ -23,6 +23,12 @@ impl Options {
         number(name, self.text(name)?)
     }
 
+    /// `None` when it was left out.
+    pub fn optional(&self, name: &str) -> Result<Option<u64>> {
+        let given = self.0.iter().any(|(key, _)| key == name);
+        given.then(|| self.number(name)).transpose()
+    }
+
     pub fn numbers(&self, name: &str) -> Result<Vec<u64>> {
         self.text(name)?
             .split(',')

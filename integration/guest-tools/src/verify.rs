@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::device::{Aligned, Device};
 use crate::pattern::{hash, mix, stream};
+use crate::ticks::{Doing, Ticks};
 
 const BLOCK: usize = 4096;
 const MAGIC: u64 = 0x756b_6169_2d76_6572;
@@ -25,6 +26,12 @@ pub struct Region {
     pub blocks: u64,
     pub threads: u64,
     pub seed: u64,
+}
+
+pub struct Habits {
+    pub flush_every: u64,
+    /// The port where the host hears of each operation.
+    pub ticks: Option<u64>,
 }
 
 impl Region {
@@ -48,8 +55,8 @@ struct Totals {
 }
 
 /// Runs until stdin ends; then flushes, reads every block back and prints the totals.
-pub fn write(path: &str, region: &Region, flush_every: u64) -> Result<()> {
-    if flush_every == 0 {
+pub fn write(path: &str, region: &Region, habits: &Habits) -> Result<()> {
+    if habits.flush_every == 0 {
         return Err("--flush-every must be at least 1".to_owned());
     }
     let device = Device::open(path)?;
@@ -62,8 +69,13 @@ pub fn write(path: &str, region: &Region, flush_every: u64) -> Result<()> {
                 scope.spawn({
                     let (device, stop, printing) = (&device, &stop, &printing);
                     move || {
-                        let result =
-                            Thread::new(device, region, thread).run(flush_every, stop, printing);
+                        let result = Ticks::open(habits.ticks, thread).and_then(|ticks| {
+                            Thread::new(device, region, thread, ticks).run(
+                                habits.flush_every,
+                                stop,
+                                printing,
+                            )
+                        });
                         if result.is_err() {
                             stop.store(true, Ordering::Relaxed);
                         }
@@ -117,10 +129,11 @@ struct Thread<'a> {
     newest: Vec<u64>,
     totals: Totals,
     buffer: Aligned,
+    ticks: Ticks,
 }
 
 impl<'a> Thread<'a> {
-    fn new(device: &'a Device, region: &'a Region, thread: u64) -> Thread<'a> {
+    fn new(device: &'a Device, region: &'a Region, thread: u64, ticks: Ticks) -> Thread<'a> {
         Thread {
             device,
             region,
@@ -128,6 +141,7 @@ impl<'a> Thread<'a> {
             newest: vec![0; region.blocks as usize],
             totals: Totals::default(),
             buffer: Aligned::new(BLOCK),
+            ticks,
         }
     }
 
@@ -143,7 +157,7 @@ impl<'a> Thread<'a> {
                 self.read_one(self.region.block_of(self.thread, earlier))?;
             }
             if sequence % flush_every == 0 {
-                self.timed(|device, _| device.flush())?;
+                self.timed(Doing::Flush, |device, _| device.flush())?;
                 self.totals.flushes += 1;
                 if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
                     reported = Some(Instant::now());
@@ -152,7 +166,7 @@ impl<'a> Thread<'a> {
                 }
             }
         }
-        self.timed(|device, _| device.flush())?;
+        self.timed(Doing::Flush, |device, _| device.flush())?;
         for block in (self.thread..self.region.blocks).step_by(self.region.threads as usize) {
             if self.newest[block as usize] != 0 {
                 self.read_one(block)?;
@@ -165,7 +179,7 @@ impl<'a> Thread<'a> {
         let block = self.region.block_of(self.thread, sequence);
         stamp(&mut self.buffer, self.region.seed, block, sequence);
         let place = self.region.place(block);
-        self.timed(|device, buffer| device.write(buffer, place))?;
+        self.timed(Doing::Write, |device, buffer| device.write(buffer, place))?;
         self.newest[block as usize] = sequence;
         self.totals.writes += 1;
         Ok(())
@@ -173,7 +187,7 @@ impl<'a> Thread<'a> {
 
     fn read_one(&mut self, block: u64) -> Result<()> {
         let place = self.region.place(block);
-        self.timed(|device, buffer| device.read(buffer, place))?;
+        self.timed(Doing::Read, |device, buffer| device.read(buffer, place))?;
         self.totals.reads += 1;
         let expected = self.newest[block as usize];
         match stamped(&self.buffer, self.region.seed, block) {
@@ -185,9 +199,15 @@ impl<'a> Thread<'a> {
         }
     }
 
-    fn timed(&mut self, work: impl FnOnce(&Device, &mut Aligned) -> Result<()>) -> Result<()> {
+    fn timed(
+        &mut self,
+        doing: Doing,
+        work: impl FnOnce(&Device, &mut Aligned) -> Result<()>,
+    ) -> Result<()> {
         let begun = Instant::now();
+        self.ticks.begins(doing);
         let result = work(self.device, &mut self.buffer);
+        self.ticks.ends(doing);
         self.totals.longest_ms = self.totals.longest_ms.max(begun.elapsed().as_millis());
         result.map_err(|error| format!("{error} (after {} ms)", begun.elapsed().as_millis()))
     }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -28,32 +30,31 @@ pub struct Control {
     port: Arc<Mutex<UnixStream>>,
     shared: Arc<Shared>,
     next: u32,
+    /// Returns the line that was cut off by the end of the stream.
+    reader: Option<JoinHandle<Vec<u8>>>,
 }
 
 #[derive(Default)]
 struct Shared {
     ready: AtomicBool,
+    /// The guest goes on in another QEMU: the end of this one's stream is not the end of its tasks.
+    moves: AtomicBool,
     tasks: Mutex<HashMap<u32, Sender<Event>>>,
 }
 
 impl Control {
     pub fn connect(path: &Path, deadline: Instant, qemu: &mut Process) -> Result<Control> {
-        let stream = connect(path, deadline, qemu)?;
-        let lines = BufReader::new(stream.try_clone()?).split(b'\n');
-        let shared = Arc::new(Shared::default());
-        let reader = shared.clone();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                reader.take(String::from_utf8_lossy(&line).trim_end_matches('\r'));
-            }
-            // QEMU is gone: whoever waits for a task learns it by the closed channel.
-            reader.tasks.lock().expect("no panic while held").clear();
-        });
         Ok(Control {
-            port: Arc::new(Mutex::new(stream)),
-            shared,
+            port: Arc::new(Mutex::new(connect(path, deadline, qemu)?)),
+            shared: Arc::default(),
             next: 0,
+            reader: None,
         })
+    }
+
+    /// Takes in what the guest says; one that waits for a migration says nothing yet.
+    pub fn read(&mut self) -> Result<()> {
+        self.read_after(Vec::new())
     }
 
     pub fn ready(&self) -> bool {
@@ -77,6 +78,47 @@ impl Control {
         };
         task.say(&format!("run {command}"))?;
         Ok(task)
+    }
+
+    /// Goes on where the source's port ended, in the middle of a line as it may be. The source is
+    /// stopped: all that it will ever say is in its socket.
+    pub fn take_over(&mut self, mut source: Control) -> Result<()> {
+        source.shared.moves.store(true, Ordering::Release);
+        let begun_line = {
+            let port = source.port.lock().expect("no panic while held");
+            // What has come is still read; then the reader sees the end.
+            port.shutdown(Shutdown::Both)?;
+            drop(port);
+            let reader = source.reader.take().expect("the source was read");
+            reader.join().expect("no panic while reading")
+        };
+        source.shared.moves.store(false, Ordering::Release);
+        let own = self.port.lock().expect("no panic while held").try_clone()?;
+        *source.port.lock().expect("no panic while held") = own;
+        *self = source;
+        self.read_after(begun_line)
+    }
+
+    fn read_after(&mut self, mut line: Vec<u8>) -> Result<()> {
+        assert!(self.reader.is_none(), "one reader a port");
+        let stream = self.port.lock().expect("no panic while held").try_clone()?;
+        let shared = self.shared.clone();
+        self.reader = Some(std::thread::spawn(move || {
+            let mut bytes = BufReader::new(stream);
+            while let Ok(1..) = bytes.read_until(b'\n', &mut line) {
+                if line.pop_if(|last| *last == b'\n').is_none() {
+                    break;
+                }
+                shared.take(String::from_utf8_lossy(&line).trim_end_matches('\r'));
+                line.clear();
+            }
+            if !shared.moves.load(Ordering::Acquire) {
+                // QEMU is gone: whoever waits for a task learns it by the closed channel.
+                shared.tasks.lock().expect("no panic while held").clear();
+            }
+            line
+        }));
+        Ok(())
     }
 }
 

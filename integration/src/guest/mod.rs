@@ -6,8 +6,10 @@
 
 mod control;
 pub mod kit;
+mod live;
 mod qmp;
 mod storage_daemon;
+pub mod ticks;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +22,7 @@ use crate::processes::Process;
 use control::Control;
 pub use control::{Output, Task};
 use kit::Kit;
+pub use live::{MIGRATION_BOUND, Terms};
 use qmp::Qmp;
 pub use storage_daemon::StorageDaemon;
 
@@ -29,23 +32,43 @@ const POWER_OFF_BOUND: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
 pub struct GuestConfig {
-    /// The vhost-user socket of the disk's backend.
-    pub disk: PathBuf,
+    pub disk: Disk,
     pub queues: u16,
     pub cpus: u8,
     pub memory_mib: u32,
-    /// Wait for a live migration instead of booting: QEMU's `-incoming` address.
-    pub incoming: Option<String>,
+    /// Wait for a live migration instead of booting.
+    pub incoming: bool,
+    /// QEMU's arguments for further devices.
+    pub devices: Vec<String>,
+}
+
+#[derive(Clone)]
+pub enum Disk {
+    /// Served by the backend that listens on this socket.
+    VhostUser(PathBuf),
+    /// Served by QEMU itself, from this raw image: block node `disk`.
+    Image(PathBuf),
 }
 
 impl GuestConfig {
-    pub fn new(disk: impl Into<PathBuf>) -> GuestConfig {
+    /// A guest on the disk of the backend that listens on this socket.
+    pub fn new(socket: impl Into<PathBuf>) -> GuestConfig {
         GuestConfig {
-            disk: disk.into(),
+            disk: Disk::VhostUser(socket.into()),
             queues: 1,
             cpus: 1,
             memory_mib: 256,
-            incoming: None,
+            incoming: false,
+            devices: Vec::new(),
+        }
+    }
+
+    /// The same guest, as the destination of its migration has it.
+    pub fn incoming_on(&self, disk: Disk) -> GuestConfig {
+        GuestConfig {
+            disk,
+            incoming: true,
+            ..self.clone()
         }
     }
 }
@@ -80,7 +103,8 @@ impl Guest {
             qmp,
             console: log.to_owned(),
         };
-        if config.incoming.is_none() {
+        if !config.incoming {
+            guest.control.read()?;
             guest.wait_ready(deadline)?;
         }
         Ok(guest)
@@ -180,13 +204,11 @@ pub fn manual_command(config: &GuestConfig) -> Result<String> {
          -object memory-backend-memfd,id=mem,size={memory}M,share=on \\\n    \
          -kernel {kernel} -initrd {initramfs} \\\n    \
          -append 'console=ttyS0 ukai.shell' -nographic -nodefaults -serial mon:stdio \\\n    \
-         -chardev socket,id=disk,path={disk},reconnect-ms=200 \\\n    \
-         -device vhost-user-blk-pci,chardev=disk,num-queues={queues}",
+         {disk}",
         memory = config.memory_mib,
         kernel = kit.kernel.display(),
         initramfs = kit.initramfs.display(),
-        disk = config.disk.display(),
-        queues = config.queues,
+        disk = disk_arguments(config).join(" "),
     ))
 }
 
@@ -233,23 +255,10 @@ fn command_line(
     );
     option("-serial", "chardev:control".to_owned());
     option("-qmp", format!("unix:{},server=on,wait=off", qmp.display()));
-    option(
-        "-chardev",
-        format!(
-            "socket,id=disk,path={},reconnect-ms=200",
-            config.disk.display()
-        ),
-    );
-    option(
-        "-device",
-        format!(
-            "vhost-user-blk-pci,chardev=disk,num-queues={}",
-            config.queues
-        ),
-    );
-    if let Some(address) = &config.incoming {
-        option("-incoming", address.clone());
+    if config.incoming {
+        option("-incoming", "defer".to_owned());
     }
+    qemu.args(disk_arguments(config)).args(&config.devices);
     qemu.args([
         "-nodefaults",
         "-no-user-config",
@@ -258,4 +267,24 @@ fn command_line(
         "-no-reboot",
     ]);
     qemu
+}
+
+fn disk_arguments(config: &GuestConfig) -> [String; 4] {
+    let queues = config.queues;
+    let (kind, backend, device) = match &config.disk {
+        Disk::VhostUser(socket) => (
+            "-chardev",
+            format!("socket,id=disk,path={},reconnect-ms=200", socket.display()),
+            format!("vhost-user-blk-pci,chardev=disk,num-queues={queues}"),
+        ),
+        Disk::Image(image) => (
+            "-blockdev",
+            format!(
+                "driver=file,node-name=disk,filename={},cache.direct=on,discard=unmap",
+                image.display()
+            ),
+            format!("virtio-blk-pci,drive=disk,num-queues={queues}"),
+        ),
+    };
+    [kind.to_owned(), backend, "-device".to_owned(), device]
 }

@@ -67,8 +67,8 @@ impl Conditions {
 /// Which way the dialer's bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    There,
-    Back,
+    There = 0,
+    Back = 1,
 }
 
 impl Way {
@@ -105,19 +105,27 @@ pub struct Link {
     shared: Arc<Shared>,
 }
 
+/// An address on loopback that stands for one on the far side.
+pub struct Passage {
+    pub address: SocketAddr,
+    meter: Meter,
+}
+
+/// Counts what a link or one passage of it has carried.
+#[derive(Clone, Default)]
+pub struct Meter {
+    counters: Arc<[AtomicU64; 2]>,
+}
+
 struct Shared {
     conditions: Mutex<Conditions>,
-    there: Direction,
-    back: Direction,
+    /// Of the way there and the way back.
+    timing: [Mutex<Timing>; 2],
+    datagrams: Meter,
+    streams: Meter,
     cut: AtomicBool,
     ended: AtomicBool,
     dropped: AtomicU64,
-}
-
-#[derive(Default)]
-struct Direction {
-    timing: Mutex<Timing>,
-    carried: AtomicU64,
 }
 
 #[derive(Default)]
@@ -134,8 +142,9 @@ impl Link {
     pub fn new(conditions: Conditions) -> Link {
         let shared = Shared {
             conditions: Mutex::new(conditions),
-            there: Direction::default(),
-            back: Direction::default(),
+            timing: Default::default(),
+            datagrams: Meter::default(),
+            streams: Meter::default(),
             cut: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
@@ -159,10 +168,16 @@ impl Link {
     }
 
     pub fn carried(&self) -> Carried {
+        let (datagrams, streams) = (self.datagrams().carried(), self.shared.streams.carried());
         Carried {
-            there: self.shared.there.carried.load(Ordering::Relaxed),
-            back: self.shared.back.carried.load(Ordering::Relaxed),
+            there: datagrams.there + streams.there,
+            back: datagrams.back + streams.back,
         }
+    }
+
+    /// Counts what goes through all its passages for datagrams: with Ukai's nodes, what is not QEMU's.
+    pub fn datagrams(&self) -> Meter {
+        self.shared.datagrams.clone()
     }
 
     /// Datagrams that were lost to a full queue or a cut.
@@ -170,14 +185,75 @@ impl Link {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// An address on loopback whose datagrams reach `to` over this link, and the answers come back.
-    pub fn udp(&self, way: Way, to: SocketAddr) -> Result<SocketAddr> {
-        udp::relay(self.shared.clone(), way, to)
+    /// Datagrams to the passage reach `to` over this link, and the answers come back.
+    pub fn udp(&self, way: Way, to: SocketAddr) -> Result<Passage> {
+        let meter = Meter::default();
+        let traffic = self.traffic(way, [&meter, &self.shared.datagrams]);
+        let address = udp::relay(traffic, to)?;
+        Ok(Passage { address, meter })
     }
 
-    /// An address on loopback whose connections reach `to` over this link.
-    pub fn tcp(&self, way: Way, to: SocketAddr) -> Result<SocketAddr> {
-        tcp::relay(self.shared.clone(), way, to)
+    /// Connections to the passage reach `to` over this link.
+    pub fn tcp(&self, way: Way, to: SocketAddr) -> Result<Passage> {
+        let meter = Meter::default();
+        let traffic = self.traffic(way, [&meter, &self.shared.streams]);
+        let address = tcp::relay(traffic, to)?;
+        Ok(Passage { address, meter })
+    }
+
+    fn traffic(&self, way: Way, meters: [&Meter; 2]) -> Traffic {
+        Traffic {
+            link: self.shared.clone(),
+            meters: meters.map(Meter::clone),
+            way,
+        }
+    }
+}
+
+impl Passage {
+    /// In the link's ways, not the dialer's.
+    pub fn carried(&self) -> Carried {
+        self.meter.carried()
+    }
+
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+}
+
+impl Meter {
+    pub fn carried(&self) -> Carried {
+        let [there, back] =
+            [Way::There, Way::Back].map(|way| self.counters[way as usize].load(Ordering::Relaxed));
+        Carried { there, back }
+    }
+
+    fn add(&self, way: Way, bytes: usize) {
+        self.counters[way as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// What goes one way through one passage.
+#[derive(Clone)]
+struct Traffic {
+    link: Arc<Shared>,
+    /// The passage's own, and that of all of its kind.
+    meters: [Meter; 2],
+    way: Way,
+}
+
+impl Traffic {
+    fn reverse(&self) -> Traffic {
+        Traffic {
+            way: self.way.reverse(),
+            ..self.clone()
+        }
+    }
+
+    fn arrived(&self, bytes: usize) {
+        for meter in &self.meters {
+            meter.add(self.way, bytes);
+        }
     }
 }
 
@@ -194,13 +270,6 @@ impl Shared {
 
     fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
-    }
-
-    fn direction(&self, way: Way) -> &Direction {
-        match way {
-            Way::There => &self.there,
-            Way::Back => &self.back,
-        }
     }
 
     /// When a datagram arrives that is sent now; `None`: never.
@@ -237,7 +306,7 @@ impl Shared {
     fn admit(&self, way: Way, bytes: usize, queue: Duration) -> Result<Instant, Duration> {
         let conditions = locked(&self.conditions).clone();
         let now = Instant::now();
-        let mut timing = locked(&self.direction(way).timing);
+        let mut timing = locked(&self.timing[way as usize]);
         let free = timing.free.map_or(now, |free| free.max(now));
         let behind = free - now;
         if behind > queue {
@@ -256,12 +325,6 @@ impl Shared {
         timing.free = Some(free);
         timing.arrival = Some(arrival);
         Ok(arrival)
-    }
-
-    fn arrived(&self, way: Way, bytes: usize) {
-        self.direction(way)
-            .carried
-            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

@@ -12,7 +12,8 @@ fn udp_pair(link: &Link) -> (UdpSocket, UdpSocket) {
     let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let near = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let to = far.local_addr().unwrap();
-    near.connect(link.udp(Way::There, to).unwrap()).unwrap();
+    near.connect(link.udp(Way::There, to).unwrap().address)
+        .unwrap();
     for socket in [&near, &far] {
         socket.set_read_timeout(Some(BOUND)).unwrap();
     }
@@ -81,7 +82,7 @@ fn a_stream_is_whole_late_and_no_faster_than_the_link() {
     let expected = sent.clone();
     let begun = Instant::now();
     let sender = thread::spawn(move || {
-        let mut near = TcpStream::connect(at).unwrap();
+        let mut near = TcpStream::connect(at.address).unwrap();
         near.write_all(&sent).unwrap();
         near.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = Vec::new();

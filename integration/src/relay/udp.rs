@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::Result;
 
 use super::lane::Lane;
-use super::{POLL, Shared, Way};
+use super::{POLL, Shared, Traffic};
 
 const LARGEST: usize = 65_536;
 /// A burst of ten segments from each of a few senders fits.
@@ -26,22 +26,24 @@ struct Parcel {
     to: Option<SocketAddr>,
 }
 
-pub fn relay(link: Arc<Shared>, way: Way, to: SocketAddr) -> Result<SocketAddr> {
+pub fn relay(traffic: Traffic, to: SocketAddr) -> Result<SocketAddr> {
     let near = Arc::new(socket()?);
     let address = near.local_addr()?;
     let (there, back) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
-    for (way, lane) in [(way, there.clone()), (way.reverse(), back.clone())] {
-        let link = link.clone();
-        thread::spawn(move || deliver(&link, way, &lane));
+    for (traffic, lane) in [
+        (traffic.clone(), there.clone()),
+        (traffic.reverse(), back.clone()),
+    ] {
+        thread::spawn(move || deliver(&traffic, &lane));
     }
     thread::spawn(move || {
         let mut peers: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
-        receive(&link, &near, |peer, data| {
+        receive(&traffic.link, &near, |peer, data| {
             let far = match peers.get(&peer) {
                 Some(far) => far.clone(),
                 None if peers.len() == MAX_PEERS => return,
                 None => {
-                    let Ok(far) = answering(&link, way.reverse(), to, &near, peer, &back) else {
+                    let Ok(far) = answering(traffic.reverse(), to, &near, peer, &back) else {
                         return;
                     };
                     peers.insert(peer, far.clone());
@@ -53,7 +55,7 @@ pub fn relay(link: Arc<Shared>, way: Way, to: SocketAddr) -> Result<SocketAddr> 
                 from: far,
                 to: None,
             };
-            send(&link, way, &there, parcel);
+            send(&traffic, &there, parcel);
         });
     });
     Ok(address)
@@ -61,8 +63,7 @@ pub fn relay(link: Arc<Shared>, way: Way, to: SocketAddr) -> Result<SocketAddr> 
 
 /// A socket to the far side for one peer; what comes back on it goes to that peer.
 fn answering(
-    link: &Arc<Shared>,
-    way: Way,
+    traffic: Traffic,
     to: SocketAddr,
     near: &Arc<UdpSocket>,
     peer: SocketAddr,
@@ -70,15 +71,15 @@ fn answering(
 ) -> Result<Arc<UdpSocket>> {
     let far = Arc::new(socket()?);
     far.connect(to)?;
-    let (link, near, lane, hears) = (link.clone(), near.clone(), lane.clone(), far.clone());
+    let (near, lane, hears) = (near.clone(), lane.clone(), far.clone());
     thread::spawn(move || {
-        receive(&link, &hears, |_, data| {
+        receive(&traffic.link, &hears, |_, data| {
             let parcel = Parcel {
                 data: data.into(),
                 from: near.clone(),
                 to: Some(peer),
             };
-            send(&link, way, &lane, parcel);
+            send(&traffic, &lane, parcel);
         });
     });
     Ok(far)
@@ -100,22 +101,22 @@ fn receive(link: &Shared, socket: &UdpSocket, mut each: impl FnMut(SocketAddr, &
     }
 }
 
-fn send(link: &Shared, way: Way, lane: &Lane<Parcel>, parcel: Parcel) {
+fn send(traffic: &Traffic, lane: &Lane<Parcel>, parcel: Parcel) {
     let bytes = parcel.data.len();
-    if let Some(due) = link.admit_datagram(way, bytes) {
+    if let Some(due) = traffic.link.admit_datagram(traffic.way, bytes) {
         lane.offer(due, bytes, parcel);
     }
 }
 
-fn deliver(link: &Shared, way: Way, lane: &Lane<Parcel>) {
-    while let Some((bytes, parcel)) = lane.take(link) {
+fn deliver(traffic: &Traffic, lane: &Lane<Parcel>) {
+    while let Some((bytes, parcel)) = lane.take(&traffic.link) {
         let sent = match parcel.to {
             Some(to) => parcel.from.send_to(&parcel.data, to),
             None => parcel.from.send(&parcel.data),
         };
         // A datagram that cannot be delivered is lost, as on any network.
         if sent.is_ok() {
-            link.arrived(way, bytes);
+            traffic.arrived(bytes);
         }
     }
 }

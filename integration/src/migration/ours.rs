@@ -1,0 +1,111 @@
+//! The way with Ukai: the disk is attached at both hosts, the VM moves, and its blocks follow it.
+//!
+//! ```text
+//!  source QEMU     node tokyo-1         link          node osaka-1        destination QEMU
+//!   vhost-user ──── open, epoch E                      standby ──────────── -incoming
+//!   migrate ── TCP ──────────────────────────────────────────────────────> memory
+//!   stopped: drained, synced, E closed                 epoch E+1 ────────── runs
+//!                   sealed copies ─── QUIC ──────────> near copies fill, hot blocks first
+//!                   dropped                            all near
+//! ```
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::course::{Course, Gauge, Marks};
+use super::cross;
+use super::workload::{Workload, no_disk_errors};
+use crate::cluster::{Cluster, TWO_AND_TWO};
+use crate::guest::ticks::{Stamp, Ticks};
+use crate::guest::{Disk, Guest};
+use crate::processes::{Lifetime, Scratch};
+use crate::relay::{Link, Way};
+
+/// The whole disk over a slow link.
+const FOLLOW_BOUND: Duration = Duration::from_secs(600);
+const POLL: Duration = Duration::from_millis(250);
+
+/// Moves a guest on a disk with the contents of `image` once over `link`.
+pub fn run(scratch: &Scratch, workload: &Workload, image: &Path, link: Link) -> Result<Course> {
+    let cluster = Cluster::start_across(scratch, &TWO_AND_TWO, Lifetime::Ours, Some(link))?;
+    let size = workload.disk_bytes.to_string();
+    cluster.create_disk("web1", &size, 2, "tokyo-1")?;
+    let image = image.to_str().context("a path of text")?;
+    cluster.ukai(&["disk", "import", "web1", image])?;
+    let socket = cluster.attach("web1", "tokyo-1")?;
+    let ticks = Ticks::listen()?;
+    let config = workload.config(Disk::VhostUser(socket), &ticks);
+    let boot = |name: &str, config| Guest::boot(name, config, scratch.data(), &scratch.log(name));
+    let mut source = boot("ours-tokyo", &config)?;
+    let writer = workload.start(&mut source)?;
+    let begin = Stamp::now();
+    thread::sleep(workload.quiet);
+
+    let gauge = Gauge::start(cluster.link()?.datagrams());
+    let go = Stamp::now();
+    let socket = cluster.attach("web1", "osaka-1")?;
+    let incoming = config.incoming_on(Disk::VhostUser(socket));
+    let mut destination = boot("ours-osaka", &incoming)?;
+
+    let may_move = Stamp::now();
+    cross(&mut source, &mut destination, cluster.link()?, Way::There)?;
+    destination.arrive(source)?;
+    let arrived = Stamp::now();
+    let settled = wait_near(&cluster, "web1", "osaka")?;
+    thread::sleep(workload.quiet);
+
+    let end = Stamp::now();
+    let operations = ticks.operations()?;
+    let crossed = gauge.samples();
+    let verified = writer.finish()?;
+    destination.shutdown()?;
+    no_disk_errors(scratch, &["ours-tokyo", "ours-osaka"])?;
+    Ok(Course {
+        name: "Ukai",
+        operations,
+        marks: Marks {
+            begin,
+            go,
+            may_move,
+            arrived,
+            settled,
+            end,
+        },
+        crossed,
+        near_reads: Vec::new(),
+        allocated_bytes: workload.full_bytes,
+        read_far_bytes: 0,
+        verified,
+    })
+}
+
+/// Waits until the disk's map names stores of that datacenter only, each with everything.
+pub fn wait_near(cluster: &Cluster, disk: &str, datacenter: &str) -> Result<Stamp> {
+    let deadline = Instant::now() + FOLLOW_BOUND;
+    loop {
+        let map = cluster.ukai(&["disk", "map", disk])?;
+        if is_near(&map, datacenter)? {
+            return Ok(Stamp::now());
+        }
+        if Instant::now() >= deadline {
+            bail!("{disk} is not in {datacenter} in time: {map}");
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn is_near(map: &Value, datacenter: &str) -> Result<bool> {
+    let stores = map["stores"].as_array().context("a map lists stores")?;
+    let ranges = map["ranges"].as_array().context("a map lists ranges")?;
+    // Hosts are named after their datacenters here.
+    let here = |store: &Value| {
+        let host = store["host"].as_str();
+        host.is_some_and(|host| host.starts_with(datacenter))
+    };
+    let one_entry = |range: &Value| range["history"].as_array().is_some_and(|h| h.len() == 1);
+    Ok(stores.iter().all(here) && ranges.iter().all(one_entry))
+}
