@@ -107,7 +107,7 @@ fn new_record() -> DiskRecord {
     };
     record.map = vec![MapRange {
         extents: record.extents(),
-        history: History(vec![Entry::new(epoch, [NEAR, FAR])]),
+        history: History(vec![Entry::whole(epoch, [NEAR, FAR])]),
     }];
     record
 }

@@ -5,7 +5,7 @@
 
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Seq, Starts,
-    Version,
+    StoreId, Version,
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -14,6 +14,8 @@ use smallvec::SmallVec;
 pub const MAX_DATA_BLOCKS: u32 = 256;
 /// The most blocks that one [`Reply::Listed`] names.
 pub const MAX_LISTED: usize = 4096;
+/// The most runs that one [`Reply::Surveyed`] names.
+pub const MAX_SURVEYED: usize = 4096;
 
 /// Who asks, and what the asker believes. A store checks all three before anything else (I3, rule S1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,37 @@ pub enum Request {
         below: Epoch,
         blocks: Blocks,
     },
+    /// Name, in order from block `start` on, the blocks that the entry that began at `from` has of
+    /// `extents`, looking below epoch `below` only: what a backfill has to copy.
+    Survey {
+        asker: Asker,
+        from: Epoch,
+        below: Epoch,
+        extents: Extents,
+        start: Block,
+    },
+    /// Get from another store whatever this replica cannot prove of these blocks of one extent (rule
+    /// F1): what the entry that began there at `from` has of them below epoch `below`.
+    Pull {
+        asker: Asker,
+        source: Source,
+        from: Epoch,
+        below: Epoch,
+        blocks: Blocks,
+    },
+    /// A pulling store reads, like [`Request::Read`], but what it holds in the same version already
+    /// is not sent to it.
+    Fetch {
+        asker: Asker,
+        from: Epoch,
+        below: Epoch,
+        /// In order, without overlap, of one extent.
+        blocks: Vec<Blocks>,
+        /// For each block what the asker holds, [`Version::ZERO`] for nothing. Empty: nothing at all.
+        known: Vec<Version>,
+        /// Send the data compressed where that makes it smaller.
+        compress: bool,
+    },
     /// Sync to media everything held for the disk (in truth: everything).
     Sync { asker: Asker },
     /// Name the blocks of `extents` whose version is above `above`, in order, from block `start` on.
@@ -73,11 +106,22 @@ impl Request {
             Request::Join { .. } => "join",
             Request::Write { .. } => "write",
             Request::Read { .. } => "read",
+            Request::Survey { .. } => "survey",
+            Request::Pull { .. } => "pull",
+            Request::Fetch { .. } => "fetch",
             Request::Sync { .. } => "sync",
             Request::List { .. } => "list",
             Request::Settle { .. } => "settle",
         }
     }
+}
+
+/// Where a store pulls from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Source {
+    pub store: StoreId,
+    /// Its incarnation when the writer sealed it: a pull is fenced there as the writer itself is.
+    pub incarnation: Incarnation,
 }
 
 /// What a write puts there. A discard is a write of zeroes: versioned, and never "absent" (rule W5).
@@ -136,6 +180,14 @@ pub enum Reply {
     Joined,
     Written,
     Read(ReadBlocks),
+    Surveyed {
+        /// Blocks that the entry has, in order, neighbours in one run.
+        runs: Vec<Blocks>,
+        /// Where to go on; None: that was all.
+        next: Option<Block>,
+    },
+    Pulled(Pulled),
+    Fetched(Fetched),
     Synced,
     Listed {
         blocks: Vec<ListedBlock>,
@@ -174,6 +226,42 @@ pub struct ReadBlocks {
     pub data: Bytes,
 }
 
+/// What a pull came to. Every block asked for is proven at the puller now, except `absent`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pulled {
+    /// The source does not have them: ask the next older entry.
+    pub absent: Vec<Blocks>,
+    /// Blocks that came over: data, and zeroes.
+    pub copied: u32,
+    pub zeroes: u32,
+    /// Blocks that were here already in the same version, unproven until now.
+    pub same: u32,
+    /// Bytes of data that crossed, compressed where they were.
+    pub bytes: u64,
+}
+
+/// The answer to [`Request::Fetch`], block by block; `data` holds those that are data, one after
+/// another, decompressed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Fetched {
+    pub found: Vec<Fetch>,
+    pub data: Bytes,
+    /// What `data` took on the wire.
+    pub wire_bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fetch {
+    Absent,
+    /// The version that the asker said it holds.
+    Same,
+    Zeroes(Version),
+    Data {
+        version: Version,
+        sum: u32,
+    },
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
     /// This entry does not have the block: ask the next older one.
@@ -190,6 +278,17 @@ pub struct ListedBlock {
     pub block: Block,
     pub version: Version,
     pub zeroes: bool,
+}
+
+/// Why nothing could be pulled from another store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SourceFault {
+    #[error("the other store does not answer")]
+    Away,
+    #[error("the other store was started anew, or was not shown the epoch: seal it again")]
+    Unsealed,
+    #[error("the other store cannot give these blocks")]
+    Useless,
 }
 
 /// Why a store did not do what it was asked. Nothing has changed in the store then.
@@ -211,6 +310,8 @@ pub enum Refusal {
     BadChecksum,
     #[error("the media returned something else than was written for block {}", block.0)]
     Damaged { block: Block },
+    #[error("nothing could be pulled: {0}")]
+    Source(SourceFault),
     #[error("the request makes no sense: {why}")]
     Invalid { why: &'static str },
 }

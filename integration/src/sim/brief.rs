@@ -49,6 +49,38 @@ pub(super) fn brief(request: &Request) -> String {
             )
         }
         Request::Settle { asker, extents } => format!("Settle {} {extents}", asker.epoch),
+        Request::Survey {
+            asker,
+            from,
+            below,
+            extents,
+            start,
+        } => format!(
+            "Survey {} {extents} from {from} below {below} at {}",
+            asker.epoch, start.0
+        ),
+        Request::Pull {
+            asker,
+            source,
+            from,
+            below,
+            blocks,
+        } => format!(
+            "Pull {} out of {} from {from} below {below}",
+            at(asker.epoch, blocks),
+            name(source.store)
+        ),
+        Request::Fetch {
+            asker,
+            from,
+            below,
+            blocks,
+            known,
+            ..
+        } => format!(
+            "Fetch {} {blocks:?} from {from} below {below} known {known:?}",
+            asker.epoch
+        ),
     }
 }
 
@@ -76,6 +108,8 @@ pub(super) fn brief_change(change: &Change) -> String {
             .join(" ")
     };
     match change {
+        Change::Switch { sets, .. } => format!("Switch of {} sets", sets.len()),
+        Change::Complete { extents, from, .. } => format!("Complete {extents} from {from}"),
         Change::Attach { sets, .. } => format!("Attach with {} new sets", sets.len()),
         Change::TakeOver { .. } => "TakeOver".into(),
         Change::Settle { drop, .. } => format!("Settle, drops [{}]", names(drop)),
@@ -90,7 +124,9 @@ pub(super) fn brief_map(map: &[MapRange]) -> String {
         text += &format!(" {}:", range.extents);
         for entry in &range.history.0 {
             let names: Vec<String> = entry.stores.iter().map(|s| name(*s)).collect();
-            text += &format!(" ({} {})", entry.from, names.join(" "));
+            let until = entry.until.map_or(String::new(), |until| until.to_string());
+            let whole = if entry.whole { "" } else { " filling" };
+            text += &format!(" ({}..{until} {}{whole})", entry.from, names.join(" "));
         }
     }
     text

@@ -32,7 +32,7 @@ impl Placement {
                 },
                 map: vec![MapRange {
                     extents: Extents::new(Extent(0), Extent(extents)),
-                    history: History(vec![Entry::new(epoch, stores.iter().copied())]),
+                    history: History(vec![Entry::whole(epoch, stores.iter().copied())]),
                 }],
             },
         }

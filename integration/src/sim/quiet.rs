@@ -100,13 +100,15 @@ impl World {
     fn compare_members(&mut self) -> Result<(), Violation> {
         let record = self.placement.record.clone();
         for range in &record.map {
-            let entry = range.history.newest();
-            let before = Version::new(Epoch::from_u64(entry.from.as_u64() - 1), Seq::MAX);
+            // What each of them has written itself: who joined last has seen the least.
+            let from = range.history.live().map(|entry| entry.from).max();
+            let from = from.expect("somebody is live");
+            let before = Version::new(Epoch::from_u64(from.as_u64() - 1), Seq::MAX);
             let mut first: Option<(StoreId, Vec<ListedBlock>)> = None;
-            for id in &entry.stores {
-                let listed = self.list(*id, record.epoch, range.extents, before)?;
+            for id in range.history.members() {
+                let listed = self.list(id, record.epoch, range.extents, before)?;
                 match &first {
-                    None => first = Some((*id, listed)),
+                    None => first = Some((id, listed)),
                     Some((_, same)) if *same == listed => self.stats.count("members compared"),
                     Some((one, other)) => {
                         let differs = other.iter().find(|b| !listed.contains(b));
@@ -114,7 +116,7 @@ impl World {
                         return Err(Violation(format!(
                             "I6: {} and {} differ in extents {}: {differs:?}",
                             name(*one),
-                            name(*id),
+                            name(id),
                             range.extents
                         )));
                     }

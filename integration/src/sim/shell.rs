@@ -63,6 +63,8 @@ impl World {
             self.say(format_args!("record: epoch {epoch}, {}", brief_map(&map)));
             self.stats.count(match change {
                 Change::Attach { .. } => "attaches",
+                Change::Switch { .. } => "switches",
+                Change::Complete { .. } => "completions",
                 Change::TakeOver { .. } => "take-overs",
                 Change::Settle { .. } => "settles",
                 Change::Eject { .. } => "ejections",
@@ -106,9 +108,9 @@ impl World {
     /// have it any more.
     pub(super) fn consider_losses(&mut self) {
         for range in &self.placement.record.map {
-            let lost = range.history.newest().stores.iter().all(|id| {
-                let node = self.stores.iter().find(|s| s.id == *id).expect("a store");
-                node.losses > self.whole_at.get(id).copied().unwrap_or(0)
+            let lost = range.history.members().all(|id| {
+                let node = self.stores.iter().find(|s| s.id == id).expect("a store");
+                node.losses > self.whole_at.get(&id).copied().unwrap_or(0)
             });
             if lost {
                 self.stats.count("extents whose members were all lost");

@@ -52,7 +52,7 @@ impl Service {
         let epoch = Epoch::first(self.generation);
         let range = |(extents, stores): (_, Vec<StoreId>)| MapRange {
             extents,
-            history: History(vec![Entry::new(epoch, stores)]),
+            history: History(vec![Entry::whole(epoch, stores)]),
         };
         let record = DiskRecord {
             id,
@@ -265,7 +265,7 @@ impl Service {
         let short = record
             .map
             .iter()
-            .filter(|range| range.history.newest().stores.len() < usize::from(record.copies))
+            .filter(|range| range.history.members().count() < usize::from(record.copies))
             .map(|range| u64::from(range.extents.count()));
         Disk {
             id: record.id,

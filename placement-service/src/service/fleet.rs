@@ -237,8 +237,8 @@ fn per_store(
         let mut promised: BTreeMap<StoreId, u64> = BTreeMap::new();
         for range in &record.map {
             let bytes = u64::from(range.extents.count()) * record.extent_size.bytes();
-            for store in &range.history.newest().stores {
-                *promised.entry(*store).or_default() += bytes;
+            for store in range.history.members() {
+                *promised.entry(store).or_default() += bytes;
             }
         }
         for (store, promised) in promised {

@@ -79,9 +79,11 @@ impl Service {
         };
         let (Change::Attach { owner, .. } | Change::TakeOver { owner }) = change else {
             let by = match change {
-                Change::Settle { by, .. } | Change::Eject { by, .. } | Change::Close { by, .. } => {
-                    by.0
-                }
+                Change::Settle { by, .. }
+                | Change::Eject { by, .. }
+                | Change::Switch { by, .. }
+                | Change::Complete { by, .. }
+                | Change::Close { by, .. } => by.0,
                 Change::Attach { .. } | Change::TakeOver { .. } => unreachable!("matched above"),
             };
             let mine = by == attachment.backend;
@@ -164,6 +166,8 @@ fn what(change: &Change) -> &'static str {
         Change::Attach { .. } => "epoch opened",
         Change::TakeOver { .. } => "epoch taken over",
         Change::Settle { .. } => "copies settled",
+        Change::Switch { .. } => "members switched",
+        Change::Complete { .. } => "copies complete",
         Change::Eject { .. } => "stores ejected",
         Change::Close { .. } => "epoch closed",
     }

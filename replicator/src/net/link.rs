@@ -233,6 +233,9 @@ impl Expected {
             Request::Sync { .. } => Expected::Synced,
             Request::List { .. } => Expected::Listed,
             Request::Settle { .. } => Expected::Settled,
+            Request::Survey { .. } | Request::Pull { .. } | Request::Fetch { .. } => {
+                panic!("not on the wire yet")
+            }
         }
     }
 

@@ -49,6 +49,11 @@ impl<M: Media> Store<M> {
                 start,
             } => self.list(asker, extents, above, start).map(Handled::Now),
             Request::Settle { asker, extents } => self.settle(asker, extents),
+            Request::Survey { .. } | Request::Pull { .. } | Request::Fetch { .. } => {
+                Err(Refusal::Invalid {
+                    why: "this store cannot pull yet",
+                })
+            }
         };
         handled.unwrap_or_else(|refusal| Handled::Now(Reply::Refused(refusal)))
     }

@@ -8,7 +8,7 @@ use super::request::seq;
 use super::{Call, Frame, MAX_REPLICA_RANGES, Message, WireError};
 use crate::message::{
     Found, ListedBlock, MAX_DATA_BLOCKS, MAX_LISTED, ReadBlocks, Refusal, ReplicaState, Reply,
-    Sealed,
+    Sealed, SourceFault,
 };
 use crate::words::{BLOCK_BYTES, Block, Epoch, Extent, Extents, Incarnation, Starts, Version};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -60,6 +60,9 @@ impl Message for Reply {
                     tables.put_slice(found_bytes(found).as_bytes());
                 }
                 data = read.data.clone();
+            }
+            Reply::Surveyed { .. } | Reply::Pulled(_) | Reply::Fetched(_) => {
+                panic!("not on the wire yet")
             }
             Reply::Synced => header.kind = SYNCED,
             Reply::Listed { blocks, more } => {
@@ -312,6 +315,7 @@ fn refusal_fields(refusal: &Refusal) -> (u16, u64, u64) {
         Refusal::BadChecksum => (7, 0, 0),
         Refusal::Damaged { block } => (8, block.0, 0),
         Refusal::Invalid { .. } => (9, 0, 0),
+        Refusal::Source(fault) => (10, fault as u64, 0),
     }
 }
 
@@ -337,6 +341,12 @@ fn refusal(code: u16, first: u64, second: u64) -> Result<Refusal, WireError> {
             block: Block(first),
         },
         9 => Refusal::Invalid { why: INVALID_THERE },
+        10 => Refusal::Source(match first {
+            0 => SourceFault::Away,
+            1 => SourceFault::Unsealed,
+            2 => SourceFault::Useless,
+            _ => return Err(WireError::Field("refusal")),
+        }),
         _ => return Err(WireError::Field("refusal")),
     };
     // What a refusal does not use is zero.

@@ -135,6 +135,9 @@ fn header(request: &Request, call: Call) -> RequestHeader {
         ..RequestHeader::default()
     };
     match request {
+        Request::Survey { .. } | Request::Pull { .. } | Request::Fetch { .. } => {
+            panic!("not on the wire yet")
+        }
         Request::Seal { disk, epoch } => {
             header.kind = SEAL;
             header.disk = U128::new(disk.as_u128());

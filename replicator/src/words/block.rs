@@ -140,6 +140,10 @@ impl Extents {
         self.first.0 <= extent.0 && extent.0 < self.end.0
     }
 
+    pub const fn overlaps(self, other: Extents) -> bool {
+        self.first.0 < other.end.0 && other.first.0 < self.end.0
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Extent> {
         (self.first.0..self.end.0).map(Extent)
     }

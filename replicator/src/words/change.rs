@@ -2,8 +2,8 @@
 //! it, the simulator runs it. Only the placement service commits the result, and so issues epochs.
 
 use super::{
-    BackendId, DiskRecord, Entry, Epoch, Extents, Generation, History, Life, Owner, State, StoreId,
-    Version,
+    BackendId, DiskRecord, Entry, Epoch, Extents, Generation, History, Life, MapRange, Owner,
+    State, StoreId, Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,19 @@ use serde::{Deserialize, Serialize};
 pub enum Change {
     /// A closed disk gets a writer (rule A1), perhaps with new write sets for some extents.
     Attach { owner: Owner, sets: Vec<NewSet> },
+    /// The writer of an open disk, having drained and synced it, changes the members of some extents
+    /// (rules W8, S4).
+    Switch {
+        by: (BackendId, Life),
+        sets: Vec<NewSet>,
+    },
+    /// The live entry of `extents` that began at `from` has been filled and synced: it is whole now
+    /// (rule F2).
+    Complete {
+        by: (BackendId, Life),
+        extents: Extents,
+        from: Epoch,
+    },
     /// An open disk gets another writer, which must settle it before it serves anything (rule A3).
     TakeOver { owner: Owner },
     /// The taker has evened out and synced the members; `drop` did not answer or lost their tails
@@ -34,8 +47,9 @@ pub enum Change {
     },
 }
 
-/// New members for some extents.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// Who shall be the members of some extents. Those that are stay what they are; others join, and are
+/// filled; members that are not named are sealed, and go when nobody needs them any more.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct NewSet {
     pub extents: Extents,
     pub stores: Vec<StoreId>,
@@ -55,6 +69,8 @@ pub enum ChangeRefused {
     NoStoreLeft { extents: Extents },
     #[error("the history of extents {extents} is full; it shortens as moves complete")]
     HistoryFull { extents: Extents },
+    #[error("no live entry of extents {extents} began at epoch {from}")]
+    NoSuchEntry { extents: Extents, from: Epoch },
     #[error("extents {extents} do not lie on the disk")]
     NoSuchExtents { extents: Extents },
 }
@@ -84,6 +100,18 @@ impl DiskRecord {
                 for set in sets {
                     next.switch(set, never_opened)?;
                 }
+            }
+            Change::Switch { by, sets } => {
+                self.check_owner(by)?;
+                next.epoch = self.epoch.next(generation);
+                next.even_below = next.epoch;
+                for set in sets {
+                    next.switch(set, false)?;
+                }
+            }
+            Change::Complete { by, extents, from } => {
+                self.check_owner(by)?;
+                next.complete(*extents, *from)?;
             }
             Change::TakeOver { owner } => {
                 if self.owner().is_none() {
@@ -135,12 +163,18 @@ impl DiskRecord {
         }
     }
 
-    /// Takes `stores` out of every newest entry. Older entries stand: they are sealed and synced.
+    /// Whether every extent could do without these members.
+    pub fn may_remove(&self, stores: &[StoreId]) -> bool {
+        self.clone().remove(stores).is_ok()
+    }
+
+    /// Takes `stores` out of every live entry. What they held when all was last even is synced and
+    /// stands, sealed, as long as somebody may need it.
     fn remove(&mut self, stores: &[StoreId]) -> Result<(), ChangeRefused> {
+        let even_below = self.even_below;
         for range in &mut self.map {
-            let newest = &mut range.history.0[0];
-            newest.stores.retain(|store| !stores.contains(store));
-            if newest.stores.is_empty() {
+            range.history.remove(stores, even_below);
+            if range.history.live().next().is_none() || !range.history.covers() {
                 return Err(ChangeRefused::NoStoreLeft {
                     extents: range.extents,
                 });
@@ -150,13 +184,22 @@ impl DiskRecord {
         Ok(())
     }
 
+    fn complete(&mut self, extents: Extents, from: Epoch) -> Result<(), ChangeRefused> {
+        self.check_extents(extents)?;
+        self.split_at(extents);
+        for range in self.ranges_of(extents) {
+            if !range.history.complete(from) {
+                let extents = range.extents;
+                return Err(ChangeRefused::NoSuchEntry { extents, from });
+            }
+        }
+        self.join_alike();
+        Ok(())
+    }
+
     /// Gives `set.extents` new members from this record's epoch on.
     fn switch(&mut self, set: &NewSet, never_opened: bool) -> Result<(), ChangeRefused> {
-        if set.extents.count() == 0 || set.extents.end > self.extents().end {
-            return Err(ChangeRefused::NoSuchExtents {
-                extents: set.extents,
-            });
-        }
+        self.check_extents(set.extents)?;
         if set.stores.is_empty() {
             return Err(ChangeRefused::NoStoreLeft {
                 extents: set.extents,
@@ -164,20 +207,35 @@ impl DiskRecord {
         }
         self.split_at(set.extents);
         let epoch = self.epoch;
-        for range in self
-            .map
-            .iter_mut()
-            .filter(|range| set.extents.contains(range.extents.first))
-        {
-            let entry = Entry::new(epoch, set.stores.iter().copied());
+        for range in self.ranges_of(set.extents) {
             if never_opened {
+                let entry = Entry::whole(epoch, set.stores.iter().copied());
                 range.history = History(vec![entry]);
-            } else {
-                range.history.push(entry, range.extents)?;
+                continue;
+            }
+            range.history.switch(epoch, &set.stores);
+            if range.history.0.len() > History::MAX_ENTRIES {
+                return Err(ChangeRefused::HistoryFull {
+                    extents: range.extents,
+                });
             }
         }
         self.join_alike();
         Ok(())
+    }
+
+    fn check_extents(&self, extents: Extents) -> Result<(), ChangeRefused> {
+        if extents.count() == 0 || extents.end > self.extents().end {
+            return Err(ChangeRefused::NoSuchExtents { extents });
+        }
+        Ok(())
+    }
+
+    /// The ranges of `extents`, at whose ends the map was split.
+    fn ranges_of(&mut self, extents: Extents) -> impl Iterator<Item = &mut MapRange> {
+        self.map
+            .iter_mut()
+            .filter(move |range| extents.contains(range.extents.first))
     }
 
     /// Splits ranges so that `extents` begins and ends at a boundary.
@@ -210,19 +268,97 @@ impl DiskRecord {
 }
 
 impl History {
-    /// Puts `entry` on top. The same members need no new entry, and fewer of them only shrink the
-    /// newest: all of them hold what it promises.
-    fn push(&mut self, entry: Entry, extents: Extents) -> Result<(), ChangeRefused> {
-        let newest = &mut self.0[0];
-        if entry.stores.iter().all(|store| newest.has(*store)) {
-            newest.stores = entry.stores;
-            return Ok(());
+    /// From `epoch` on `stores` are the write set.
+    fn switch(&mut self, epoch: Epoch, stores: &[StoreId]) {
+        let joining: Vec<StoreId> = stores
+            .iter()
+            .copied()
+            .filter(|store| self.member(*store).is_none())
+            .collect();
+        let mut entries = Vec::with_capacity(self.0.len() + 2);
+        if !joining.is_empty() {
+            entries.push(Entry::new(epoch, joining));
         }
-        if self.0.len() == History::MAX_ENTRIES {
-            return Err(ChangeRefused::HistoryFull { extents });
+        for entry in self.0.drain(..) {
+            let stays = |store: &StoreId| !entry.is_live() || stores.contains(store);
+            entries.extend(entry.split(stays, epoch));
         }
-        self.0.insert(0, entry);
-        Ok(())
+        self.0 = entries;
+        self.tidy();
+    }
+
+    /// `stores` are members no longer; what they held below `even_below` they still do.
+    fn remove(&mut self, stores: &[StoreId], even_below: Epoch) {
+        let mut entries = Vec::with_capacity(self.0.len() + 1);
+        for entry in self.0.drain(..) {
+            let stays = |store: &StoreId| !entry.is_live() || !stores.contains(store);
+            entries.extend(entry.split(stays, even_below));
+        }
+        self.0 = entries;
+        self.tidy();
+        // An ejection is not a voluntary move: it has to fit, and what it would keep is the newest
+        // of many. The history that is left covers all, or the ejection is refused.
+        while self.0.len() > History::MAX_ENTRIES {
+            let spare = (0..self.0.len()).rev().find(|i| {
+                let mut without = self.clone();
+                let entry = without.0.remove(*i);
+                !entry.is_live() && without.covers()
+            });
+            match spare {
+                Some(i) => drop(self.0.remove(i)),
+                None => return,
+            }
+        }
+    }
+
+    /// The live entry that began at `from` is whole. False: there is none.
+    fn complete(&mut self, from: Epoch) -> bool {
+        let Some(entry) = self
+            .0
+            .iter_mut()
+            .find(|entry| entry.is_live() && entry.from == from)
+        else {
+            return false;
+        };
+        entry.whole = true;
+        // Who left before it was whole holds nothing that those who stayed do not.
+        self.0
+            .retain(|entry| entry.from != from || entry.is_live() || entry.whole);
+        self.tidy();
+        true
+    }
+
+    /// In order, and without what nobody can need.
+    fn tidy(&mut self) {
+        if self.is_whole() {
+            self.0.retain(Entry::is_live);
+        }
+        self.0
+            .sort_by_key(|entry| std::cmp::Reverse((entry.from, entry.is_live(), entry.until)));
+        self.0.dedup_by(|behind, before| {
+            let alike = (behind.from, behind.until) == (before.from, before.until);
+            if alike {
+                let stores = before.stores.iter().chain(&behind.stores).copied();
+                before.stores = Entry::new(before.from, stores).stores;
+            }
+            alike
+        });
+    }
+}
+
+impl Entry {
+    /// Those of its stores that stay as they are, and the others, sealed at `until`.
+    fn split(&self, stays: impl Fn(&StoreId) -> bool, until: Epoch) -> impl Iterator<Item = Entry> {
+        let (stay, leave): (Vec<StoreId>, Vec<StoreId>) =
+            self.stores.iter().copied().partition(|store| stays(store));
+        let with = |stores: Vec<StoreId>| Entry {
+            stores,
+            ..self.clone()
+        };
+        let stay = Some(with(stay)).filter(|entry| !entry.stores.is_empty());
+        let leave = Some(with(leave).sealed(until))
+            .filter(|entry| !entry.stores.is_empty() && until > entry.from);
+        stay.into_iter().chain(leave)
     }
 }
 
@@ -276,7 +412,7 @@ mod tests {
             },
             map: vec![MapRange {
                 extents,
-                history: History(vec![Entry::new(epoch, [store(1), store(2)])]),
+                history: History(vec![Entry::whole(epoch, [store(1), store(2)])]),
             }],
         }
     }
@@ -381,14 +517,17 @@ mod tests {
             .range_of(open.extent_size.blocks_of(Extent(3)).first)
             .unwrap()
             .history;
-        let bounded: Vec<_> = history
-            .bounded()
-            .map(|(entry, below)| (entry.from, below))
-            .collect();
+        let from = disk().epoch;
         assert_eq!(
-            bounded,
-            [(open.epoch, Epoch::MAX), (disk().epoch, open.epoch)]
+            history.0,
+            [
+                Entry::new(open.epoch, [store(3)]),
+                Entry::whole(from, [store(1), store(2)]).sealed(open.epoch)
+            ]
         );
+        assert_eq!(history.older(open.epoch), Some(from));
+        assert_eq!(history.older(from), None, "it is whole");
+        assert_eq!(history.copies(), 1, "what is written from now on");
     }
 
     #[test]
@@ -398,7 +537,10 @@ mod tests {
             stores: vec![store(3)],
         };
         let open = attach(&disk(), 1, vec![set]).unwrap();
-        assert_eq!(open.map[0].history.0, [Entry::new(open.epoch, [store(3)])]);
+        assert_eq!(
+            open.map[0].history.0,
+            [Entry::whole(open.epoch, [store(3)])]
+        );
     }
 
     #[test]
@@ -431,5 +573,111 @@ mod tests {
             Err(ChangeRefused::HistoryFull { extents: all })
         );
         assert!(attach(&record, 1, vec![]).is_ok());
+    }
+
+    fn switch(record: &DiskRecord, stores: &[u128]) -> DiskRecord {
+        let sets = vec![NewSet {
+            extents: record.extents(),
+            stores: stores.iter().map(|n| store(*n)).collect(),
+        }];
+        record
+            .apply(G, &Change::Switch { by: by(1), sets })
+            .unwrap()
+    }
+
+    fn complete(record: &DiskRecord, from: Epoch) -> DiskRecord {
+        let extents = record.extents();
+        let by = by(1);
+        record
+            .apply(G, &Change::Complete { by, extents, from })
+            .unwrap()
+    }
+
+    #[test]
+    fn who_is_added_joins_beside_the_others_and_is_whole_once_filled() {
+        let open = attach(&used(), 1, vec![]).unwrap();
+        let more = switch(&open, &[1, 2, 3]);
+        assert_eq!(
+            more.map[0].history.0,
+            [
+                Entry::new(more.epoch, [store(3)]),
+                Entry::whole(disk().epoch, [store(1), store(2)])
+            ]
+        );
+        assert_eq!(more.members(), [store(1), store(2), store(3)]);
+        assert_eq!(more.map[0].history.copies(), 2);
+        let whole = complete(&more, more.epoch);
+        assert_eq!(whole.epoch, more.epoch, "filling opens no epoch");
+        assert_eq!(whole.map[0].history.copies(), 3);
+        let fewer = switch(&whole, &[3]);
+        assert_eq!(
+            fewer.map[0].history.0,
+            [Entry::whole(more.epoch, [store(3)])]
+        );
+    }
+
+    #[test]
+    fn who_leaves_before_the_others_are_filled_stays_to_be_read() {
+        let open = attach(&used(), 1, vec![]).unwrap();
+        let moved = switch(&open, &[2, 3]);
+        let history = &moved.map[0].history;
+        assert_eq!(moved.members(), [store(2), store(3)]);
+        assert_eq!(history.0.len(), 3);
+        assert_eq!(
+            history.copies(),
+            2,
+            "old blocks on 1 and 2, new ones on 2 and 3"
+        );
+        let done = complete(&moved, moved.epoch);
+        assert_eq!(done.stores(), [store(2), store(3)]);
+    }
+
+    #[test]
+    fn a_bounce_reads_through_where_it_has_been() {
+        let open = attach(&used(), 1, vec![]).unwrap();
+        let away = switch(&open, &[3]);
+        let back = switch(&away, &[1, 2]);
+        let history = &back.map[0].history;
+        assert_eq!(history.older(back.epoch), Some(away.epoch));
+        assert_eq!(history.older(away.epoch), Some(disk().epoch));
+        let done = complete(&back, back.epoch);
+        assert_eq!(
+            done.map[0].history.0,
+            [Entry::whole(back.epoch, [store(1), store(2)])]
+        );
+    }
+
+    #[test]
+    fn who_is_ejected_keeps_what_it_synced_while_somebody_needs_it() {
+        let open = attach(&used(), 1, vec![]).unwrap();
+        let more = switch(&open, &[1, 3]);
+        let eject = |record: &DiskRecord, n| {
+            let stores = vec![store(n)];
+            record.apply(G, &Change::Eject { by: by(1), stores })
+        };
+        let without = eject(&more, 1).unwrap();
+        assert_eq!(without.members(), [store(3)]);
+        assert_eq!(without.map[0].history.older(more.epoch), Some(disk().epoch));
+        assert!(matches!(
+            eject(&without, 3),
+            Err(ChangeRefused::NoStoreLeft { .. })
+        ));
+        // Who is whole needs nobody, and nobody needs who is ejected beside it.
+        let other = eject(&more, 3).unwrap();
+        assert_eq!(
+            other.map[0].history.0,
+            [Entry::whole(disk().epoch, [store(1)])]
+        );
+    }
+
+    #[test]
+    fn only_a_live_entry_becomes_whole() {
+        let open = attach(&used(), 1, vec![]).unwrap();
+        let extents = open.extents();
+        let (by, from) = (by(1), open.epoch);
+        assert_eq!(
+            open.apply(G, &Change::Complete { by, extents, from }),
+            Err(ChangeRefused::NoSuchEntry { extents, from })
+        );
     }
 }

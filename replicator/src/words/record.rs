@@ -22,8 +22,8 @@ pub struct DiskRecord {
     pub copies: u8,
     pub revision: Revision,
     pub epoch: Epoch,
-    /// Versions of epochs below this one are synced, and the same, on every member of the newest
-    /// entries. Settling never has to look at them (protocol rule S4).
+    /// Versions of epochs below this one are synced, and the same, on every member that was one then.
+    /// Settling never has to look at them (protocol rule S4).
     pub even_below: Epoch,
     pub state: State,
     /// Every extent, in order, each exactly once.
@@ -34,7 +34,7 @@ pub struct DiskRecord {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// Nobody writes. All that was written is synced on every member of the newest entries.
+    /// Nobody writes. All that was written is synced on every member.
     Closed {
         /// The last write of the epoch that was closed.
         last: Version,
@@ -61,15 +61,23 @@ pub struct MapRange {
     pub history: History,
 }
 
-/// Newest entry first; never empty; at most [`History::MAX_ENTRIES`] long.
+/// Who holds what was written in which epochs: newest entry first, then by what follows; never empty;
+/// at most [`History::MAX_ENTRIES`] long. Entries that began together stand side by side, live one first.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct History(pub Vec<Entry>);
 
-/// "From this epoch on, each of these stores holds every write."
+/// "Of what was written in these epochs, each of these stores holds everything."
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
     pub from: Epoch,
+    /// None: the entry is live, its stores are in the write set. Otherwise it is sealed: its stores
+    /// hold what was written below this epoch, synced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Epoch>,
+    /// Its stores hold what was written before `from`, too: what they do not have was never written.
+    /// A live entry that is not whole is being filled.
+    pub whole: bool,
     /// Sorted, without repetition, not empty.
     pub stores: Vec<StoreId>,
 }
@@ -83,6 +91,10 @@ pub enum RecordFault {
     Coverage { extents: u32 },
     #[error("the history of extents {0} is empty, too long, or not newest first")]
     History(Extents),
+    #[error("no store of extents {0} is live")]
+    NobodyLive(Extents),
+    #[error("some epochs of extents {0} are held by no store")]
+    Uncovered(Extents),
     #[error("an entry of extents {0} has no stores, or has them unsorted or twice")]
     Stores(Extents),
     #[error(
@@ -99,27 +111,119 @@ impl History {
     /// How long a history may grow before voluntary moves are refused (rule F3).
     pub const MAX_ENTRIES: usize = 8;
 
-    pub fn newest(&self) -> &Entry {
-        self.0.first().expect("a history is never empty")
+    /// The entries whose stores are in the write set, newest first.
+    pub fn live(&self) -> impl Iterator<Item = &Entry> + Clone {
+        self.0.iter().filter(|entry| entry.is_live())
     }
 
-    /// Each entry with the bound below which its reads look: newest first, the newest unbounded (rule R2).
-    pub fn bounded(&self) -> impl Iterator<Item = (&Entry, Epoch)> {
-        let bounds = std::iter::once(Epoch::MAX).chain(self.0.iter().map(|entry| entry.from));
-        self.0.iter().zip(bounds)
+    /// The write set: every store of every live entry, each once.
+    pub fn members(&self) -> impl Iterator<Item = StoreId> + Clone + '_ {
+        self.live().flat_map(|entry| entry.stores.iter().copied())
+    }
+
+    /// The live entry that `store` is in.
+    pub fn member(&self, store: StoreId) -> Option<&Entry> {
+        self.live().find(|entry| entry.has(store))
+    }
+
+    /// Whether every live entry is whole: then nobody needs a sealed one.
+    pub fn is_whole(&self) -> bool {
+        self.live().all(|entry| entry.whole)
+    }
+
+    /// Who can say what stands in the entries that began at `from`, of what was written below
+    /// `below` ([`Epoch::MAX`]: of all, so live ones only).
+    pub fn holders(&self, from: Epoch, below: Epoch) -> impl Iterator<Item = StoreId> + Clone + '_ {
+        self.0
+            .iter()
+            .filter(move |entry| entry.from == from && entry.reaches(below))
+            .flat_map(|entry| entry.stores.iter().copied())
+    }
+
+    /// Where to look for a block that the entries that began at `from` do not have: the beginning of
+    /// the newest older ones that reach up to there; to be read below `from` (rule R2). None: nowhere,
+    /// it was never written.
+    pub fn older(&self, from: Epoch) -> Option<Epoch> {
+        let whole = self.0.iter().any(|entry| entry.from == from && entry.whole);
+        if whole {
+            return None;
+        }
+        self.0
+            .iter()
+            .filter(|entry| entry.from < from && entry.reaches(from))
+            .map(|entry| entry.from)
+            .max()
+    }
+
+    /// On how many stores each block's newest acknowledged version stands, at the least.
+    pub fn copies(&self) -> usize {
+        let mut edges: Vec<Epoch> = self.0.iter().map(|entry| entry.from).collect();
+        edges.extend(self.0.iter().filter_map(|entry| entry.until));
+        edges.push(Epoch::ZERO);
+        edges.sort_unstable();
+        edges.dedup();
+        let holds = |entry: &&Entry, after: Epoch, before: Epoch| {
+            (entry.whole || entry.from <= after) && entry.reaches(before)
+        };
+        let base = self.0.iter().map(|entry| entry.from).min();
+        edges
+            .iter()
+            .enumerate()
+            .filter(|(_, edge)| Some(**edge) >= base)
+            .map(|(i, after)| {
+                let before = edges.get(i + 1).copied().unwrap_or(Epoch::MAX);
+                let mut stores: Vec<StoreId> = self
+                    .0
+                    .iter()
+                    .filter(|entry| holds(entry, *after, before))
+                    .flat_map(|entry| entry.stores.iter().copied())
+                    .collect();
+                stores.sort_unstable();
+                stores.dedup();
+                stores.len()
+            })
+            .min()
+            .unwrap_or(0)
     }
 }
 
 impl Entry {
+    /// A live entry that is being filled.
     pub fn new(from: Epoch, stores: impl IntoIterator<Item = StoreId>) -> Self {
-        let mut stores: Vec<StoreId> = stores.into_iter().collect();
-        stores.sort_unstable();
-        stores.dedup();
-        Entry { from, stores }
+        Entry {
+            from,
+            until: None,
+            whole: false,
+            stores: sorted(stores),
+        }
+    }
+
+    /// A live entry that holds all there is.
+    pub fn whole(from: Epoch, stores: impl IntoIterator<Item = StoreId>) -> Self {
+        Entry {
+            whole: true,
+            ..Entry::new(from, stores)
+        }
+    }
+
+    pub fn sealed(self, until: Epoch) -> Self {
+        Entry {
+            until: Some(until),
+            ..self
+        }
+    }
+
+    pub const fn is_live(&self) -> bool {
+        self.until.is_none()
     }
 
     pub fn has(&self, store: StoreId) -> bool {
         self.stores.binary_search(&store).is_ok()
+    }
+
+    /// Whether it holds what was written right below `below`.
+    pub fn reaches(&self, below: Epoch) -> bool {
+        self.until.is_none_or(|until| until >= below)
     }
 }
 
@@ -151,13 +255,9 @@ impl DiskRecord {
         Some((range, Blocks::new(blocks.first, count as u32)))
     }
 
-    /// Every store that a newest entry names, sorted: all that a writer has to reach.
+    /// Every store that a live entry names, sorted: all that a writer has to reach.
     pub fn members(&self) -> Vec<StoreId> {
-        sorted(
-            self.map
-                .iter()
-                .flat_map(|range| &range.history.newest().stores),
-        )
+        sorted(self.map.iter().flat_map(|range| range.history.members()))
     }
 
     /// Every store that any entry names, sorted.
@@ -166,7 +266,7 @@ impl DiskRecord {
             self.map
                 .iter()
                 .flat_map(|range| &range.history.0)
-                .flat_map(|entry| &entry.stores),
+                .flat_map(|entry| entry.stores.iter().copied()),
         )
     }
 
@@ -202,29 +302,68 @@ impl DiskRecord {
     }
 
     fn check_history(&self, range: &MapRange) -> Result<(), RecordFault> {
-        let entries = &range.history.0;
-        let in_order = entries.windows(2).all(|pair| pair[0].from > pair[1].from);
-        if entries.is_empty() || entries.len() > History::MAX_ENTRIES || !in_order {
+        let history = &range.history;
+        let entries = &history.0;
+        let in_order = entries.windows(2).all(|pair| {
+            (pair[0].from, pair[0].is_live(), pair[0].until)
+                > (pair[1].from, pair[1].is_live(), pair[1].until)
+        });
+        // Those that began together are filled together.
+        let alike = entries
+            .windows(2)
+            .all(|pair| pair[0].from != pair[1].from || pair[0].whole == pair[1].whole);
+        let lasts = |entry: &Entry| entry.until.is_none_or(|until| until > entry.from);
+        if entries.is_empty()
+            || entries.len() > History::MAX_ENTRIES
+            || !in_order
+            || !alike
+            || !entries.iter().all(lasts)
+        {
             return Err(RecordFault::History(range.extents));
         }
         for entry in entries {
             if entry.stores.is_empty() || !entry.stores.windows(2).all(|pair| pair[0] < pair[1]) {
                 return Err(RecordFault::Stores(range.extents));
             }
-            if entry.from > self.epoch {
+            let latest = entry.from.max(entry.until.unwrap_or(entry.from));
+            if latest > self.epoch {
                 return Err(RecordFault::Future {
                     extents: range.extents,
-                    from: entry.from,
+                    from: latest,
                     epoch: self.epoch,
                 });
             }
+        }
+        let mut members: Vec<StoreId> = history.members().collect();
+        members.sort_unstable();
+        if members.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(RecordFault::Stores(range.extents));
+        }
+        if members.is_empty() {
+            return Err(RecordFault::NobodyLive(range.extents));
+        }
+        if !history.covers() {
+            return Err(RecordFault::Uncovered(range.extents));
         }
         Ok(())
     }
 }
 
-fn sorted<'a>(stores: impl Iterator<Item = &'a StoreId>) -> Vec<StoreId> {
-    let mut stores: Vec<StoreId> = stores.copied().collect();
+impl History {
+    /// Whether whatever a live entry may lack is found in older ones, down to a whole one.
+    pub fn covers(&self) -> bool {
+        self.live().all(|entry| {
+            let mut from = entry.from;
+            while let Some(older) = self.older(from) {
+                from = older;
+            }
+            self.0.iter().any(|entry| entry.from == from && entry.whole)
+        })
+    }
+}
+
+fn sorted(stores: impl IntoIterator<Item = StoreId>) -> Vec<StoreId> {
+    let mut stores: Vec<StoreId> = stores.into_iter().collect();
     stores.sort_unstable();
     stores.dedup();
     stores

@@ -5,6 +5,7 @@ use crate::words::{
     BackendId, Change, ChangeRefused, DiskRecord, Epoch, HostName, NewSet, Revision, Span, StoreId,
 };
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A point in time, counted from whenever the shell likes; it only has to go forward.
@@ -99,8 +100,54 @@ impl Default for Config {
     }
 }
 
+/// What the placement service wants of a writer beyond serving its guest; replaced as a whole.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Orders {
+    /// The members that the disk should have; extents that are not named keep theirs.
+    #[serde(default)]
+    pub sets: Vec<NewSet>,
+    /// Stores that are to have copies ahead, though they are no members (yet).
+    #[serde(default)]
+    pub seed: Vec<NewSet>,
+    #[serde(default)]
+    pub fill: FillOrders,
+}
+
+/// How members that are not whole are filled.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct FillOrders {
+    /// Begin no more pulls, but for what the guest reads.
+    #[serde(default)]
+    pub paused: bool,
+    /// None: as fast as it goes.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How far the filling is, and who answers reads, since this writer was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Extents that have to be filled, and those of them that are. Both 0: all is whole.
+    pub extents: u64,
+    pub extents_done: u64,
+    /// Bytes of the blocks that were copied.
+    pub copied_bytes: u64,
+    /// What that took on the links.
+    pub link_bytes: u64,
+    /// Bytes that were there already in the same version.
+    pub same_bytes: u64,
+    /// Bytes that are known to be missing still, of the extents that were surveyed.
+    pub missing_bytes: u64,
+    /// Blocks that the guest read and found near, and those that had to come from elsewhere.
+    pub near_blocks: u64,
+    pub far_blocks: u64,
+    /// Of those copied: because the guest read them.
+    pub read_through_bytes: u64,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
+    Orders(Orders),
     /// Become the writer: attach if the disk is closed, take it over if it is open and that is allowed.
     /// `sets` are the write sets to switch to at a clean attach. Ends in [`Effect::Opened`] or [`Effect::NotStarted`].
     Start {

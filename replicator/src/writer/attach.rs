@@ -157,9 +157,8 @@ impl Writer {
             .record
             .map
             .iter()
-            .map(|r| (r.extents, r.history.newest()));
+            .filter_map(|range| Some((range.extents, range.history.member(store)?)));
         let requests: Vec<Request> = entries
-            .filter(|(_, entry)| entry.has(store))
             .filter_map(
                 |(extents, entry)| match replica(sealed, extents, entry.from) {
                     Replica::Whole => None,

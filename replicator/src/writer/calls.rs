@@ -175,6 +175,9 @@ fn epoch_of(request: &Request) -> crate::words::Epoch {
         | Request::Write { asker, .. }
         | Request::Read { asker, .. }
         | Request::Sync { asker }
+        | Request::Survey { asker, .. }
+        | Request::Pull { asker, .. }
+        | Request::Fetch { asker, .. }
         | Request::List { asker, .. }
         | Request::Settle { asker, .. } => asker.epoch,
     }

@@ -48,10 +48,7 @@ impl Writer {
     }
 
     fn leaves_members(&self, out: &[StoreId]) -> bool {
-        self.record.map.iter().all(|range| {
-            let stores = &range.history.newest().stores;
-            stores.iter().any(|store| !out.contains(store))
-        })
+        self.record.may_remove(out)
     }
 
     /// Looks for members that owe an answer for too long.

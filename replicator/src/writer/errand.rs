@@ -5,7 +5,7 @@
 //! (only an epoch's owner changes an open disk), or that it never can.
 
 use super::{CallId, Effect, Now, Phase, SwapOutcome, Writer};
-use crate::words::{Change, ChangeRefused, DiskRecord, Revision, State, opened_by};
+use crate::words::{Change, ChangeRefused, DiskRecord, MapRange, Revision, State, opened_by};
 
 pub(super) struct Errand {
     kind: Kind,
@@ -147,8 +147,22 @@ impl Writer {
     fn happened(&self, change: &Change, record: &DiskRecord) -> bool {
         let (backend, life) = (self.owner.backend, self.owner.life);
         match change {
-            Change::Attach { .. } | Change::TakeOver { .. } | Change::Eject { .. } => {
-                opened_by(record, backend, life, self.record.epoch)
+            Change::Attach { .. }
+            | Change::TakeOver { .. }
+            | Change::Eject { .. }
+            | Change::Switch { .. } => opened_by(record, backend, life, self.record.epoch),
+            Change::Complete { extents, from, .. } => {
+                let whole = |range: &MapRange| {
+                    let entry = range.history.live().find(|entry| entry.from == *from);
+                    entry.is_some_and(|entry| entry.whole)
+                };
+                self.owns(record)
+                    && record.epoch == self.record.epoch
+                    && record
+                        .map
+                        .iter()
+                        .filter(|range| extents.overlaps(range.extents))
+                        .all(whole)
             }
             Change::Settle { .. } => {
                 self.owns(record)
@@ -178,12 +192,13 @@ impl Writer {
         self.record = record;
         self.stale = false;
         match change {
-            Change::Attach { .. } => self.begin_opening(before, true),
+            Change::Attach { .. } | Change::Switch { .. } => self.begin_opening(before, true),
             Change::TakeOver { .. } => self.begin_settling(before),
             Change::Eject { .. } => {
                 let fresh = matches!(self.phase, Phase::Ejecting { fresh: true, .. });
                 self.begin_opening(before, fresh);
             }
+            Change::Complete { .. } => {}
             Change::Settle { .. } => self.settle_committed(),
             Change::Close { .. } => self.closed(),
         }

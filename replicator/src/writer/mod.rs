@@ -52,8 +52,8 @@ mod tests;
 mod write;
 
 pub use api::{
-    Aim, CallId, Config, Effect, Event, Failure, GuestOp, NotStarted, Now, RequestId, Stall,
-    SwapOutcome, TakeOver,
+    Aim, CallId, Config, Effect, Event, Failure, FillOrders, GuestOp, NotStarted, Now, Orders,
+    Progress, RequestId, Stall, SwapOutcome, TakeOver,
 };
 
 use crate::words::{DiskRecord, Epoch, NewSet, Owner, StoreId};
@@ -88,6 +88,7 @@ pub struct Writer {
     seeking: BTreeSet<PieceId>,
     flushes: flush::Flushes,
 
+    orders: Orders,
     sync_continuously: bool,
     stopping: Option<close::Stopping>,
     start_after_stop: Option<(TakeOver, Vec<NewSet>)>,
@@ -147,6 +148,7 @@ impl Writer {
             reads: BTreeMap::new(),
             seeking: BTreeSet::new(),
             flushes: Default::default(),
+            orders: Orders::default(),
             sync_continuously: false,
             stopping: None,
             start_after_stop: None,
@@ -164,6 +166,7 @@ impl Writer {
         self.now = self.now.max(now);
         match event {
             Event::Start { take_over, sets } => self.start(take_over, sets),
+            Event::Orders(orders) => self.orders = orders,
             Event::Guest { id, op } => self.guest(id, op),
             Event::Reply { call, reply } => self.reply(call, reply),
             Event::Withdrawn { call } => self.withdrawn(call),

@@ -179,7 +179,7 @@ impl Writer {
         self.record
             .map
             .iter()
-            .any(|range| range.history.newest().has(store))
+            .any(|range| range.history.member(store).is_some())
     }
 
     /// A new epoch: no store was shown it yet, and what was asked in the last one is void.

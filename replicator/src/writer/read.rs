@@ -6,7 +6,7 @@ use super::calls::Purpose;
 use super::{Aim, CallId, Effect, Failure, Phase, PieceId, RequestId, Writer};
 use crate::message::{Found, ReadBlocks, Refusal, Request, checksum};
 use crate::plant::{Plant, planted};
-use crate::words::{BLOCK_BYTES, Block, Blocks, Epoch, Span, StoreId};
+use crate::words::{BLOCK_BYTES, Block, Blocks, Epoch, History, Span, StoreId};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -14,8 +14,9 @@ pub(super) struct ReadPiece {
     target: Target,
     /// Within one extent.
     blocks: Blocks,
-    /// Which entry is asked: the one that began here.
+    /// Which entries are asked: those that began here, for what was written below `below`.
     from: Epoch,
+    below: Epoch,
     /// Members of that entry that do not have these blocks intact.
     useless: SmallVec<[StoreId; 2]>,
     /// A member that was slow, or could not answer now.
@@ -46,9 +47,14 @@ enum Stage {
 
 impl Writer {
     pub(super) fn begin_read(&mut self, target: Target, blocks: Blocks) {
-        let range = self.record.range_of(blocks.first).expect("on the disk");
-        let from = range.history.newest().from;
-        let piece = self.add_read(target, blocks, from, SmallVec::new(), Stage::Behind);
+        let (from, below) = (self.starts_at(blocks), Epoch::MAX);
+        let piece = self.add_read(
+            target,
+            blocks,
+            (from, below),
+            SmallVec::new(),
+            Stage::Behind,
+        );
         // A merge holds its block already, and a take-over is alone.
         let free = match target {
             Target::Guest(_) => self.claim(piece, blocks, Claim::Read),
@@ -63,7 +69,7 @@ impl Writer {
         &mut self,
         target: Target,
         blocks: Blocks,
-        from: Epoch,
+        (from, below): (Epoch, Epoch),
         useless: SmallVec<[StoreId; 2]>,
         stage: Stage,
     ) -> PieceId {
@@ -77,6 +83,7 @@ impl Writer {
             target,
             blocks,
             from,
+            below,
             useless,
             avoid: None,
             stage,
@@ -92,17 +99,21 @@ impl Writer {
         if !self.may_ask(read.target) {
             return;
         }
-        let (from, blocks, target) = (read.from, read.blocks, read.target);
-        let range = self.record.range_of(blocks.first).expect("on the disk");
-        let newest = range.history.newest().from == from;
-        let (entry, bound) = range
-            .history
-            .bounded()
-            .find(|(entry, _)| entry.from == from)
-            .expect("R1: an entry lasts as long as a read of it");
+        // A change of the members may end an entry in the midst of a read of it: begin at the top.
+        let gone = self.history_of(read.blocks).holders(read.from, read.below);
+        if gone.count() == 0 {
+            let from = self.starts_at(read.blocks);
+            let read = self.reads.get_mut(&piece).expect("it was there");
+            (read.from, read.below) = (from, Epoch::MAX);
+            read.useless.clear();
+        }
+        let read = &self.reads[&piece];
+        let (from, bound) = (read.from, read.below);
+        let (blocks, target) = (read.blocks, read.target);
+        let newest = bound == Epoch::MAX;
         let stores: SmallVec<[StoreId; 4]> = match target {
             Target::Settle(_) if newest => self.settling_sources(),
-            _ => SmallVec::from_slice(&entry.stores),
+            _ => self.history_of(blocks).holders(from, bound).collect(),
         };
         let left: SmallVec<[StoreId; 4]> = stores
             .into_iter()
@@ -167,13 +178,13 @@ impl Writer {
 
     pub(super) fn read_answered(&mut self, piece: PieceId, store: StoreId, answer: ReadBlocks) {
         let read = &self.reads[&piece];
-        let (target, blocks, from) = (read.target, read.blocks, read.from);
+        let (target, blocks) = (read.target, read.blocks);
         let to_engine = !matches!(target, Target::Guest(_));
         if !answer.fits(blocks, to_engine) {
             let why = "the answer does not fit the question";
             return self.read_refused(piece, store, Refusal::Invalid { why });
         }
-        let older = self.older_than(blocks, from);
+        let older = self.older_than(piece);
         let mut data = answer.data;
         let mut at = blocks.first;
         for run in answer.found.chunk_by(|a, b| kind(a) == kind(b)) {
@@ -215,8 +226,14 @@ impl Writer {
         if !intact {
             let mut useless = read.useless.clone();
             useless.push(store);
-            let from = read.from;
-            let child = self.add_read(target, Blocks::new(block, 1), from, useless, Stage::Seeking);
+            let entry = (read.from, read.below);
+            let child = self.add_read(
+                target,
+                Blocks::new(block, 1),
+                entry,
+                useless,
+                Stage::Seeking,
+            );
             return self.route(child);
         }
         match target {
@@ -242,8 +259,9 @@ impl Writer {
 
     pub(super) fn read_refused(&mut self, piece: PieceId, store: StoreId, refusal: Refusal) {
         let read = &self.reads[&piece];
-        let (target, blocks, from) = (read.target, read.blocks, read.from);
-        let newest = self.newest_from(blocks) == from;
+        let (target, blocks) = (read.target, read.blocks);
+        let entry = (read.from, read.below);
+        let newest = read.below == Epoch::MAX;
         match refusal {
             Refusal::Damaged { block } if blocks.contains(block) && blocks.count > 1 => {
                 let after = Block(block.0 + 1);
@@ -258,7 +276,7 @@ impl Writer {
                     if part.first == block {
                         useless.push(store);
                     }
-                    let child = self.add_read(target, part, from, useless, Stage::Seeking);
+                    let child = self.add_read(target, part, entry, useless, Stage::Seeking);
                     self.route(child);
                 }
                 self.end_read(piece, None);
@@ -377,20 +395,12 @@ impl Writer {
 
     fn has_another(&self, piece: PieceId, than: StoreId) -> bool {
         let read = &self.reads[&piece];
-        let range = self
-            .record
-            .range_of(read.blocks.first)
-            .expect("on the disk");
-        let newest = range.history.newest().from == read.from;
-        range
-            .history
-            .0
-            .iter()
-            .filter(|entry| entry.from == read.from)
-            .flat_map(|entry| &entry.stores)
-            .filter(|store| **store != than && !read.useless.contains(store))
+        let newest = read.below == Epoch::MAX;
+        self.history_of(read.blocks)
+            .holders(read.from, read.below)
+            .filter(|store| *store != than && !read.useless.contains(store))
             .any(|store| {
-                self.peers.get(store).is_some_and(|peer| {
+                self.peers.get(&store).is_some_and(|peer| {
                     peer.connected && peer.sealed.is_some() && !(newest && peer.lost)
                 })
             })
@@ -443,16 +453,26 @@ impl Writer {
             .collect()
     }
 
-    fn newest_from(&self, blocks: Blocks) -> Epoch {
+    fn history_of(&self, blocks: Blocks) -> &History {
         let range = self.record.range_of(blocks.first).expect("on the disk");
-        range.history.newest().from
+        &range.history
     }
 
-    fn older_than(&self, blocks: Blocks, from: Epoch) -> Option<Epoch> {
-        let range = self.record.range_of(blocks.first).expect("on the disk");
-        let entries = &range.history.0;
-        let at = entries.iter().position(|entry| entry.from == from)?;
-        entries.get(at + 1).map(|entry| entry.from)
+    /// The live entry to ask first: the near store's, else one that is whole, else the oldest.
+    fn starts_at(&self, blocks: Blocks) -> Epoch {
+        let history = self.history_of(blocks);
+        let near = self.config.near.and_then(|near| history.member(near));
+        let best = near
+            .or_else(|| history.live().find(|entry| entry.whole))
+            .or_else(|| history.live().last());
+        best.expect("somebody is live").from
+    }
+
+    /// Where a block is looked for that the entries asked do not have.
+    fn older_than(&self, piece: PieceId) -> Option<(Epoch, Epoch)> {
+        let read = &self.reads[&piece];
+        let older = self.history_of(read.blocks).older(read.from)?;
+        Some((older, read.from))
     }
 }
 

@@ -60,14 +60,13 @@ pub(super) struct Plan {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct RangePlan {
     pub extents: Extents,
-    pub from: Epoch,
     /// Who is made even.
     pub kept: Vec<StoreId>,
     /// Whose content may count, the authority first. All of them are legitimate for each block; the
     /// others serve where the authority's copy cannot be read.
     pub sources: Vec<StoreId>,
-    /// Of those kept: they have never joined this entry.
-    pub joining: Vec<StoreId>,
+    /// Of those kept: they have never joined their entry, which began then.
+    pub joining: Vec<(StoreId, Epoch)>,
     /// Of those kept: their tails are lost (A4).
     pub lost: Vec<StoreId>,
     /// What is not above this is even already.
@@ -121,12 +120,12 @@ impl Writer {
     fn join_and_go_on(&mut self) {
         let extent_size = self.record.extent_size;
         for range in self.settling().plan.ranges.clone() {
-            for store in range.joining {
+            for (store, from) in range.joining {
                 let request = Request::Join {
                     asker: self.asker(store),
                     extents: range.extents,
                     extent_size,
-                    from: range.from,
+                    from,
                 };
                 self.peer(store).preparing += 1;
                 self.call(store, request, Aim::Nowhere, Purpose::Prepare);
@@ -288,17 +287,18 @@ pub(super) fn plan(
     let mut drop: BTreeSet<StoreId> = BTreeSet::new();
     let mut needed: BTreeSet<StoreId> = BTreeSet::new();
     let mut waits_for: BTreeSet<StoreId> = BTreeSet::new();
-    let state = |store: &StoreId, extents, from| {
-        sealed
-            .get(store)
-            .map(|sealed| replica(sealed, extents, from))
+    let state = |range: &MapRange, store: &StoreId| {
+        let from = range.history.member(*store)?.from;
+        Some(replica(sealed.get(store)?, range.extents, from))
     };
     let is_healthy = |range: &MapRange, store: &StoreId| {
-        let state = state(store, range.extents, range.history.newest().from);
-        matches!(state, Some(Replica::Whole | Replica::NotJoined))
+        matches!(
+            state(range, store),
+            Some(Replica::Whole | Replica::NotJoined)
+        )
     };
     for range in &record.map {
-        let stores = &range.history.newest().stores;
+        let stores: Vec<StoreId> = range.history.members().collect();
         if stores.iter().any(|store| is_healthy(range, store)) {
             drop.extend(stores.iter().filter(|store| !is_healthy(range, store)));
         } else {
@@ -313,29 +313,22 @@ pub(super) fn plan(
     // Whoever would be dropped for some extents may be all that others have: it stays, and is made
     // even where its tail is lost.
     for range in &record.map {
-        let entry = range.history.newest();
-        let kept = |store: &&StoreId| !drop.contains(store) || needed.contains(store);
-        if !entry
-            .stores
-            .iter()
-            .any(|store| kept(&store) && is_healthy(range, store))
-        {
-            let healthy = entry.stores.iter().filter(|store| is_healthy(range, store));
-            needed.extend(healthy);
+        let members = || range.history.members();
+        let kept = |store: &StoreId| !drop.contains(store) || needed.contains(store);
+        if !members().any(|store| kept(&store) && is_healthy(range, &store)) {
+            needed.extend(members().filter(|store| is_healthy(range, store)));
         }
     }
     drop.retain(|store| !needed.contains(store));
     let mut ranges = Vec::new();
     for range in &record.map {
-        let entry = range.history.newest();
-        let kept: Vec<StoreId> = entry
-            .stores
-            .iter()
-            .copied()
+        let kept: Vec<StoreId> = range
+            .history
+            .members()
             .filter(|store| !drop.contains(store))
             .collect();
         let which = |wanted: Replica| -> Vec<StoreId> {
-            let is = |store: &&StoreId| state(store, range.extents, entry.from) == Some(wanted);
+            let is = |store: &&StoreId| state(range, store) == Some(wanted);
             kept.iter().filter(is).copied().collect()
         };
         let (whole, joining, lost) = (
@@ -360,10 +353,12 @@ pub(super) fn plan(
         };
         ranges.push(RangePlan {
             extents: range.extents,
-            from: entry.from,
             kept,
             sources,
-            joining,
+            joining: joining
+                .into_iter()
+                .filter_map(|store| Some((store, range.history.member(store)?.from)))
+                .collect(),
             lost,
             floor,
         });

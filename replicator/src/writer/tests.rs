@@ -51,7 +51,7 @@ fn disk(stores: &[StoreId]) -> DiskRecord {
         },
         map: vec![MapRange {
             extents: Extents::new(Extent(0), Extent(4)),
-            history: History(vec![Entry::new(epoch, stores.iter().copied())]),
+            history: History(vec![Entry::whole(epoch, stores.iter().copied())]),
         }],
     }
 }

@@ -120,7 +120,7 @@ impl Writer {
         let write = &self.writes[&piece];
         let (owner, blocks) = (write.owner, write.blocks);
         let members: SmallVec<[StoreId; 4]> = match owner {
-            WriteOwner::Guest(_) => SmallVec::from_slice(self.newest_members(blocks)),
+            WriteOwner::Guest(_) => self.members_of(blocks),
             WriteOwner::Settling => self.settling_members(),
         };
         let watermark = match owner {
@@ -181,7 +181,7 @@ impl Writer {
         match write.owner {
             WriteOwner::Guest(id) => {
                 assert!(
-                    self.newest_members(write.blocks)
+                    self.members_of(write.blocks)
                         .iter()
                         .all(|store| write.held_by.contains(store)),
                     "W3: every member of the newest entry holds an acknowledged write"
@@ -212,7 +212,7 @@ impl Writer {
         let ready = std::mem::take(&mut self.ready);
         for piece in ready {
             if planted(Plant::NotReissued) && !self.writes[&piece].held_by.is_empty() {
-                let members = self.newest_members(self.writes[&piece].blocks).to_vec();
+                let members = self.members_of(self.writes[&piece].blocks);
                 let seq = self.sequencer.issue(piece);
                 let epoch = self.record.epoch;
                 let write = self.writes.get_mut(&piece).expect("it was there");
@@ -232,9 +232,10 @@ impl Writer {
         self.sequencer.forget();
     }
 
-    pub(super) fn newest_members(&self, blocks: Blocks) -> &[StoreId] {
+    /// Who has to hold a write of `blocks`.
+    pub(super) fn members_of(&self, blocks: Blocks) -> SmallVec<[StoreId; 4]> {
         let range = self.record.range_of(blocks.first).expect("on the disk");
-        &range.history.newest().stores
+        range.history.members().collect()
     }
 
     /// For planted bugs only.
