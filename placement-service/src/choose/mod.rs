@@ -220,12 +220,29 @@ fn fill<'a>(stores: &[&'a Candidate], wish: &Wish, apart: Apart) -> Option<Vec<S
 
 /// How many extents of one new disk a store may be given.
 fn room(candidate: &Candidate, extent_size: ExtentSize) -> u64 {
-    let usable = candidate.capacity_bytes / 100 * USABLE_PERCENT;
-    // The disk alone must fit when all of it is written...
-    let free = usable.saturating_sub(candidate.used_bytes);
-    // ...and with what the others promise, a part of it.
-    let unpromised = free.saturating_sub(candidate.unwritten_bytes / UNWRITTEN_WEIGHT);
-    free.min(unpromised.saturating_mul(UNWRITTEN_WEIGHT)) / extent_size.bytes()
+    let Candidate {
+        capacity_bytes,
+        used_bytes,
+        unwritten_bytes,
+        ..
+    } = candidate;
+    free_bytes(*capacity_bytes, *used_bytes, *unwritten_bytes) / extent_size.bytes()
+}
+
+/// How many bytes of disks may still be promised on a store of this capacity, of which so much is
+/// used and so much promised.
+pub(crate) fn free_bytes(capacity_bytes: u64, used_bytes: u64, unwritten_bytes: u64) -> u64 {
+    let unpromised = unpromised_bytes(capacity_bytes, used_bytes, unwritten_bytes);
+    // The disk alone must fit when all of it is written, and with what the others promise a part of it.
+    let free = unpromised_bytes(capacity_bytes, used_bytes, 0);
+    free.min(unpromised.saturating_mul(UNWRITTEN_WEIGHT))
+}
+
+/// What is left of a store when its promises are counted for what they weigh.
+pub(crate) fn unpromised_bytes(capacity_bytes: u64, used_bytes: u64, unwritten_bytes: u64) -> u64 {
+    let usable = capacity_bytes / 100 * USABLE_PERCENT;
+    let free = usable.saturating_sub(used_bytes);
+    free.saturating_sub(unwritten_bytes / UNWRITTEN_WEIGHT)
 }
 
 fn extents_of(wish: &Wish) -> u32 {

@@ -1,12 +1,332 @@
 //! Where a disk's extents should stand, and the steps from where they are: pure functions of the
 //! fleet, the policies, the map and the place of the VM.
 //!
+//! Promised, and tested over random fleets: a plan leads to its goal; no state that it passes through
+//! has fewer complete copies than policy asks for, or than there were; nothing is put where `never`
+//! forbids it; what may stay stays; and when it is done, the next plan is empty.
+//!
 //! - [`subject`]: what the planner is told of one disk. [`plan`]: what it answers.
+//! - `rules`: what governs the disk, and in which order. `goal`: where its extents should stand;
+//!   `layout` spreads what is placed anew. `steps`: the way there. `estimate`: what that costs.
+//! - `fleet`: the topology in numbers.
 
+mod diff;
+mod drop;
+mod estimate;
+mod explain;
+mod fleet;
+mod goal;
+mod layout;
+mod order;
+mod pins;
 mod plan;
+mod ranges;
+mod rules;
+mod steps;
 mod subject;
 
+pub use diff::{Diff, DiskDiff, diff, rollout};
+pub use explain::{CopyState, ExplainedCopy, Explanation};
+pub use order::{Order, Proposal, Refused, Target};
 pub use plan::{
     Action, Arrival, Crossing, Goal, GoalRange, Plan, RetiredCopy, Role, Shortfall, Step,
 };
 pub use subject::{Retired, Subject};
+
+use crate::policy::{Follow, Policies, Prepare, Topology, UnixSeconds};
+use fleet::Fleet;
+use goal::{Promised, place};
+use replicator::words::{
+    DatacenterName, DiskRecord, Extents, History, HostName, MapRange, NewSet, StoreId,
+};
+use rules::Rules;
+use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
+
+/// Plans over one state of the fleet and its policies, at one time. The same questions have the same
+/// answers.
+pub struct Planner<'a> {
+    fleet: Fleet,
+    policies: &'a Policies,
+    now: UnixSeconds,
+}
+
+/// How fast a disk may be copied now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Nothing is copied ahead of guests before this time.
+    pub paused_until: Option<UnixSeconds>,
+    /// None: as fast as it goes.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(topology: &Topology, policies: &'a Policies, now: UnixSeconds) -> Planner<'a> {
+        Planner {
+            fleet: Fleet::new(topology),
+            policies,
+            now,
+        }
+    }
+
+    /// Where the extents should stand.
+    pub fn goal(&self, subject: &Subject) -> Goal {
+        let rules = self.rules(subject);
+        place(&self.fleet, &rules, subject, &Promised::new()).goal
+    }
+
+    /// The steps to [`Planner::goal`]; none when the disk is there.
+    pub fn plan(&self, subject: &Subject) -> Plan {
+        self.plan_beside(subject, &mut Promised::new())
+    }
+
+    /// Plans for many disks, each beside what those before it were promised.
+    pub fn plan_all<'s>(&self, subjects: impl IntoIterator<Item = Subject<'s>>) -> Vec<Plan> {
+        let mut promised = Promised::new();
+        let subjects = subjects.into_iter();
+        subjects
+            .map(|subject| self.plan_beside(&subject, &mut promised))
+            .collect()
+    }
+
+    /// What an attachment at `at` begins with: for the attachment itself, and for a backend that
+    /// stands by there. `subject.home` is as it is before.
+    pub fn arrival(
+        &self,
+        subject: &Subject,
+        at: &DatacenterName,
+        host: Option<&HostName>,
+    ) -> Arrival {
+        let hold_down = self.policies.class(at, subject.class).hold_down;
+        let home = subject.home.moved_to(at, self.now, hold_down);
+        let there = Subject {
+            home: &home,
+            host,
+            ..*subject
+        };
+        let rules = self.rules(&there);
+        if rules.class.follow == Follow::Manual {
+            let held = vec![format!("the policy of {at} says follow = \"manual\"")];
+            return Arrival {
+                home,
+                sets: Vec::new(),
+                held,
+            };
+        }
+        if let Some(until) = home.held_until.filter(|_| home.is_held(self.now)) {
+            let held = vec![format!(
+                "its VM moved less than the hold-down ago; it follows after {until}"
+            )];
+            return Arrival {
+                home,
+                sets: Vec::new(),
+                held,
+            };
+        }
+        let goal = place(&self.fleet, &rules, &there, &Promised::new()).goal;
+        let (sets, full) = steps::first_sets(rules.class.follow, subject.record, &goal);
+        let held = full.iter().map(too_long).collect();
+        Arrival { home, sets, held }
+    }
+
+    /// What to copy ahead to `at`, where the VM is about to run: stores that are no members yet. What
+    /// the policies of both places bar is not copied.
+    pub fn seeds(
+        &self,
+        subject: &Subject,
+        at: &DatacenterName,
+        host: Option<&HostName>,
+    ) -> Vec<NewSet> {
+        let home = subject.home.moved_to(at, self.now, Default::default());
+        let there = Subject {
+            home: &home,
+            host,
+            ..*subject
+        };
+        let rules = self.rules(&there);
+        let goal = place(&self.fleet, &rules, &there, &Promised::new()).goal;
+        let ahead =
+            steps::side_by_side(subject.record, &goal).filter_map(|(extents, history, copies)| {
+                let stores = copies.iter().map(|(store, _)| *store);
+                let stores: Vec<StoreId> = stores
+                    .filter(|store| history.member(*store).is_none())
+                    .collect();
+                (!stores.is_empty()).then_some(NewSet { extents, stores })
+            });
+        ahead.collect()
+    }
+
+    /// Whether policy copies ahead as soon as a backend stands by.
+    pub fn prepares_by_itself(&self, subject: &Subject) -> bool {
+        self.rules(subject).class.prepare == Prepare::Standby
+    }
+
+    /// How fast the disk may be filled now, where `sharing` disks are being copied to the same place.
+    pub fn limits(&self, subject: &Subject, sharing: usize) -> Limits {
+        let rules = self.rules(subject);
+        let repair = self.needs_repair(&rules, subject);
+        let opens = rules.class.copy.opens(self.now);
+        let filling = subject
+            .record
+            .map
+            .iter()
+            .flat_map(|range| range.history.live());
+        let filling = filling
+            .filter(|entry| !entry.whole)
+            .flat_map(|entry| &entry.stores);
+        let limit = filling
+            .filter_map(|store| self.fleet.site_of(*store))
+            .filter_map(|site| rules.class.copy.limit_to(self.fleet.name(site)))
+            .min();
+        Limits {
+            paused_until: Some(opens).filter(|opens| *opens > self.now && !repair),
+            bytes_per_second: limit.map(|limit| (limit / sharing.max(1) as u64).max(1)),
+        }
+    }
+
+    fn rules<'s>(&'s self, subject: &Subject<'s>) -> Rules<'s> {
+        Rules::of(subject, self.policies, &self.fleet, self.now)
+    }
+
+    fn plan_beside(&self, subject: &Subject, promised: &mut Promised) -> Plan {
+        let rules = self.rules(subject);
+        let placed = place(&self.fleet, &rules, subject, promised);
+        for (seat, bytes) in placed.promised {
+            *promised.entry(seat).or_default() += bytes;
+        }
+        self.plan_to(&rules, subject, placed.goal)
+    }
+
+    fn plan_to(&self, rules: &Rules, subject: &Subject, goal: Goal) -> Plan {
+        let record = subject.record;
+        let copies_now = least_copies(record);
+        let mut steps: Vec<Step> = Vec::new();
+        let mut tried = |action: Action, after: &DiskRecord| {
+            let crossings = match action {
+                Action::Fill { .. } => estimate::crossings(&self.fleet, rules, subject, after),
+                _ => Vec::new(),
+            };
+            steps.push(Step {
+                action,
+                copies_before: steps.last().map_or(copies_now, |step| step.copies_after),
+                copies_after: least_copies(after),
+                time: estimate::time(&self.fleet, rules, &crossings),
+                crossings,
+                write_round_trip: estimate::write_round_trip(&self.fleet, rules, after),
+            });
+        };
+        let full = steps::steps(&self.fleet, rules, subject, &goal, self.now, &mut tried);
+        let repair = self.needs_repair(rules, subject);
+        let opens = rules.class.copy.opens(self.now);
+        let copies_something = steps
+            .iter()
+            .any(|step| matches!(step.action, Action::Fill { .. }));
+        Plan {
+            disk: record.id,
+            name: record.name.clone(),
+            wanted_copies: goal
+                .ranges
+                .iter()
+                .map(|range| range.wanted)
+                .min()
+                .unwrap_or(0),
+            copies_now,
+            least_copies: steps
+                .iter()
+                .map(|step| step.copies_after)
+                .chain([copies_now])
+                .min()
+                .unwrap_or(0),
+            repair,
+            waits_until: Some(opens)
+                .filter(|opens| *opens > self.now && copies_something && !repair),
+            notes: self.notes(rules, subject, &goal, &full),
+            shortfalls: goal.shortfalls,
+            steps,
+        }
+    }
+
+    /// Whether some extent has fewer complete copies than policy asks for.
+    fn needs_repair(&self, rules: &Rules, subject: &Subject) -> bool {
+        let away: usize = rules
+            .class
+            .away
+            .values()
+            .map(|copies| usize::from(*copies))
+            .sum();
+        let wanted = usize::from(rules.copies) + away;
+        subject
+            .record
+            .map
+            .iter()
+            .any(|range| copies_of(&range.history) < wanted)
+    }
+
+    fn notes(
+        &self,
+        rules: &Rules,
+        subject: &Subject,
+        goal: &Goal,
+        full: &[Extents],
+    ) -> Vec<String> {
+        let mut notes: Vec<String> = full.iter().map(too_long).collect();
+        let home = subject.home;
+        if let Some(until) = home.held_until.filter(|_| home.is_held(self.now)) {
+            notes.push(format!(
+                "its VM moved twice within the hold-down: it follows after {until}"
+            ));
+        }
+        if let Some(class) = subject.class
+            && self
+                .policies
+                .of(&home.datacenter)
+                .is_none_or(|policy| !policy.classes.contains_key(class))
+        {
+            let datacenter = &home.datacenter;
+            notes.push(format!(
+                "the policy of {datacenter} has no class {class}: the default one governs"
+            ));
+        }
+        let roles = goal.ranges.iter().flat_map(|range| &range.copies);
+        if roles.clone().any(|(_, role)| *role == Role::StandIn) {
+            notes.push("some copies stand in elsewhere, because there is no room for them where they should be".into());
+        }
+        let mut sites: Vec<_> = roles
+            .filter_map(|(store, _)| self.fleet.site_of(*store))
+            .collect();
+        sites.sort_unstable();
+        sites.dedup();
+        if let [only] = sites[..]
+            && self.fleet.sites().count() > 1
+        {
+            let only = self.fleet.name(only);
+            notes.push(format!("all copies stand in {only}: its loss loses the disk; `away` would keep one elsewhere"));
+        }
+        if rules.class.away.is_empty() && sites.len() > 1 {
+            notes.push("some ranges stand in several datacenters, but none is promised to: `away` is empty".into());
+        }
+        notes
+    }
+}
+
+fn too_long(extents: &Extents) -> String {
+    format!(
+        "extents {extents} stay as they are for now: their history is full, and shortens as moves complete"
+    )
+}
+
+/// Complete copies of the worst placed extent.
+fn least_copies(record: &DiskRecord) -> u8 {
+    let copies = |range: &MapRange| copies_of(&range.history).min(usize::from(u8::MAX)) as u8;
+    record.map.iter().map(copies).min().unwrap_or(0)
+}
+
+/// [`History::copies`]; of most histories, which have one entry, without looking further.
+fn copies_of(history: &History) -> usize {
+    match &history.0[..] {
+        [only] => only.stores.len(),
+        _ => history.copies(),
+    }
+}

@@ -16,6 +16,8 @@ pub struct Goal {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GoalRange {
     pub extents: Extents,
+    /// How many copies policy asks for.
+    pub wanted: u8,
     /// Sorted by store.
     pub copies: Vec<(StoreId, Role)>,
 }

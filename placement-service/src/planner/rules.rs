@@ -1,0 +1,190 @@
+//! What governs a disk, and what that asks for of each of its extents.
+//!
+//! This is where the order of precedence is made: sites that are barred are passed over by everything
+//! else (residency); the number of copies and those kept away never shrink (durability); where the
+//! others stand is the VM's place, a pin's, or where they are (locality).
+
+use super::fleet::{Fleet, Seat, Site};
+use super::layout::Apart;
+use super::subject::Subject;
+use crate::policy::{Class, Follow, Hold, Pin, Policies, Rigor, Spread, UnixSeconds};
+use replicator::words::{DatacenterName, Extents, History};
+use std::collections::BTreeMap;
+
+/// A disk's rules, once for all its extents.
+pub(super) struct Rules<'a> {
+    pub class: &'a Class,
+    pub copies: u8,
+    pub home: Option<Site>,
+    /// Sites where no block of it may stand, and whose policy says so.
+    pub barred: BTreeMap<Site, &'a DatacenterName>,
+    /// Those in force.
+    pub pins: Vec<&'a Pin>,
+    /// Whether the copies go where the VM is; otherwise they stay where most of them are.
+    pub follows: bool,
+}
+
+/// What is wanted of one range of extents.
+#[derive(Clone, Debug)]
+pub(super) struct Wants {
+    /// In the order in which they are served.
+    pub demands: Vec<Demand>,
+    /// Stores that a pin wants among the near copies.
+    pub on: Vec<Seat>,
+    /// Stores that a pin wants besides.
+    pub also: Vec<Seat>,
+    /// Stores that a pin wants none on.
+    pub off: Vec<Seat>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Demand {
+    pub scope: Scope,
+    pub copies: u8,
+    pub away: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Scope {
+    In(Site),
+    /// Wherever residency allows, the nearest first.
+    Anywhere,
+}
+
+impl<'a> Rules<'a> {
+    pub fn of(
+        subject: &Subject<'a>,
+        policies: &'a Policies,
+        fleet: &Fleet,
+        now: UnixSeconds,
+    ) -> Rules<'a> {
+        let Subject {
+            record,
+            class: name,
+            home,
+            pins,
+            ..
+        } = *subject;
+        let class = policies.class(&home.datacenter, name);
+        let mut barred = BTreeMap::new();
+        for who in std::iter::once(&home.datacenter).chain(&home.before) {
+            for datacenter in &policies.class(who, name).never {
+                if let Some(site) = fleet.site(datacenter) {
+                    barred.entry(site).or_insert(who);
+                }
+            }
+        }
+        let pins = pins
+            .iter()
+            .filter(|pin| pin.disk == record.id && pin.holds(home, now));
+        Rules {
+            class,
+            copies: class.copies_for(record.copies),
+            home: fleet.site(&home.datacenter),
+            barred,
+            pins: pins.collect(),
+            follows: class.follow != Follow::Manual && !home.is_held(now),
+        }
+    }
+
+    pub fn allows(&self, site: Site) -> bool {
+        !self.barred.contains_key(&site)
+    }
+
+    /// How hard copies are kept apart: first as in the first pass, then as in the next.
+    pub fn passes(&self) -> &'static [Apart] {
+        match (self.class.spread, self.class.rigor) {
+            (Spread::Rack, Rigor::Strict) => &[Apart::Racks],
+            (Spread::Rack, Rigor::Prefer) => &[Apart::Racks, Apart::Hosts],
+            (Spread::Host, _) => &[Apart::Hosts],
+        }
+    }
+
+    /// What is wanted of `extents`, which share a history and all pins.
+    pub fn wants(&self, fleet: &Fleet, extents: Extents, history: &History) -> Wants {
+        let mut wants = Wants {
+            demands: Vec::with_capacity(1 + self.class.away.len()),
+            on: Vec::new(),
+            also: Vec::new(),
+            off: Vec::new(),
+        };
+        let mut pinned_in = None;
+        for pin in self.pins.iter().filter(|pin| pin.covers(extents)) {
+            let seats = |stores: &[_]| -> Vec<Seat> {
+                let seats = stores.iter().filter_map(|store| fleet.seat(*store));
+                seats
+                    .filter(|seat| self.allows(fleet.place(*seat).site))
+                    .collect()
+            };
+            match &pin.hold {
+                Hold::In(datacenter) => {
+                    let site = fleet.site(datacenter).filter(|site| self.allows(*site));
+                    pinned_in = site.or(pinned_in);
+                }
+                Hold::On(stores) => wants.on.extend(seats(stores)),
+                Hold::Also(stores) => wants.also.extend(seats(stores)),
+                Hold::Off(stores) => wants.off.extend(seats(stores)),
+            }
+        }
+        let near = match pinned_in {
+            Some(site) => Some(site),
+            None if self.follows => self.home,
+            None => self.most_of(fleet, history).or(self.home),
+        };
+        let near = near.filter(|site| self.allows(*site));
+        wants.demands.push(Demand {
+            scope: near.map_or(Scope::Anywhere, Scope::In),
+            copies: self.copies,
+            away: false,
+        });
+        for (datacenter, copies) in &self.class.away {
+            let there = fleet.site(datacenter).filter(|site| self.allows(*site));
+            // What is kept away from the VM's place is kept away from where a pin put the copies, too:
+            // then the VM's place is what is elsewhere.
+            let elsewhere = match there {
+                Some(site) if Some(site) == near => {
+                    self.home.filter(|h| Some(*h) != near && self.allows(*h))
+                }
+                there => there,
+            };
+            wants.demands.push(Demand {
+                scope: elsewhere.map_or(Scope::Anywhere, Scope::In),
+                copies: *copies,
+                away: true,
+            });
+        }
+        wants
+    }
+
+    /// The site where most copies of the write set are, but for those that policy keeps away; home
+    /// among equals.
+    fn most_of(&self, fleet: &Fleet, history: &History) -> Option<Site> {
+        let mut counts: BTreeMap<Site, i32> = BTreeMap::new();
+        for site in history.members().filter_map(|store| fleet.site_of(store)) {
+            *counts.entry(site).or_default() += 1;
+        }
+        for (datacenter, copies) in &self.class.away {
+            if let Some(count) = fleet
+                .site(datacenter)
+                .and_then(|site| counts.get_mut(&site))
+            {
+                *count -= i32::from(*copies);
+            }
+        }
+        let prefer = |site: Site| (Some(site) == self.home, std::cmp::Reverse(site));
+        counts
+            .into_iter()
+            .filter(|(site, _)| self.allows(*site))
+            .max_by_key(|(site, count)| (*count, prefer(*site)))
+            .map(|(site, _)| site)
+    }
+}
+
+impl Wants {
+    /// The copies that policy asks for.
+    pub fn total(&self) -> u8 {
+        self.demands
+            .iter()
+            .fold(0u8, |sum, demand| sum.saturating_add(demand.copies))
+    }
+}

@@ -1,0 +1,192 @@
+//! An operator's own placement: what is proposed, and what is refused.
+
+use super::*;
+use crate::policy::{Hold, Until};
+
+impl Case {
+    fn propose(&self, order: Order) -> Result<Proposal, Refused> {
+        self.planner().propose(&self.subject(), &order, "by hand")
+    }
+}
+
+fn move_to(to: &str) -> Order {
+    Order::Move {
+        to: dc(to),
+        extents: None,
+    }
+}
+
+fn add(n: u128) -> Order {
+    Order::AddCopy {
+        to: Target::Store(store(n)),
+        extents: None,
+    }
+}
+
+fn drop_copy(n: u128, force: bool) -> Order {
+    Order::DropCopy {
+        store: store(n),
+        extents: None,
+        force,
+    }
+}
+
+#[test]
+fn a_move_is_a_pin_and_its_plan_and_holds_until_the_vm_leaves() {
+    let mut case = Case::new(&[], "tokyo", &[1, 3]);
+    let proposal = case.propose(move_to("osaka")).unwrap();
+    assert_eq!(
+        story(&proposal.plan),
+        ["switch 11 12", "fill", "complete", "retire 1 3"]
+    );
+    assert_eq!(
+        proposal.plan.steps[0].write_round_trip,
+        Some(Duration::from_millis(8))
+    );
+    assert_eq!(proposal.pins[0].until, Until::VmLeaves(dc("tokyo")));
+    case.pins = proposal.pins;
+    assert_eq!(case.plan(), proposal.plan, "what was shown is what is done");
+    // The latest order counts.
+    let back = case.propose(move_to("tokyo")).unwrap();
+    assert!(back.plan.is_empty());
+    assert_eq!(back.pins.len(), 1);
+}
+
+#[test]
+fn a_range_is_moved_by_itself() {
+    let case = Case::new(&[], "tokyo", &[1, 3]);
+    let part = Some(extents(0, 4));
+    let proposal = case
+        .propose(Order::Move {
+            to: dc("osaka"),
+            extents: part,
+        })
+        .unwrap();
+    assert_eq!(
+        story(&proposal.plan),
+        ["switch 11 12", "fill", "complete", "retire 1 3"]
+    );
+    assert_eq!(proposal.plan.next_sets().unwrap()[0].extents, extents(0, 4));
+    let beyond = Some(extents(8, 17));
+    let refused = case
+        .propose(Order::Move {
+            to: dc("osaka"),
+            extents: beyond,
+        })
+        .unwrap_err();
+    assert!(refused.why.contains("8..17 are not in it"), "{refused}");
+}
+
+#[test]
+fn a_move_that_cannot_be_made_is_refused_with_the_reason() {
+    let mut case = Case::new(&[("tokyo", "never = [\"frankfurt\"]")], "tokyo", &[1, 3]);
+    let says = |order, case: &Case| case.propose(order).unwrap_err().to_string();
+    assert!(says(move_to("frankfurt"), &case).contains("policy of tokyo says that no block"));
+    assert!(says(move_to("oska"), &case).contains("did you mean osaka?"));
+    case.fleet.stores.remove(&store(12));
+    assert!(says(move_to("osaka"), &case).contains("no room for all copies"));
+}
+
+#[test]
+fn an_added_copy_stays_until_it_is_dropped() {
+    let mut case = Case::new(&[], "tokyo", &[1, 3]);
+    let to = Target::Datacenter(dc("osaka"));
+    let proposal = case.propose(Order::AddCopy { to, extents: None }).unwrap();
+    assert_eq!(story(&proposal.plan), ["switch 1 3 11", "fill", "complete"]);
+    case.pins = proposal.pins;
+    for step in proposal.plan.steps {
+        case.act(&step.action);
+    }
+    assert!(case.plan().is_empty());
+    let dropped = case.propose(drop_copy(11, false)).unwrap();
+    assert_eq!(story(&dropped.plan), ["switch 1 3", "retire 11"]);
+    assert_eq!((dropped.pins, dropped.losses), (vec![], vec![]));
+    // A part of it: the pin goes on for the rest.
+    let part = Order::DropCopy {
+        store: store(11),
+        extents: Some(extents(4, 8)),
+        force: false,
+    };
+    let dropped = case.propose(part).unwrap();
+    assert_eq!(dropped.plan.next_sets().unwrap()[0].extents, extents(4, 8));
+    assert_eq!(dropped.pins.len(), 2);
+    case.pins = dropped.pins;
+    assert_eq!(case.plan().next_sets(), dropped.plan.next_sets());
+}
+
+#[test]
+fn a_copy_is_added_where_it_can_stand() {
+    let mut case = Case::new(&[("tokyo", "never = [\"frankfurt\"]")], "tokyo", &[1, 3]);
+    case.fleet.stores.get_mut(&store(12)).unwrap().health = Health::Silent;
+    let says = |n, case: &Case| case.propose(add(n)).unwrap_err().to_string();
+    assert!(says(1, &case).contains("a member already"));
+    assert!(says(12, &case).contains("not up"));
+    assert!(says(21, &case).contains("no block"));
+    assert!(says(99, &case).contains("there is no store"));
+    add_store(&mut case.fleet, 4, ("tokyo", "r1", "t1"), 10);
+    assert!(says(4, &case).contains("same host"));
+    add_store(&mut case.fleet, 5, ("tokyo", "r1", "t5"), 0);
+    assert!(says(5, &case).contains("room for 0 more"));
+}
+
+#[test]
+fn dropping_what_policy_promises_is_refused_or_names_what_is_lost() {
+    let mut case = Case::new(&[("tokyo", "away = { osaka = 1 }")], "tokyo", &[1, 3, 11]);
+    let refused = case.propose(drop_copy(3, false)).unwrap_err().to_string();
+    assert!(
+        refused.contains("asks for 3 copies of extents 0..16, and there are no more"),
+        "{refused}"
+    );
+    let refused = case.propose(drop_copy(11, false)).unwrap_err().to_string();
+    assert!(refused.contains("keeps this one in osaka"), "{refused}");
+    let forced = case.propose(drop_copy(3, true)).unwrap();
+    assert_eq!(story(&forced.plan), ["switch 1 11", "retire 3"]);
+    assert_eq!(
+        forced.losses,
+        ["extents 0..16 are left with 2 complete copies; policy asks for 3"]
+    );
+    assert_eq!(forced.pins[0].hold, Hold::Off(vec![store(3)]));
+    case.pins = forced.pins;
+    for step in forced.plan.steps {
+        case.act(&step.action);
+    }
+    assert_eq!(
+        story(&case.plan())[0],
+        "switch 1 2 11",
+        "policy makes another, elsewhere"
+    );
+}
+
+#[test]
+fn the_last_copy_is_dropped_by_no_force() {
+    let mut case = Case::new(&[], "tokyo", &[1]);
+    let refused = case.propose(drop_copy(1, true)).unwrap_err().to_string();
+    assert!(refused.contains("the only member"), "{refused}");
+    let none = case.propose(drop_copy(3, false)).unwrap_err().to_string();
+    assert!(none.contains("has none of"), "{none}");
+    case.record = switch(&case.record, extents(0, 16), &[11, 12]);
+    case.home = Home::new(dc("osaka"));
+    let sealed = case.propose(drop_copy(1, true)).unwrap_err().to_string();
+    assert!(sealed.contains("still filled from it"), "{sealed}");
+    let forced = case.propose(drop_copy(11, true)).unwrap();
+    assert!(
+        forced.losses[0].contains("no complete copy"),
+        "{:?}",
+        forced.losses
+    );
+}
+
+#[test]
+fn a_copy_that_is_kept_for_a_way_back_can_be_dropped_by_hand() {
+    let mut case = Case::new(&[("osaka", "drop = \"manual\"")], "osaka", &[11, 12]);
+    case.retired = vec![Retired {
+        store: store(1),
+        extents: vec![extents(0, 16)],
+        since: NOW,
+    }];
+    assert!(case.plan().is_empty());
+    assert_eq!(
+        story(&case.propose(drop_copy(1, false)).unwrap().plan),
+        ["retire 1"]
+    );
+}
