@@ -33,10 +33,11 @@ use rand::Rng;
 
 /// A random delay holds for this long before the next one is drawn.
 const DELAY_HOLDS: Duration = Duration::from_millis(20);
-/// How far a datagram may be behind the link's rate before it is dropped: a router's buffer.
-const DATAGRAM_QUEUE: Duration = Duration::from_millis(150);
-/// A stream is read no further ahead of the link's rate than this.
-const STREAM_QUEUE: Duration = Duration::from_millis(20);
+/// How far ahead of the link's rate it takes anything in: a router's buffer, about one round trip. What
+/// comes later waits if it is a stream's, and is dropped if it is a datagram.
+const QUEUE: Duration = Duration::from_millis(20);
+/// On a slow link at least this much: a few bursts of a sender that has a whole window to send.
+const QUEUE_BYTES: u64 = 512 << 10;
 /// How often threads look whether the link still exists.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -277,7 +278,7 @@ impl Shared {
         let admitted = if self.is_cut() {
             None
         } else {
-            self.admit(way, bytes, DATAGRAM_QUEUE).ok()
+            self.admit(way, bytes).ok()
         };
         if admitted.is_none() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -295,25 +296,29 @@ impl Shared {
                 std::thread::sleep(POLL / 10);
                 continue;
             }
-            match self.admit(way, bytes, STREAM_QUEUE) {
+            match self.admit(way, bytes) {
                 Ok(due) => return Some(due),
-                Err(behind) => std::thread::sleep(behind - STREAM_QUEUE),
+                Err(too_early) => std::thread::sleep(too_early),
             }
         }
     }
 
-    /// The moment of arrival, or how far the link is behind if that is more than `queue`.
-    fn admit(&self, way: Way, bytes: usize, queue: Duration) -> Result<Instant, Duration> {
+    /// The moment of arrival; or the queue is full for so long.
+    fn admit(&self, way: Way, bytes: usize) -> Result<Instant, Duration> {
         let conditions = locked(&self.conditions).clone();
         let now = Instant::now();
         let mut timing = locked(&self.timing[way as usize]);
         let free = timing.free.map_or(now, |free| free.max(now));
         let behind = free - now;
-        if behind > queue {
-            return Err(behind);
-        }
         let free = match conditions.bytes_per_second {
-            Some(rate) => free + Duration::from_secs_f64(bytes as f64 / rate as f64),
+            Some(rate) => {
+                let takes = |bytes: u64| Duration::from_secs_f64(bytes as f64 / rate as f64);
+                let queue = QUEUE.max(takes(QUEUE_BYTES));
+                if behind > queue {
+                    return Err(behind - queue);
+                }
+                free + takes(bytes as u64)
+            }
             None => now,
         };
         if timing.delay_until.is_none_or(|until| now >= until) {

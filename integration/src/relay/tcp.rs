@@ -45,8 +45,16 @@ fn join(traffic: &Traffic, near: TcpStream, to: SocketAddr) -> Result<()> {
     for (traffic, from, to) in ends {
         let lane = Arc::new(Lane::default());
         let (reading, filled) = (traffic.clone(), lane.clone());
+        let both = [from.try_clone()?, to.try_clone()?];
         thread::spawn(move || read(&reading, from, &filled));
-        thread::spawn(move || write(&traffic, to, &lane));
+        thread::spawn(move || {
+            if !write(&traffic, to, &lane) {
+                // Nobody takes anything any more: the sender learns it, as from a reset.
+                for stream in both {
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            }
+        });
     }
     Ok(())
 }
@@ -76,19 +84,20 @@ fn read(traffic: &Traffic, mut from: TcpStream, lane: &Lane<Piece>) {
     }
 }
 
-fn write(traffic: &Traffic, mut to: TcpStream, lane: &Lane<Piece>) {
+/// True: delivered to the end of the stream.
+fn write(traffic: &Traffic, mut to: TcpStream, lane: &Lane<Piece>) -> bool {
     while let Some((bytes, piece)) = lane.take(&traffic.link) {
         if !Lane::<Piece>::wait_healed(&traffic.link) {
             break;
         }
         if bytes == 0 {
             let _ = to.shutdown(Shutdown::Write);
-            return;
+            return true;
         }
         if to.write_all(&piece).is_err() {
             break;
         }
         traffic.arrived(bytes);
     }
-    let _ = to.shutdown(Shutdown::Both);
+    false
 }
