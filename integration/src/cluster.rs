@@ -74,6 +74,7 @@ struct Node {
     /// Where it finds the placement service, and hosts that are reached over the link: HOST=ADDRESS.
     placement: SocketAddr,
     via: Vec<String>,
+    capacity: Option<u64>,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -113,6 +114,7 @@ impl Cluster {
                 listen: free_udp()?,
                 placement: cluster.nodes_at,
                 via: Vec::new(),
+                capacity: None,
                 log: scratch.log(spec.host),
                 process: None,
             });
@@ -259,11 +261,22 @@ impl Cluster {
             .arg(own.join("store"))
             .arg("--sockets")
             .arg(own.join("sockets"));
+        if let Some(bytes) = node.capacity {
+            command.args(["--capacity", &bytes.to_string()]);
+        }
         if !node.via.is_empty() {
             command.args(["--via", &node.via.join(",")]);
         }
         node.process = Some(Process::start_for(lifetime, host, command, &node.log)?);
         Ok(())
+    }
+
+    /// Kills the node and starts it again, with that much room in its store.
+    pub fn set_capacity(&mut self, host: &str, bytes: u64) -> Result<()> {
+        self.node(host)?.capacity = Some(bytes);
+        self.kill_node_9(host)?;
+        self.start_node(host)?;
+        self.wait_up()
     }
 
     pub fn kill_placement_9(&mut self) -> Result<()> {

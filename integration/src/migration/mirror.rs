@@ -24,7 +24,7 @@ use serde_json::json;
 use super::course::{Course, Gauge, Marks};
 use super::workload::{Workload, no_disk_errors};
 use crate::guest::ticks::{Stamp, Ticks};
-use crate::guest::{Disk, Guest, MIGRATION_BOUND, Terms};
+use crate::guest::{Disk, Guest, GuestConfig, MIGRATION_BOUND, Terms};
 use crate::processes::Scratch;
 use crate::relay::{Link, Way};
 
@@ -41,7 +41,10 @@ pub fn run(scratch: &Scratch, workload: &Workload, image: &Path, link: &Link) ->
     std::fs::copy(image, &tokyo).context("copy the image")?;
     File::open(&tokyo)?.sync_all()?;
     let ticks = Ticks::listen()?;
-    let config = workload.config(Disk::Image(tokyo.clone()), &ticks);
+    let config = GuestConfig {
+        disk: Disk::Image(tokyo.clone()),
+        ..workload.config(&ticks)
+    };
     let boot = |name: &str, config| Guest::boot(name, config, scratch.data(), &scratch.log(name));
     let mut source = boot("mirror-tokyo", &config)?;
     let writer = workload.start(&mut source)?;
@@ -141,8 +144,9 @@ fn converge(source: &mut Guest) -> Result<()> {
         let jobs = source.qmp("query-block-jobs", json!({}))?;
         let job = &jobs[0];
         let number = |name: &str| job[name].as_u64().context("a job that reports progress");
-        let left = number("len")?.saturating_sub(number("offset")?);
-        if left < LAST_PART {
+        let (all, done) = (number("len")?, number("offset")?);
+        // It has not counted yet when it says that all is nothing.
+        if all > 0 && all.saturating_sub(done) < LAST_PART {
             break;
         }
         ensure!(Instant::now() < deadline, "not mirrored in time: {jobs}");

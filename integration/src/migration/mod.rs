@@ -2,8 +2,10 @@
 //!
 //! - [`workload`]: the disk's contents and what the guest does with it, the same for both.
 //! - [`ours`], [`mirror`]: the two ways of moving; each returns a [`Course`].
+//! - [`traveller`]: a guest that goes from host to host.
 //! - [`course`]: what was recorded, and what can be said about it.
 //! - [`timeline`], [`plot`]: a course for people, as text and as a picture.
+//! - [`soak`]: many moves in a row.
 //! - [`figures`]: two ways side by side, as ratios with their goals.
 
 pub mod course;
@@ -11,10 +13,13 @@ pub mod figures;
 pub mod mirror;
 pub mod ours;
 pub mod plot;
+pub mod soak;
 pub mod timeline;
+pub mod traveller;
 pub mod workload;
 
 pub use course::Course;
+pub use traveller::Traveller;
 pub use workload::Workload;
 
 use anyhow::Result;

@@ -17,13 +17,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::course::{Course, Gauge, Marks};
-use super::cross;
-use super::workload::{Workload, no_disk_errors};
+use super::traveller::Traveller;
+use super::workload::Workload;
 use crate::cluster::{Cluster, TWO_AND_TWO};
 use crate::guest::ticks::{Stamp, Ticks};
-use crate::guest::{Disk, Guest};
 use crate::processes::{Lifetime, Scratch};
-use crate::relay::{Link, Way};
+use crate::relay::Link;
 
 /// The whole disk over a slow link.
 const FOLLOW_BOUND: Duration = Duration::from_secs(600);
@@ -36,37 +35,40 @@ pub fn run(scratch: &Scratch, workload: &Workload, image: &Path, link: Link) -> 
     cluster.create_disk("web1", &size, 2, "tokyo-1")?;
     let image = image.to_str().context("a path of text")?;
     cluster.ukai(&["disk", "import", "web1", image])?;
-    let socket = cluster.attach("web1", "tokyo-1")?;
     let ticks = Ticks::listen()?;
-    let config = workload.config(Disk::VhostUser(socket), &ticks);
-    let boot = |name: &str, config| Guest::boot(name, config, scratch.data(), &scratch.log(name));
-    let mut source = boot("ours-tokyo", &config)?;
-    let writer = workload.start(&mut source)?;
+    let config = workload.config(&ticks);
+    let mut traveller = Traveller::board(scratch, &cluster, "web1", "tokyo-1", &config)?;
+    let writer = workload.start(traveller.guest())?;
+    let mut course = record(&cluster, &mut traveller, "osaka-1", &ticks, workload)?;
+    course.verified = writer.finish()?;
+    traveller.shutdown()?;
+    Ok(course)
+}
+
+/// Moves a guest whose writer runs, with its disk, to the other datacenter, and records it.
+pub fn record(
+    cluster: &Cluster,
+    traveller: &mut Traveller,
+    to: &'static str,
+    ticks: &Ticks,
+    workload: &Workload,
+) -> Result<Course> {
+    let allocated_bytes = workload.full_bytes;
+    let gauge = Gauge::start(cluster.link()?.datagrams());
     let begin = Stamp::now();
     thread::sleep(workload.quiet);
-
-    let gauge = Gauge::start(cluster.link()?.datagrams());
     let go = Stamp::now();
-    let socket = cluster.attach("web1", "osaka-1")?;
-    let incoming = config.incoming_on(Disk::VhostUser(socket));
-    let mut destination = boot("ours-osaka", &incoming)?;
-
+    let destination = traveller.prepare(cluster, to)?;
     let may_move = Stamp::now();
-    cross(&mut source, &mut destination, cluster.link()?, Way::There)?;
-    destination.arrive(source)?;
+    traveller.depart(cluster, destination, to)?;
     let arrived = Stamp::now();
-    let settled = wait_near(&cluster, "web1", "osaka")?;
+    let (datacenter, _) = to.split_once('-').context("hosts are named so")?;
+    let settled = wait_near(cluster, "web1", datacenter)?;
     thread::sleep(workload.quiet);
-
     let end = Stamp::now();
-    let operations = ticks.operations()?;
-    let crossed = gauge.samples();
-    let verified = writer.finish()?;
-    destination.shutdown()?;
-    no_disk_errors(scratch, &["ours-tokyo", "ours-osaka"])?;
     Ok(Course {
         name: "Ukai",
-        operations,
+        operations: ticks.operations()?,
         marks: Marks {
             begin,
             go,
@@ -75,11 +77,11 @@ pub fn run(scratch: &Scratch, workload: &Workload, image: &Path, link: Link) -> 
             settled,
             end,
         },
-        crossed,
+        crossed: gauge.samples(),
         near_reads: Vec::new(),
-        allocated_bytes: workload.full_bytes,
+        allocated_bytes,
         read_far_bytes: 0,
-        verified,
+        verified: String::new(),
     })
 }
 
@@ -98,7 +100,8 @@ pub fn wait_near(cluster: &Cluster, disk: &str, datacenter: &str) -> Result<Stam
     }
 }
 
-fn is_near(map: &Value, datacenter: &str) -> Result<bool> {
+/// As `disk map` shows it.
+pub fn is_near(map: &Value, datacenter: &str) -> Result<bool> {
     let stores = map["stores"].as_array().context("a map lists stores")?;
     let ranges = map["ranges"].as_array().context("a map lists ranges")?;
     // Hosts are named after their datacenters here.

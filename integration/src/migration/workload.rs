@@ -11,7 +11,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::guest::ticks::{PORT, Ticks};
-use crate::guest::{Disk, Guest, GuestConfig, Task};
+use crate::guest::{Guest, GuestConfig, Task};
 use crate::processes::Scratch;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -23,7 +23,8 @@ pub struct Workload {
     pub disk_bytes: u64,
     /// From its start on, this much of the disk is full before the guest starts.
     pub full_bytes: u64,
-    /// The guest's writer works in this many blocks, in the middle of what is full.
+    /// The guest's writer works in this many blocks from here on.
+    pub hot_offset: u64,
     pub hot_blocks: u64,
     pub threads: u64,
     pub flush_every: u64,
@@ -37,6 +38,7 @@ impl Workload {
         Workload {
             disk_bytes,
             full_bytes: disk_bytes,
+            hot_offset: disk_bytes / 2 / BLOCK * BLOCK,
             hot_blocks: 4096,
             threads: 2,
             flush_every: 16,
@@ -62,9 +64,9 @@ impl Workload {
         Ok(file.get_ref().sync_all()?)
     }
 
-    pub fn config(&self, disk: Disk, ticks: &Ticks) -> GuestConfig {
+    /// A guest that can be timed; on which disk is still to be said.
+    pub fn config(&self, ticks: &Ticks) -> GuestConfig {
         GuestConfig {
-            disk,
             devices: ticks.device().to_vec(),
             ..GuestConfig::new("")
         }
@@ -72,11 +74,10 @@ impl Workload {
 
     /// The verifying writer, with ticks, until it is stopped.
     pub fn start(&self, guest: &mut Guest) -> Result<Writer> {
-        let offset = self.full_bytes / 2 / BLOCK * BLOCK;
         let mut task = guest.start(&format!(
-            "ukai-guest verify-writer /dev/vda --offset {offset} --blocks {} --threads {} \
+            "ukai-guest verify-writer /dev/vda --offset {} --blocks {} --threads {} \
              --seed 42 --flush-every {} --ticks {PORT}",
-            self.hot_blocks, self.threads, self.flush_every
+            self.hot_offset, self.hot_blocks, self.threads, self.flush_every
         ))?;
         task.wait_for("flushed", LONG)?;
         Ok(Writer { task })
