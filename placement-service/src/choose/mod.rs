@@ -3,24 +3,9 @@
 //! Copies never share a host. They share a rack only as far as nothing else is possible, and the
 //! choice then says so. Within that, stores near the VM come first, then those with most room; and
 //! a disk is cut into ranges only when no set of stores can hold it whole.
-//!
-//! How: each store is given a share of extents, at most one disk's worth a rack (failing that, a
-//! host). The shares are laid end to end, rack by rack, and the line is cut into `copies` equal rows:
-//!
-//! ```text
-//!  extents      0         1         2         3        (4 extents, 2 copies: a line of 8)
-//!  row 1    | A (3) .. ......... ......... | B (3) ..
-//!  row 2    | ........ ......... | C (2) .. ........
-//! ```
-//!
-//! A column is one extent's copies. No share is longer than a row, so no store, and no rack or host
-//! that was bounded so, comes twice in a column (McNaughton's wrap-around rule, 1959); and where a
-//! placement exists at all, this finds one.
 
-mod layout;
-
-use crate::choose::layout::lay_out;
-use replicator::words::{DatacenterName, ExtentSize, Extents, HostName, RackName, StoreId};
+use crate::planner::layout::{Apart, Offer, Spot, spread};
+use replicator::words::{DatacenterName, Extent, ExtentSize, Extents, HostName, RackName, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -101,14 +86,6 @@ pub enum Impossible {
     },
 }
 
-/// One store's part of the disk, in extents.
-#[derive(Clone, Debug)]
-struct Share<'a> {
-    of: &'a Candidate,
-    room: u64,
-    extents: u64,
-}
-
 pub fn choose(candidates: &[Candidate], wish: &Wish) -> Result<Choice, Impossible> {
     if wish.copies == 0 || wish.copies > MAX_COPIES {
         return Err(Impossible::Copies {
@@ -124,20 +101,13 @@ pub fn choose(candidates: &[Candidate], wish: &Wish) -> Result<Choice, Impossibl
         })
         .collect();
     prefer(&mut allowed, wish);
-    let shares = [Apart::Racks, Apart::Hosts]
+    let racks_then_hosts: [&[Apart]; 2] = [&[Apart::Racks], &[Apart::Racks, Apart::Hosts]];
+    let ranges = racks_then_hosts
         .into_iter()
-        .find_map(|apart| share_out(&allowed, wish, apart))
+        .find_map(|passes| place(&allowed, wish, passes))
         .ok_or_else(|| why_not(&allowed, wish))?;
-    let ranges = lay_out(shares, extents_of(wish));
     let notes = notes(&ranges, candidates, wish);
     Ok(Choice { ranges, notes })
-}
-
-/// What the copies of one extent never share.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Apart {
-    Racks,
-    Hosts,
 }
 
 /// Near first, then the near host's datacenter, then most room; ties by id, so that the same
@@ -157,65 +127,63 @@ fn prefer(candidates: &mut [&Candidate], wish: &Wish) {
     });
 }
 
-/// Shares that hold the whole disk: in one datacenter if one can, the preferred one first, because a
-/// write waits for the farthest copy.
-fn share_out<'a>(allowed: &[&'a Candidate], wish: &Wish, apart: Apart) -> Option<Vec<Share<'a>>> {
+/// All extents: in one datacenter if one can hold them, the preferred one first, because a write waits
+/// for the farthest copy.
+fn place(
+    allowed: &[&Candidate],
+    wish: &Wish,
+    passes: &[Apart],
+) -> Option<Vec<(Extents, Vec<StoreId>)>> {
+    let offers = offers(allowed, wish.extent_size);
     let mut datacenters: Vec<&DatacenterName> = Vec::new();
     for candidate in allowed {
         if !datacenters.contains(&&candidate.datacenter) {
             datacenters.push(&candidate.datacenter);
         }
     }
-    let inside = |dc: &DatacenterName| -> Vec<&'a Candidate> {
-        let there = allowed.iter().filter(|c| c.datacenter == *dc);
-        there.copied().collect()
+    let inside = |dc: &DatacenterName| -> Vec<Offer<StoreId>> {
+        let there = allowed
+            .iter()
+            .zip(&offers)
+            .filter(|(c, _)| c.datacenter == *dc);
+        there.map(|(_, offer)| *offer).collect()
     };
-    datacenters
+    let row = u64::from(extents_of(wish));
+    let columns = datacenters
         .into_iter()
         .map(inside)
-        .chain([allowed.to_vec()])
-        .find_map(|stores| fill(&stores, wish, apart))
-}
-
-/// Gives stores their shares in order of preference. Whatever the order, the sum is the largest
-/// possible: the bounds (store in host in rack) nest.
-fn fill<'a>(stores: &[&'a Candidate], wish: &Wish, apart: Apart) -> Option<Vec<Share<'a>>> {
-    let row = u64::from(extents_of(wish));
-    let mut missing = row * u64::from(wish.copies);
-    let mut shares: Vec<Share> = stores
-        .iter()
-        .map(|of| Share {
-            of,
-            room: room(of, wish.extent_size),
-            extents: 0,
-        })
-        .collect();
-    let mut by_host: BTreeMap<&HostName, u64> = BTreeMap::new();
-    let mut by_rack: BTreeMap<(&DatacenterName, &RackName), u64> = BTreeMap::new();
-    // Racks are kept apart as far as they can be before hosts of one rack are put together.
-    let passes: &[Apart] = match apart {
-        Apart::Racks => &[Apart::Racks],
-        Apart::Hosts => &[Apart::Racks, Apart::Hosts],
-    };
-    for pass in passes {
-        for share in &mut shares {
-            let host = by_host.entry(&share.of.host).or_default();
-            let rack = by_rack
-                .entry((&share.of.datacenter, &share.of.rack))
-                .or_default();
-            let bound = match pass {
-                Apart::Racks => row.saturating_sub(*rack).min(row - *host),
-                Apart::Hosts => row - *host,
-            };
-            let more = bound.min(share.room - share.extents).min(missing);
-            share.extents += more;
-            *host += more;
-            *rack += more;
-            missing -= more;
+        .chain([offers.clone()])
+        .find_map(|offers| spread(&offers, &[], row, wish.copies, passes))?;
+    let mut ranges: Vec<(Extents, Vec<StoreId>)> = Vec::new();
+    for (span, stores) in columns {
+        let extents = Extents::new(Extent(span.start as u32), Extent(span.end as u32));
+        match ranges.last_mut() {
+            Some((before, same)) if *same == stores => before.end = extents.end,
+            _ => ranges.push((extents, stores)),
         }
     }
-    shares.retain(|share| share.extents > 0);
-    (missing == 0).then_some(shares)
+    Some(ranges)
+}
+
+fn offers(allowed: &[&Candidate], extent_size: ExtentSize) -> Vec<Offer<StoreId>> {
+    let mut racks: BTreeMap<(&DatacenterName, &RackName), u32> = BTreeMap::new();
+    let mut hosts: BTreeMap<&HostName, u32> = BTreeMap::new();
+    let mut offers = Vec::with_capacity(allowed.len());
+    for candidate in allowed {
+        let (rack, host) = (racks.len() as u32, hosts.len() as u32);
+        let at = Spot {
+            rack: *racks
+                .entry((&candidate.datacenter, &candidate.rack))
+                .or_insert(rack),
+            host: *hosts.entry(&candidate.host).or_insert(host),
+        };
+        offers.push(Offer {
+            store: candidate.store,
+            at,
+            room: room(candidate, extent_size),
+        });
+    }
+    offers
 }
 
 /// How many extents of one new disk a store may be given.

@@ -1,6 +1,6 @@
 //! Dropping one copy by hand: what policy promises is not broken, or, forced, what is lost is named.
 
-use super::goal::segments;
+use super::held::segments;
 use super::order::{Proposal, Refused, Wanted, refused};
 use super::pins::without;
 use super::ranges::{inside, intersection, joined, overlap};

@@ -53,8 +53,13 @@ fn hops(
         .filter_map(|store| Some((fleet.place(fleet.seat(store)?), has_some(subject, store))))
         .collect();
     let from_home = |place: &Place| rules.home.map(|home| fleet.distance(home, place.site));
-    targets
-        .sort_by_key(|(place, _)| (Some(place.host) != near_host, from_home(place), place.store));
+    targets.sort_by_key(|(place, _)| {
+        (
+            Some(place.at.host) != near_host,
+            from_home(place),
+            place.store,
+        )
+    });
     let Some((first, _)) = targets.first().copied() else {
         return Vec::new();
     };

@@ -1,5 +1,6 @@
 //! The topology with names replaced by indices: plans for ten thousand disks compare numbers.
 
+use super::layout::Spot;
 use crate::choose::{free_bytes, unpromised_bytes};
 use crate::policy::{Health, Link, Topology};
 use replicator::words::{DatacenterName, HostName, RackName, StoreId};
@@ -19,9 +20,7 @@ pub(super) struct Seat(pub u32);
 pub(super) struct Place {
     pub store: StoreId,
     pub site: Site,
-    /// Numbers of the rack and the host, unique in the fleet.
-    pub rack: u32,
-    pub host: u32,
+    pub at: Spot,
     pub health: Health,
     capacity_bytes: u64,
     used_bytes: u64,
@@ -63,8 +62,10 @@ impl Fleet {
             places.push(Place {
                 store: *id,
                 site,
-                rack: *racks.entry((site, rack)).or_insert(next),
-                host: hosts.binary_search(host).expect("every host has a number") as u32,
+                at: Spot {
+                    rack: *racks.entry((site, rack)).or_insert(next),
+                    host: hosts.binary_search(host).expect("every host has a number") as u32,
+                },
                 health: store.health,
                 capacity_bytes: store.capacity_bytes,
                 used_bytes: store.used_bytes,
@@ -120,7 +121,7 @@ impl Fleet {
     }
 
     pub fn host_name(&self, seat: Seat) -> &HostName {
-        &self.hosts[self.place(seat).host as usize]
+        &self.hosts[self.place(seat).at.host as usize]
     }
 
     pub fn link(&self, from: Site, to: Site) -> Option<Link> {

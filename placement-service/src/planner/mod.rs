@@ -10,13 +10,15 @@
 //!   `layout` spreads what is placed anew. `steps`: the way there. `estimate`: what that costs.
 //! - `fleet`: the topology in numbers.
 
+mod anew;
 mod diff;
 mod drop;
 mod estimate;
 mod explain;
 mod fleet;
 mod goal;
-mod layout;
+mod held;
+pub(crate) mod layout;
 mod order;
 mod pins;
 mod plan;

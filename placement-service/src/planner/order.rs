@@ -238,7 +238,7 @@ impl Wanted<'_> {
                 "it has room for {room} more extents, and this takes {}",
                 self.part.count()
             )
-        } else if let Some(other) = self.members_on(place.host).first() {
+        } else if let Some(other) = self.members_on(place.at.host).first() {
             match *other == store {
                 true => "it is a member already".into(),
                 false => {
@@ -260,7 +260,7 @@ impl Wanted<'_> {
         let on_host = |store: &StoreId| {
             fleet
                 .seat(*store)
-                .is_some_and(|seat| fleet.place(seat).host == host)
+                .is_some_and(|seat| fleet.place(seat).at.host == host)
         };
         members.filter(on_host).collect()
     }

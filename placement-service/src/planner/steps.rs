@@ -10,7 +10,7 @@
 //! Either way an epoch's writes stand on as many stores as policy asks at each moment.
 
 use super::fleet::Fleet;
-use super::goal::segments;
+use super::held::segments;
 use super::plan::{Action, Goal, RetiredCopy};
 use super::ranges::{intersection, joined, overlap};
 use super::rules::Rules;

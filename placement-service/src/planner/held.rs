@@ -1,0 +1,115 @@
+//! What of a disk is where: the ranges to place, and the stores that have some of them already.
+
+use super::fleet::{Fleet, Seat};
+use super::ranges::inside;
+use super::rules::{Rules, Wants};
+use super::subject::Subject;
+use crate::policy::Health;
+use replicator::words::{Extent, Extents, History, StoreId};
+use std::cmp::Reverse;
+
+/// The ranges of the map, cut where pins begin and end.
+pub(super) fn segments<'a>(
+    subject: &Subject<'a>,
+    rules: &Rules,
+) -> impl Iterator<Item = (Extents, &'a History)> + use<'a> {
+    let mut cuts: Vec<Extent> = Vec::new();
+    for extents in rules.pins.iter().filter_map(|pin| pin.extents) {
+        cuts.extend([extents.first, extents.end]);
+    }
+    cuts.sort_unstable();
+    cuts.dedup();
+    subject.record.map.iter().flat_map(move |range| {
+        let inside = cuts
+            .iter()
+            .copied()
+            .filter(|cut| range.extents.first < *cut && range.extents.contains(*cut));
+        let mut edges = vec![range.extents.first];
+        edges.extend(inside);
+        edges.push(range.extents.end);
+        let pieces: Vec<Extents> = edges
+            .windows(2)
+            .map(|pair| Extents::new(pair[0], pair[1]))
+            .collect();
+        pieces.into_iter().map(|extents| (extents, &range.history))
+    })
+}
+
+/// A store that has some of a range already.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Holder {
+    pub holds: Holds,
+    elsewhere_than_vm: bool,
+    less_room: Reverse<u64>,
+    pub seat: Seat,
+}
+
+/// What a store has of a range, most useful first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holds {
+    LiveWhole,
+    LiveFilling,
+    Sealed,
+    Retired,
+}
+
+impl Holds {
+    pub fn is_live(self) -> bool {
+        self <= Holds::LiveFilling
+    }
+}
+
+/// The stores that have some of `extents` and may keep it, most useful first. `unpromised_bytes` says
+/// how empty a store is.
+pub(super) fn holders(
+    fleet: &Fleet,
+    rules: &Rules,
+    subject: &Subject,
+    (extents, history): (Extents, &History),
+    wants: &Wants,
+    unpromised_bytes: impl Fn(Seat) -> u64,
+) -> Vec<Holder> {
+    let near_host = subject.host.and_then(|host| fleet.host(host));
+    let mut holders: Vec<Holder> = Vec::with_capacity(4);
+    let mut add = |store: &StoreId, holds: Holds| {
+        let Some(seat) = fleet.seat(*store) else {
+            return;
+        };
+        let place = fleet.place(seat);
+        let usable = match place.health {
+            Health::Up => true,
+            Health::Silent => holds.is_live(),
+            Health::Gone => false,
+        };
+        let known = holders.iter().any(|holder| holder.seat == seat);
+        if usable && !known && rules.allows(place.site) && !wants.off.contains(&seat) {
+            holders.push(Holder {
+                holds,
+                elsewhere_than_vm: Some(place.at.host) != near_host,
+                less_room: Reverse(unpromised_bytes(seat)),
+                seat,
+            });
+        }
+    };
+    for entry in history.live() {
+        let holds = if entry.whole {
+            Holds::LiveWhole
+        } else {
+            Holds::LiveFilling
+        };
+        entry.stores.iter().for_each(|store| add(store, holds));
+    }
+    for entry in history.0.iter().filter(|entry| !entry.is_live()) {
+        entry
+            .stores
+            .iter()
+            .for_each(|store| add(store, Holds::Sealed));
+    }
+    for retired in subject.retired {
+        if retired.extents.iter().any(|part| inside(extents, *part)) {
+            add(&retired.store, Holds::Retired);
+        }
+    }
+    holders.sort_unstable();
+    holders
+}
