@@ -4,6 +4,7 @@
 //! GET    /v1/status                       Status
 //! GET    /v1/datacenters                  [Datacenter]
 //! POST   /v1/datacenters                  CreateDatacenter -> Datacenter
+//! GET    /v1/links                        [Link]
 //! GET    /v1/hosts                        [Host]
 //! GET    /v1/stores                       [Store]
 //! POST   /v1/stores/{id}/host             MoveStore -> Store
@@ -15,13 +16,50 @@
 //! POST   /v1/disks/{name}/attach          Attach -> Attached   (waits until the socket is there)
 //! POST   /v1/disks/{name}/detach          Detach -> Detached   (waits until the backend is gone)
 //! POST   /v1/disks/{name}/writer          TakeWriter -> Writer (for a writer in the operator's own process)
+//!
+//! GET    /v1/disks/{name}/plan            planner::Plan        (what is still to be done; empty: nothing)
+//! GET    /v1/disks/{name}/explain         planner::Explanation
+//! GET    /v1/disks/{name}/deletions       [Deletion]           (copies that were dropped, newest first)
+//! PUT    /v1/disks/{name}/class           SetClass -> Disk
+//! GET    /v1/disks/{name}/pins            [policy::Pin]
+//! POST   /v1/disks/{name}/pins            AddPin -> [policy::Pin]
+//! DELETE /v1/disks/{name}/pins            LiftPins -> [policy::Pin]
+//!
+//! POST   /v1/disks/{name}/move            MoveDisk -> Ordered
+//! POST   /v1/disks/{name}/copies          AddCopy -> Ordered
+//! DELETE /v1/disks/{name}/copies          DropCopy -> Ordered
+//! POST   /v1/disks/{name}/prepare         PrepareDisk -> Move
+//! GET    /v1/disks/{name}/move            Move                 (the one under way, else the last one)
+//! PATCH  /v1/disks/{name}/move            ControlMove -> Move
+//! GET    /v1/moves                        Moves
+//!
+//! GET    /v1/policies                     [PolicyView]
+//! GET    /v1/policies/{datacenter}        PolicyView
+//! POST   /v1/policies/{datacenter}/check  PolicyText -> PolicyCheck
+//! POST   /v1/policies/{datacenter}/diff   PolicyText -> PolicyDiff
+//! PUT    /v1/policies/{datacenter}        ApplyPolicy -> PolicyDiff (refused, if it cannot be kept)
 //! ```
+//!
+//! A move is what a disk is doing towards where it should stand; each disk has one at most. So moves are
+//! named by their disk; a move's number names it in the history.
 //!
 //! Only a certificate of role operator gets as far as a request; any other is refused in the handshake.
 //! Everything that goes wrong is an [`ErrorBody`], with a status of 400 (not possible as asked), 404
 //! (no such thing), 409 (not now), 503 (the catalog failed) or 504 (accepted, but it has not come
 //! about yet).
 
+mod moves;
+mod policies;
+
+pub use moves::{
+    AddCopy, ByteRange, Control, ControlMove, Deletion, DropCopy, Move, MoveBrief, MoveDisk,
+    MoveKind, MoveProgress, MoveState, MoveWhy, Moves, Ordered, PrepareDisk,
+};
+pub use policies::{
+    AddPin, ApplyPolicy, LiftPins, PolicyCheck, PolicyDiff, PolicyText, PolicyView, SetClass,
+};
+
+use crate::policy::{ClassName, UnixSeconds};
 use replicator::words::{
     BackendId, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, ExtentSize, Extents,
     Generation, HostName, RackName, StoreId,
@@ -59,6 +97,15 @@ pub struct Status {
     pub stores_up: u64,
     pub disks: u64,
     pub attached: u64,
+    /// Disks with fewer complete copies than their policy asks for.
+    pub disks_short: u64,
+    /// Disks that are open, and not all of whose blocks have a complete copy in the datacenter of their VM.
+    pub disks_far: u64,
+    /// What is under way, worst first.
+    pub moving: Vec<MoveBrief>,
+    /// Copies that were made superfluous and are not deleted yet, and what they occupy.
+    pub retired_copies: u64,
+    pub retired_bytes: u64,
     /// Of the stores that are up, as they last said.
     pub capacity_bytes: u64,
     pub used_bytes: u64,
@@ -82,6 +129,21 @@ pub struct Datacenter {
     pub stores: u64,
     pub capacity_bytes: u64,
     pub used_bytes: u64,
+}
+
+/// What nodes measured between two datacenters, in one direction, or inside one. Their own traffic shows it,
+/// and one probe a second where there is none.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Link {
+    pub from: DatacenterName,
+    pub to: DatacenterName,
+    pub round_trip_us: u64,
+    /// As last seen under load; none: never loaded yet.
+    pub bytes_per_second: Option<u64>,
+    /// Bytes before compression to bytes after it, of copies that were sent lately; none: nothing was.
+    pub compression: Option<f64>,
+    /// Nodes that say so.
+    pub nodes: u64,
 }
 
 /// Whether a host or store has been heard of lately.
@@ -150,6 +212,9 @@ pub struct CreateDisk {
     /// The host where the VM will be: a copy there if possible, the others close to it.
     #[serde(default)]
     pub near: Option<HostName>,
+    /// None: the default class of the datacenter where its VM runs.
+    #[serde(default)]
+    pub class: Option<ClassName>,
 }
 
 fn two() -> u8 {
@@ -175,9 +240,24 @@ pub struct Disk {
     pub open_for: Option<HostName>,
     /// Bytes that its replicas occupy on all stores, as they last said.
     pub allocated_bytes: u64,
+    /// Who serves it, or is to.
     pub attachment: Option<AttachmentView>,
-    /// Extents that stand on fewer stores than `copies`.
+    /// Backends that are ready to take it over when their VM arrives.
+    pub standbys: Vec<AttachmentView>,
+    pub class: Option<ClassName>,
+    /// Where its VM runs or ran last: that datacenter's policy governs.
+    pub home: DatacenterName,
+    /// What policy asks for, all in all.
+    pub wanted_copies: u8,
+    /// Complete copies of the worst placed extent.
+    pub copies_now: u8,
+    /// Extents with fewer complete copies than `wanted_copies`.
     pub short_extents: u64,
+    /// Of all extents, those with a complete copy at home, and those with a member there.
+    pub extents: u64,
+    pub near_extents: u64,
+    pub near_member_extents: u64,
+    pub moving: Option<MoveBrief>,
 }
 
 /// Who is to serve a disk, and how far that has come.
@@ -205,7 +285,15 @@ pub enum Place {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wanted {
+    /// To serve the disk.
     Attached,
+    /// To be ready for a VM that is about to arrive: it opens the disk when that VM's rings start. The
+    /// disk is attached elsewhere until then.
+    Standby,
+    /// To move the disk's blocks while it is attached nowhere: opens it without a device, and lets it go
+    /// as soon as somebody wants it.
+    Copying,
+    /// To drain, close and go.
     Detached,
 }
 
@@ -214,8 +302,25 @@ pub struct DiskMap {
     pub disk: DiskName,
     pub id: DiskId,
     pub extent_size: ExtentSize,
+    pub epoch: Epoch,
+    pub home: DatacenterName,
     pub ranges: Vec<RangeView>,
+    /// Copies that the map names no more and that are not deleted yet.
+    pub retired: Vec<RetiredView>,
+    /// Every store that is named above.
     pub stores: Vec<MapStore>,
+}
+
+/// A copy that is superfluous, and the base for a way back until it is dropped.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RetiredView {
+    pub store: StoreId,
+    pub extents: Vec<Extents>,
+    pub since: UnixSeconds,
+    /// The stores whose copies took its place.
+    pub superseded_by: Vec<StoreId>,
+    /// Its store has been told to delete it.
+    pub dropping: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -228,6 +333,10 @@ pub struct RangeView {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EntryView {
     pub from: Epoch,
+    /// None: live, in the write set. Otherwise sealed: it holds what was written below this epoch.
+    pub until: Option<Epoch>,
+    /// It holds what was written before `from`, too. A live entry that does not is being filled.
+    pub whole: bool,
     pub stores: Vec<StoreId>,
 }
 
@@ -237,6 +346,7 @@ pub struct MapStore {
     pub id: StoreId,
     /// None: the map names a store that never announced itself to this catalog.
     pub host: Option<HostName>,
+    pub datacenter: Option<DatacenterName>,
     pub liveness: Liveness,
     /// What the disk occupies there, as the store last said; none before it has.
     pub allocated_bytes: Option<u64>,
@@ -269,10 +379,16 @@ pub struct Attached {
     pub backend: BackendId,
     /// Where QEMU connects.
     pub socket: String,
+    /// It stands by: the disk is attached to this node until the VM arrives.
+    #[serde(default)]
+    pub standby_of: Option<HostName>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
 pub struct Detach {
+    /// Only what is attached, or stands by, there. None: everything.
+    #[serde(default)]
+    pub node: Option<HostName>,
     /// Forget the attachment without waiting for its writer, which then can write no more. What it
     /// had not acknowledged is lost to it, nothing else.
     #[serde(default)]

@@ -7,18 +7,30 @@
 //! store/<id>                  StoreRecord
 //! name/<disk name>            DiskId
 //! disk/<id>                   DiskRecord
-//! attachment/<disk id>        Attachment: who may write the disk; one at a time
+//! terms/<disk id>             Terms: what governs where the disk stands
+//! attachment/<disk id>        Attachments: who may write the disk, and who stands by
 //! at/<host>/<disk id>         (empty) the same, found by node
+//! policy/<datacenter>         PolicyRecord: the text, as it was applied
+//! rollout                     Rollout: how many disks policy moves at a time
+//! move/<disk id>              MoveRecord: what the disk is doing towards its goal
+//! ended/<number>              MoveRecord: the last moves that ended
+//! moves                       u64: the number of the last move
+//! retired/<disk id>           [RetiredCopy]: copies that the map names no more, not deleted yet
+//! deletions/<disk id>         [Deletion]: the last copies that were deleted, and what made that safe (I7)
 //! dropping/<disk id>          Dropping: a deleted disk that some stores still have to drop
 //! ```
 //!
+//! Values grow with the ranges of a map, not with its extents.
+//!
 //! What a node says every second (usage, backends) is not kept: it says it again.
 
-use crate::api::{Place, Wanted};
+use crate::api::{MoveKind, MoveProgress, MoveState, MoveWhy, Place, Wanted};
 use crate::catalog::{Catalog, CatalogError, Expect, KeyRevision};
+use crate::planner::Plan;
+use crate::policy::{ClassName, Home, Pin, UnixSeconds};
 use replicator::words::{
-    BackendId, DatacenterName, DiskId, DiskName, DiskRecord, Generation, HostName, RackName,
-    Starts, StoreId,
+    BackendId, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, Extents, Generation, HostName,
+    NewSet, RackName, Revision, Starts, StoreId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -56,6 +68,149 @@ pub struct Attachment {
     pub take_over: bool,
 }
 
+/// A disk's attachments: one a place, at most one of them [`Wanted::Attached`], never none.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Attachments(pub Vec<Attachment>);
+
+impl Attachments {
+    /// More backends than this never stand by for one disk.
+    pub const MAX: usize = 8;
+
+    /// The one that the disk is, or was last, attached to.
+    pub fn main(&self) -> Option<&Attachment> {
+        let serves = |a: &&Attachment| a.wanted == Wanted::Attached;
+        self.0.iter().find(serves).or_else(|| {
+            let goes = |a: &&Attachment| a.wanted != Wanted::Standby;
+            self.0.iter().find(goes)
+        })
+    }
+
+    pub fn standbys(&self) -> impl Iterator<Item = &Attachment> {
+        let standby = |a: &&Attachment| a.wanted == Wanted::Standby;
+        self.0.iter().filter(standby)
+    }
+
+    pub fn at(&self, place: &Place) -> Option<&Attachment> {
+        self.0.iter().find(|a| a.place == *place)
+    }
+
+    pub fn backend(&self, backend: BackendId) -> Option<&Attachment> {
+        self.0.iter().find(|a| a.backend == backend)
+    }
+
+    /// The same, with this one in place of what is at its place.
+    pub fn with(&self, attachment: Attachment) -> Attachments {
+        let mut all = self.without(&attachment.place);
+        all.0.push(attachment);
+        all
+    }
+
+    pub fn without(&self, place: &Place) -> Attachments {
+        let others = self.0.iter().filter(|a| a.place != *place);
+        Attachments(others.cloned().collect())
+    }
+}
+
+/// What governs where a disk stands, besides the policies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Terms {
+    #[serde(default)]
+    pub class: Option<ClassName>,
+    pub home: Home,
+    #[serde(default)]
+    pub pins: Vec<Pin>,
+}
+
+impl Terms {
+    /// More pins than this are more than somebody can have meant.
+    pub const MAX_PINS: usize = 64;
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    pub datacenter: DatacenterName,
+    pub text: String,
+    pub applied: UnixSeconds,
+    pub by: String,
+}
+
+/// How many disks policy moves at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rollout {
+    pub at_once: u32,
+}
+
+impl Default for Rollout {
+    /// Few enough that a mistake in a policy is seen before it has moved much.
+    fn default() -> Self {
+        Rollout { at_once: 4 }
+    }
+}
+
+/// A move that is under way, or has ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MoveRecord {
+    pub number: u64,
+    pub disk: DiskId,
+    pub name: DiskName,
+    pub kind: MoveKind,
+    pub from: Vec<DatacenterName>,
+    pub to: Vec<DatacenterName>,
+    pub why: MoveWhy,
+    pub state: MoveState,
+    pub paused: bool,
+    pub own_limit: Option<u64>,
+    pub began: UnixSeconds,
+    pub ended: Option<UnixSeconds>,
+    /// As it was last kept; while a backend tells how far it is, that counts.
+    pub progress: MoveProgress,
+    /// As of its start.
+    pub plan: Plan,
+    /// The pins before the operator's order that it carries out; a cancellation restores them.
+    #[serde(default)]
+    pub pins_before: Option<Vec<Pin>>,
+    /// Of [`MoveKind::Prepare`]: what is copied ahead.
+    #[serde(default)]
+    pub seeds: Vec<NewSet>,
+}
+
+/// How many moves are remembered after they ended.
+pub const ENDED_MOVES_KEPT: usize = 200;
+/// How many deletions are remembered of a disk.
+pub const DELETIONS_KEPT: usize = 64;
+
+/// A copy that the map names no more. It is the base for a way back until it is deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RetiredCopy {
+    pub store: StoreId,
+    pub extents: Vec<Extents>,
+    pub since: UnixSeconds,
+    /// The stores whose copies took its place when it was retired.
+    pub superseded_by: Vec<StoreId>,
+    /// Of the disk's record, when that happened.
+    pub revision: Revision,
+    /// What joined the disk at this epoch or later is not meant.
+    pub joined_below: Epoch,
+    /// Somebody asked for its deletion, whatever policy says.
+    #[serde(default)]
+    pub unwanted: bool,
+    /// Set once it is safe and wanted: from then on its store is told.
+    #[serde(default)]
+    pub ordered: Option<DropOrder>,
+}
+
+/// What made the deletion of a copy safe.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DropOrder {
+    pub at: UnixSeconds,
+    /// Complete, and alive.
+    pub superseded_by: Vec<StoreId>,
+    pub revision: Revision,
+    /// What the copy occupied, as its store had last said.
+    pub bytes: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Dropping {
     pub disk: DiskId,
@@ -90,6 +245,14 @@ pub mod key {
     pub const STORES: &str = "store/";
     pub const DISKS: &str = "disk/";
     pub const ATTACHMENTS: &str = "attachment/";
+    pub const TERMS: &str = "terms/";
+    pub const POLICIES: &str = "policy/";
+    pub const ROLLOUT: &str = "rollout";
+    pub const MOVES: &str = "move/";
+    pub const ENDED: &str = "ended/";
+    pub const LAST_MOVE: &str = "moves";
+    pub const RETIRED: &str = "retired/";
+    pub const DELETIONS: &str = "deletions/";
     pub const DROPPING: &str = "dropping/";
 
     pub fn datacenter(name: &DatacenterName) -> String {
@@ -112,8 +275,33 @@ pub mod key {
         format!("{DISKS}{id}")
     }
 
+    pub fn terms(disk: DiskId) -> String {
+        format!("{TERMS}{disk}")
+    }
+
     pub fn attachment(disk: DiskId) -> String {
         format!("{ATTACHMENTS}{disk}")
+    }
+
+    pub fn policy(datacenter: &DatacenterName) -> String {
+        format!("{POLICIES}{datacenter}")
+    }
+
+    pub fn moving(disk: DiskId) -> String {
+        format!("{MOVES}{disk}")
+    }
+
+    /// In the order of the numbers.
+    pub fn ended(number: u64) -> String {
+        format!("{ENDED}{number:020}")
+    }
+
+    pub fn retired(disk: DiskId) -> String {
+        format!("{RETIRED}{disk}")
+    }
+
+    pub fn deletions(disk: DiskId) -> String {
+        format!("{DELETIONS}{disk}")
     }
 
     /// Everything attached at `host`; the slash keeps `tokyo-1` from finding what is at `tokyo-10`.
@@ -183,6 +371,16 @@ fn for_each(
             None => return Ok(()),
         }
     }
+}
+
+/// The value, or what stands for a missing one.
+pub fn load_or_default<T: DeserializeOwned + Default>(
+    catalog: &dyn Catalog,
+    key: &str,
+) -> Result<(Expect, T), CatalogError> {
+    let kept = load::<T>(catalog, key)?;
+    let expect = unchanged(&kept);
+    Ok((expect, kept.map(|kept| kept.value).unwrap_or_default()))
 }
 
 /// A disk's record, checked: what a file holds is foreign input, too.

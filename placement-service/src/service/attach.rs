@@ -151,7 +151,7 @@ impl Service {
         }
         let status = self.attachment_status(current, now);
         Err(match current.wanted {
-            Wanted::Detached => ServiceError::new(
+            Wanted::Detached | Wanted::Standby | Wanted::Copying => ServiceError::new(
                 Kind::NotNow,
                 format!("disk {name} is being detached from {}", at(&current.place)),
                 status,
@@ -198,6 +198,7 @@ impl Service {
                 node: host.clone(),
                 backend,
                 socket,
+                standby_of: None,
             })),
             Some(BackendState::Failed { why }) => Err(ServiceError::new(
                 Kind::NotNow,

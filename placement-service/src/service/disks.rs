@@ -6,9 +6,11 @@ use crate::api::{CreateDisk, Created, Deleted, Disk, DiskMap, EntryView, MapStor
 use crate::catalog::{Committed, Expect, Transaction};
 use crate::choose::{Candidate, Impossible, Wish, choose};
 use crate::model::{
-    Attachment, Dropping, HostRecord, Kept, StoreRecord, json, key, list, load, load_disk,
+    Attachment, Dropping, HostRecord, Kept, StoreRecord, Terms, json, key, list, load, load_disk,
 };
+use crate::policy::Home;
 use crate::service::fleet::unwritten;
+use crate::service::terms::Places;
 use replicator::words::{
     BLOCK_BYTES, DiskId, DiskName, DiskRecord, Entry, Epoch, ExtentSize, History, MapRange,
     Revision, State, StoreId, Version,
@@ -70,11 +72,18 @@ impl Service {
             map: choice.ranges.into_iter().map(range).collect(),
         };
         assert_eq!(record.check(), Ok(()), "a new record is a true one");
+        let places = self.places()?;
+        let (_, mut terms) = self.terms(&record, &places)?;
+        if let Some(near) = request.near.as_ref().and_then(|h| places.hosts.get(h)) {
+            terms.home = Home::new(near.clone());
+        }
+        terms.class = request.class.clone();
         let write = Transaction::new()
             .expect(key::name(name), Expect::Absent)
             .expect(key::disk(id), Expect::Absent)
             .put(key::name(name), json(&id))
-            .put(key::disk(id), json(&record));
+            .put(key::disk(id), json(&record))
+            .put(key::terms(id), json(&terms));
         match self.catalog.commit(&write)? {
             Committed::Yes => {}
             Committed::No => return Err(exists()),
@@ -82,7 +91,7 @@ impl Service {
         let notes: Vec<String> = choice.notes.iter().map(ToString::to_string).collect();
         tracing::info!(disk = %name, %id, bytes, copies = request.copies, ?notes, "disk created");
         Ok(Created {
-            disk: self.view(&record, None, now),
+            disk: self.view(&record, &terms, None, &places, now),
             notes,
         })
     }
@@ -144,11 +153,14 @@ impl Service {
     }
 
     pub fn disks(&self, now: Moment) -> Result<Vec<Disk>, ServiceError> {
+        let places = self.places()?;
         let mut disks = Vec::new();
         for kept in list::<DiskRecord>(&*self.catalog, key::DISKS)? {
             let key = key::attachment(kept.value.id);
             let attachment = load::<Attachment>(&*self.catalog, &key)?;
-            disks.push(self.view(&kept.value, attachment.as_ref(), now));
+            let attachment = attachment.as_ref().map(|kept| &kept.value);
+            let (_, terms) = self.terms(&kept.value, &places)?;
+            disks.push(self.view(&kept.value, &terms, attachment, &places, now));
         }
         disks.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(disks)
@@ -156,13 +168,18 @@ impl Service {
 
     pub fn disk(&self, name: &DiskName, now: Moment) -> Result<Disk, ServiceError> {
         let (record, attachment) = self.disk_and_attachment(name)?;
-        Ok(self.view(&record.value, attachment.as_ref(), now))
+        let attachment = attachment.as_ref().map(|kept| &kept.value);
+        let places = self.places()?;
+        let (_, terms) = self.terms(&record.value, &places)?;
+        Ok(self.view(&record.value, &terms, attachment, &places, now))
     }
 
     /// Which extents stand on which stores.
     pub fn disk_map(&self, name: &DiskName, now: Moment) -> Result<DiskMap, ServiceError> {
         let record = self.disk_named(name)?.value;
         let allocated = self.pulses.allocated(record.id);
+        let places = self.places()?;
+        let (_, terms) = self.terms(&record, &places)?;
         let mut stores = Vec::new();
         for id in record.stores() {
             let host =
@@ -170,6 +187,7 @@ impl Service {
             let heard = host.as_ref().and_then(|h| self.pulses.store(h, id));
             stores.push(MapStore {
                 id,
+                datacenter: places.datacenter(id).cloned(),
                 liveness: host.as_ref().map_or(crate::api::Liveness::Unheard, |h| {
                     self.pulses.liveness(h, now)
                 }),
@@ -179,6 +197,8 @@ impl Service {
         }
         let entry = |entry: Entry| EntryView {
             from: entry.from,
+            until: entry.until,
+            whole: entry.whole,
             stores: entry.stores,
         };
         let range = |range: MapRange| RangeView {
@@ -189,6 +209,9 @@ impl Service {
             disk: record.name,
             id: record.id,
             extent_size: record.extent_size,
+            epoch: record.epoch,
+            home: terms.home.datacenter,
+            retired: Vec::new(),
             ranges: record.map.into_iter().map(range).collect(),
             stores,
         })
@@ -222,7 +245,8 @@ impl Service {
                 .expect(key::disk(id), record.unchanged())
                 .expect(key::attachment(id), Expect::Absent)
                 .delete(key::disk(id))
-                .delete(key::name(name));
+                .delete(key::name(name))
+                .delete(key::terms(id));
             let write = if dropping.stores.is_empty() {
                 write
             } else {
@@ -259,14 +283,20 @@ impl Service {
     fn view(
         &self,
         record: &DiskRecord,
-        attachment: Option<&Kept<Attachment>>,
+        terms: &Terms,
+        attachment: Option<&Attachment>,
+        places: &Places,
         now: Moment,
     ) -> Disk {
-        let short = record
-            .map
-            .iter()
-            .filter(|range| range.history.members().count() < usize::from(record.copies))
-            .map(|range| u64::from(range.extents.count()));
+        let home = &terms.home.datacenter;
+        let wanted = record.copies;
+        let count = |so: &dyn Fn(&History) -> bool| -> u64 {
+            let ranges = record.map.iter().filter(|range| so(&range.history));
+            ranges.map(|range| u64::from(range.extents.count())).sum()
+        };
+        let is_home = |store: &StoreId| places.datacenter(*store) == Some(home);
+        let at_home = |entry: &Entry| entry.stores.iter().any(is_home);
+        let copies = record.map.iter().map(|range| range.history.copies());
         Disk {
             id: record.id,
             name: record.name.clone(),
@@ -276,8 +306,17 @@ impl Service {
             epoch: record.epoch,
             open_for: record.owner().map(|owner| owner.host.clone()),
             allocated_bytes: self.pulses.allocated(record.id).values().sum(),
-            attachment: attachment.map(|kept| self.attachment_view(&kept.value, now)),
-            short_extents: short.sum(),
+            attachment: attachment.map(|a| self.attachment_view(a, now)),
+            standbys: Vec::new(),
+            class: terms.class.clone(),
+            home: home.clone(),
+            wanted_copies: wanted,
+            copies_now: copies.min().unwrap_or(0).min(usize::from(u8::MAX)) as u8,
+            short_extents: count(&|history| history.copies() < usize::from(wanted)),
+            extents: u64::from(record.extents().count()),
+            near_extents: count(&|history| history.live().any(|e| e.whole && at_home(e))),
+            near_member_extents: count(&|history| history.live().any(at_home)),
+            moving: None,
         }
     }
 }

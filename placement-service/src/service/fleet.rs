@@ -208,6 +208,14 @@ impl Service {
             stores: stores.len() as u64,
             attached: attachments.len() as u64,
             provisioned_bytes: disks.iter().map(copies).sum(),
+            disks_short: disks.iter().filter(|d| d.short_extents > 0).count() as u64,
+            disks_far: disks
+                .iter()
+                .filter(|d| d.open_for.is_some() && d.near_extents < d.extents)
+                .count() as u64,
+            moving: disks.iter().filter_map(|d| d.moving.clone()).collect(),
+            retired_copies: 0,
+            retired_bytes: 0,
             disks: disks.len() as u64,
             problems,
         })

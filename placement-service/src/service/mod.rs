@@ -11,6 +11,7 @@ mod fleet;
 mod heartbeat;
 mod pulse;
 mod swap;
+mod terms;
 
 pub use attach::{AttachState, DetachState};
 pub use error::{Kind, ServiceError};

@@ -125,6 +125,7 @@ impl Play {
             extent_size: ExtentSize::DEFAULT,
             datacenter: None,
             near: None,
+            class: None,
         };
         let id = DiskId::random();
         self.service.create_disk(&request, id, self.now).unwrap();
@@ -232,6 +233,7 @@ fn a_silent_node_is_silent_and_its_stores_are_not_chosen() {
         extent_size: ExtentSize::DEFAULT,
         datacenter: None,
         near: None,
+        class: None,
     };
     let refused = play
         .service
@@ -318,6 +320,7 @@ fn a_disk_is_made_on_two_racks_listed_mapped_and_its_name_taken() {
         extent_size: ExtentSize::DEFAULT,
         datacenter: None,
         near: None,
+        class: None,
     };
     let refused = play.service.create_disk(&again, DiskId::random(), play.now);
     assert_eq!(refused.unwrap_err().kind, Kind::NotNow);
@@ -506,6 +509,7 @@ fn after_a_forced_detachment_the_next_attachment_may_take_over() {
     let first = play.attach("web1", "t1", false).unwrap();
     play.swap(&node("t1"), id, first, open(first, 1, "t1"));
     let force = Detach {
+        node: None,
         force: true,
         wait_ms: None,
     };

@@ -94,6 +94,7 @@ fn qemu_arguments(attached: &Attached) -> Vec<String> {
 
 pub fn detach(args: DetachArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
     let request = Detach {
+        node: None,
         force: args.force,
         wait_ms: Some(args.wait * 1000),
     };

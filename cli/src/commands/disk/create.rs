@@ -44,6 +44,7 @@ pub fn run(args: Args, connection: &Connection, output: Output) -> anyhow::Resul
         extent_size: args.extent_size.unwrap_or_default(),
         datacenter: args.datacenter,
         near: args.near,
+        class: None,
     };
     let created: Created = connection.service()?.post("/v1/disks", &request)?;
     output.show(&created, |created| {

@@ -86,6 +86,8 @@ fn state(disk: &Disk) -> String {
 fn status(attachment: &AttachmentView) -> String {
     match attachment.wanted {
         Wanted::Attached => attachment.status.clone(),
+        Wanted::Standby => format!("standing by, {}", attachment.status),
+        Wanted::Copying => format!("copying, {}", attachment.status),
         Wanted::Detached => format!("detaching, {}", attachment.status),
     }
 }
