@@ -11,6 +11,8 @@
 //! - `fleet`: the topology in numbers.
 
 mod anew;
+mod assemble;
+mod deletion;
 mod diff;
 mod drop;
 mod estimate;
@@ -19,10 +21,12 @@ mod fleet;
 mod goal;
 mod held;
 pub(crate) mod layout;
+mod notes;
 mod order;
 mod pins;
 mod plan;
 mod ranges;
+mod reasons;
 mod rules;
 mod steps;
 mod subject;
@@ -35,14 +39,14 @@ pub use plan::{
 };
 pub use subject::{Retired, Subject};
 
-use crate::policy::{Follow, Policies, Prepare, Topology, UnixSeconds};
-use fleet::Fleet;
+use crate::policy::{Follow, Home, Policies, Prepare, Topology, UnixSeconds};
+use fleet::{Fleet, Site};
 use goal::{Promised, place};
-use replicator::words::{
-    DatacenterName, DiskRecord, Extents, History, HostName, MapRange, NewSet, StoreId,
-};
+use replicator::words::{DatacenterName, DiskRecord, Extents, History, HostName, NewSet, StoreId};
 use rules::Rules;
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 #[cfg(test)]
 mod tests;
@@ -201,115 +205,42 @@ impl<'a> Planner<'a> {
         self.plan_to(&rules, subject, placed.goal)
     }
 
-    fn plan_to(&self, rules: &Rules, subject: &Subject, goal: Goal) -> Plan {
-        let record = subject.record;
-        let copies_now = least_copies(record);
-        let mut steps: Vec<Step> = Vec::new();
-        let mut tried = |action: Action, after: &DiskRecord| {
-            let crossings = match action {
-                Action::Fill { .. } => estimate::crossings(&self.fleet, rules, subject, after),
-                _ => Vec::new(),
-            };
-            steps.push(Step {
-                action,
-                copies_before: steps.last().map_or(copies_now, |step| step.copies_after),
-                copies_after: least_copies(after),
-                time: estimate::time(&self.fleet, rules, &crossings),
-                crossings,
-                write_round_trip: estimate::write_round_trip(&self.fleet, rules, after),
-            });
-        };
-        let full = steps::steps(&self.fleet, rules, subject, &goal, self.now, &mut tried);
-        let repair = self.needs_repair(rules, subject);
-        let opens = rules.class.copy.opens(self.now);
-        let copies_something = steps
-            .iter()
-            .any(|step| matches!(step.action, Action::Fill { .. }));
-        Plan {
-            disk: record.id,
-            name: record.name.clone(),
-            wanted_copies: goal
-                .ranges
-                .iter()
-                .map(|range| range.wanted)
-                .min()
-                .unwrap_or(0),
-            copies_now,
-            least_copies: steps
-                .iter()
-                .map(|step| step.copies_after)
-                .chain([copies_now])
-                .min()
-                .unwrap_or(0),
-            repair,
-            waits_until: Some(opens)
-                .filter(|opens| *opens > self.now && copies_something && !repair),
-            notes: self.notes(rules, subject, &goal, &full),
-            shortfalls: goal.shortfalls,
-            steps,
+    /// The home of a disk that never had one: where most of its copies stand.
+    pub fn home_of(&self, record: &DiskRecord) -> Option<Home> {
+        let mut extents: BTreeMap<Site, u64> = BTreeMap::new();
+        for range in &record.map {
+            for store in range.history.members() {
+                if let Some(site) = self.fleet.site_of(store) {
+                    *extents.entry(site).or_default() += u64::from(range.extents.count());
+                }
+            }
         }
+        let most = extents
+            .into_iter()
+            .max_by_key(|(site, count)| (*count, Reverse(*site)));
+        most.map(|(site, _)| Home::new(self.fleet.name(site).clone()))
+    }
+
+    /// Until when the disk stays where it is, wherever its VM runs.
+    fn held(&self, subject: &Subject) -> Option<UnixSeconds> {
+        let held = subject.home.is_held(self.now);
+        subject.home.held_until.filter(|_| held)
     }
 
     /// Whether some extent has fewer complete copies than policy asks for.
     fn needs_repair(&self, rules: &Rules, subject: &Subject) -> bool {
-        let away: usize = rules
-            .class
-            .away
-            .values()
-            .map(|copies| usize::from(*copies))
-            .sum();
-        let wanted = usize::from(rules.copies) + away;
-        subject
-            .record
-            .map
-            .iter()
-            .any(|range| copies_of(&range.history) < wanted)
+        let wanted = usize::from(rules.class.total(subject.record.copies));
+        let mut map = subject.record.map.iter();
+        map.any(|range| copies_of(&range.history) < wanted)
     }
+}
 
-    fn notes(
-        &self,
-        rules: &Rules,
-        subject: &Subject,
-        goal: &Goal,
-        full: &[Extents],
-    ) -> Vec<String> {
-        let mut notes: Vec<String> = full.iter().map(too_long).collect();
-        let home = subject.home;
-        if let Some(until) = home.held_until.filter(|_| home.is_held(self.now)) {
-            notes.push(format!(
-                "its VM moved twice within the hold-down: it follows after {until}"
-            ));
-        }
-        if let Some(class) = subject.class
-            && self
-                .policies
-                .of(&home.datacenter)
-                .is_none_or(|policy| !policy.classes.contains_key(class))
-        {
-            let datacenter = &home.datacenter;
-            notes.push(format!(
-                "the policy of {datacenter} has no class {class}: the default one governs"
-            ));
-        }
-        let roles = goal.ranges.iter().flat_map(|range| &range.copies);
-        if roles.clone().any(|(_, role)| *role == Role::StandIn) {
-            notes.push("some copies stand in elsewhere, because there is no room for them where they should be".into());
-        }
-        let mut sites: Vec<_> = roles
-            .filter_map(|(store, _)| self.fleet.site_of(*store))
-            .collect();
-        sites.sort_unstable();
-        sites.dedup();
-        if let [only] = sites[..]
-            && self.fleet.sites().count() > 1
-        {
-            let only = self.fleet.name(only);
-            notes.push(format!("all copies stand in {only}: its loss loses the disk; `away` would keep one elsewhere"));
-        }
-        if rules.class.away.is_empty() && sites.len() > 1 {
-            notes.push("some ranges stand in several datacenters, but none is promised to: `away` is empty".into());
-        }
-        notes
+/// Complete copies of a range: [`History::copies`], of most histories, which have one entry, without
+/// looking further.
+fn copies_of(history: &History) -> usize {
+    match &history.0[..] {
+        [only] => only.stores.len(),
+        _ => history.copies(),
     }
 }
 
@@ -317,18 +248,4 @@ fn too_long(extents: &Extents) -> String {
     format!(
         "extents {extents} stay as they are for now: their history is full, and shortens as moves complete"
     )
-}
-
-/// Complete copies of the worst placed extent.
-fn least_copies(record: &DiskRecord) -> u8 {
-    let copies = |range: &MapRange| copies_of(&range.history).min(usize::from(u8::MAX)) as u8;
-    record.map.iter().map(copies).min().unwrap_or(0)
-}
-
-/// [`History::copies`]; of most histories, which have one entry, without looking further.
-fn copies_of(history: &History) -> usize {
-    match &history.0[..] {
-        [only] => only.stores.len(),
-        _ => history.copies(),
-    }
 }

@@ -125,11 +125,14 @@ impl OneClass<'_> {
             return;
         }
         let room = self.room(&here);
-        // Without `copies` each disk asks for its own number, and gets two unless somebody said otherwise.
-        let Some(copies) = self.class.copies.map(usize::from) else {
-            return;
-        };
-        self.fits("copies", copies, &here, &room);
+        match self.class.copies.map(usize::from) {
+            Some(copies) => self.fits("copies", copies, &here, &room),
+            // Without `copies` each disk asks for its own number, which nobody knows here.
+            None if room.hosts == 0 => self.note(format!(
+                "{here} has no host with a store: the copies of its VMs' disks stand elsewhere"
+            )),
+            None => {}
+        }
     }
 
     fn copies_away(&mut self) {

@@ -26,6 +26,7 @@ use super::units::{Window, parse_duration, parse_rate};
 use super::{ClassName, Policy, nearest};
 use crate::choose::MAX_COPIES;
 use replicator::words::DatacenterName;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -55,7 +56,7 @@ const CLASS_KEYS: [&str; 10] = [
 const COPY_KEYS: [&str; 3] = ["limit", "to", "windows"];
 
 /// One thing that is wrong in a file.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Fault {
     /// From 1.
     pub line: usize,
@@ -76,7 +77,7 @@ impl fmt::Display for Fault {
 }
 
 /// Why a file is no policy: at least one fault, in the order of the lines.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PolicyError {
     pub datacenter: DatacenterName,
     pub faults: Vec<Fault>,

@@ -8,12 +8,11 @@ mod properties;
 mod telling;
 
 use super::*;
-use crate::policy::{Health, Home, HostPlace, Link, Pin, Policy, StorePlace};
+use crate::policy::{Health, HostPlace, Link, Pin, Policy, StorePlace};
 use replicator::words::{
-    BackendId, Change, DiskId, DiskName, Entry, Epoch, Extent, ExtentSize, Generation, Life, Owner,
-    RackName, Revision, State, Version,
+    BackendId, Change, DiskId, DiskName, Entry, Epoch, Extent, ExtentSize, Generation, Life,
+    MapRange, Owner, RackName, Revision, State, Version,
 };
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) const GIB: u64 = 1 << 30;

@@ -24,17 +24,13 @@ fn every_copy_is_explained_by_what_put_it_there() {
     );
     assert!(
         near.why_here
-            .contains("one of the 2 copies that The policy of tokyo asks for"),
+            .contains("one of the 2 copies that the policy of tokyo asks for"),
         "{near:?}"
     );
-    assert!(
-        explained(&case, 11)
-            .why_here
-            .contains("keeps a copy away in osaka")
-    );
+    assert!(explained(&case, 11).why_here.contains("kept away in osaka"));
     let all = case.planner().explain(&case.subject());
     assert!(
-        all.governed_by[0].contains("2 copies where the VM runs"),
+        all.governed_by[0].contains("The policy of tokyo asks for 2 copies where the VM runs"),
         "{:?}",
         all.governed_by
     );
@@ -100,6 +96,53 @@ fn what_stands_in_says_for_what_and_a_pin_says_its_reason() {
     );
     let held = Case::new(&[("osaka", "follow = \"manual\"")], "osaka", &[1, 3]);
     assert!(explained(&held, 1).why_here.contains("follow = \"manual\""));
+}
+
+#[test]
+fn a_copy_is_deleted_only_when_those_instead_of_it_are_complete_and_up() {
+    let mut case = Case::new(&[], "osaka", &[1, 3]);
+    let all = extents(0, 16);
+    let may = |case: &Case| {
+        let planner = case.planner();
+        planner.may_delete(&case.subject(), store(1), all)
+    };
+    assert!(may(&case).unwrap_err().contains("still on it"));
+    case.record = switch(&case.record, extents(0, 8), &[11, 12]);
+    assert!(may(&case).is_err(), "sealed");
+    case.record = disk(&[11, 12]);
+    assert_eq!(numbers(&may(&case).unwrap()), [11, 12]);
+    case.record = switch(&case.record, extents(0, 8), &[12, 21]);
+    assert!(may(&case).unwrap_err().contains("0..8 are not complete"));
+    case.record = disk(&[11, 12]);
+    case.fleet.stores.get_mut(&store(12)).unwrap().health = Health::Silent;
+    assert!(may(&case).unwrap_err().contains("is not up"));
+}
+
+#[test]
+fn a_disk_without_a_home_is_at_home_where_most_of_it_stands() {
+    let case = Case::new(&[], "tokyo", &[1, 11, 12]);
+    assert_eq!(
+        case.planner().home_of(&case.record),
+        Some(Home::new(dc("osaka")))
+    );
+}
+
+#[test]
+fn a_pin_that_cannot_be_kept_is_said() {
+    let mut case = Case::new(&[], "tokyo", &[1, 3]);
+    case.fleet.stores.get_mut(&store(11)).unwrap().health = Health::Silent;
+    case.pins = vec![Pin {
+        disk: case.record.id,
+        extents: None,
+        hold: Hold::Also(vec![store(11)]),
+        reason: "audit".into(),
+        until: Until::Lifted,
+    }];
+    let plan = case.plan();
+    assert!(
+        plan.is_empty() && plan.notes[0].contains("\"audit\") is not kept"),
+        "{plan:?}"
+    );
 }
 
 #[test]
