@@ -104,22 +104,30 @@ impl<'a> Placing<'a> {
             holders: holders.into(),
             wants: wants.into(),
         };
-        let mut near_pinned = 0;
+        let mut demands = range.wants.demands.clone();
         for seat in range.wants.on.clone() {
-            near_pinned += u8::from(self.take_pinned(&mut range, seat, Role::Near));
+            self.take_pinned_on(&mut range, seat, &mut demands);
         }
         for seat in range.wants.also.clone() {
             self.take_pinned(&mut range, seat, Role::Also);
         }
-        for demand in range.wants.demands.clone() {
-            let pinned = if demand.away { 0 } else { near_pinned };
-            let left = Demand {
-                copies: demand.copies.saturating_sub(pinned),
-                ..demand
-            };
-            self.serve_from_holders(&mut range, left);
+        for demand in demands {
+            self.serve_from_holders(&mut range, demand);
         }
         range
+    }
+
+    /// A store that a pin wants serves what is wanted at its place, or else near the VM.
+    fn take_pinned_on(&self, range: &mut Range, seat: Seat, demands: &mut [Demand]) {
+        let here = Scope::In(self.fleet.place(seat).site);
+        let served = demands
+            .iter()
+            .position(|demand| demand.scope == here && demand.copies > 0)
+            .or_else(|| demands.iter().position(|demand| !demand.away));
+        let demand = &mut demands[served.expect("near copies are always wanted")];
+        if self.take_pinned(range, seat, role(*demand)) {
+            demand.copies = demand.copies.saturating_sub(1);
+        }
     }
 
     fn take_pinned(&self, range: &mut Range, seat: Seat, role: Role) -> bool {
@@ -138,36 +146,28 @@ impl<'a> Placing<'a> {
     }
 
     /// Takes what is there already; what remains of `demand` is missing.
-    pub fn serve_from_holders(&self, range: &mut Range, demand: Demand) {
-        let mut left = demand.copies;
+    pub fn serve_from_holders(&self, range: &mut Range, mut demand: Demand) {
         let passes = self.rules.passes();
         // What stands and shares a rack is not moved for a mere preference; what would join anew is
         // chosen better.
         for live in [true, false] {
             for apart in passes {
-                for holder in range
-                    .holders
-                    .iter()
-                    .filter(|holder| holder.holds.is_live() == live)
-                {
+                let anywhere = live && demand.stays;
+                for holder in range.holders.clone().iter() {
                     let seat = holder.seat;
-                    let chosen = range.chosen.iter().any(|(other, _)| *other == seat);
-                    if left > 0
-                        && !chosen
-                        && self.inside(demand, seat)
+                    if demand.copies > 0
+                        && holder.holds.is_live() == live
+                        && (anywhere || self.inside(demand, seat))
                         && !self.clashes(&range.chosen, seat, *apart)
                     {
                         range.chosen.push((seat, role(demand)));
-                        left -= 1;
+                        demand.copies -= 1;
                     }
                 }
             }
         }
-        if left > 0 {
-            range.missing.push(Demand {
-                copies: left,
-                ..demand
-            });
+        if demand.copies > 0 {
+            range.missing.push(demand);
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Demand {
     pub scope: Scope,
     pub copies: u8,
     pub away: bool,
+    /// Members of the write set serve it wherever they are; only what is missing goes to `scope`.
+    pub stays: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -121,28 +123,38 @@ impl<'a> Rules<'a> {
                     let site = fleet.site(datacenter).filter(|site| self.allows(*site));
                     pinned_in = site.or(pinned_in);
                 }
-                Hold::On(stores) => wants.on.extend(seats(stores)),
-                Hold::Also(stores) => wants.also.extend(seats(stores)),
-                Hold::Off(stores) => wants.off.extend(seats(stores)),
+                // The latest pin counts, where one wants a store and another does not.
+                Hold::On(stores) | Hold::Also(stores) => {
+                    let seats = seats(stores);
+                    for list in [&mut wants.on, &mut wants.also, &mut wants.off] {
+                        list.retain(|seat| !seats.contains(seat));
+                    }
+                    match &pin.hold {
+                        Hold::On(_) => wants.on.extend(seats),
+                        _ => wants.also.extend(seats),
+                    }
+                }
+                Hold::Off(stores) => {
+                    let seats = seats(stores);
+                    wants.on.retain(|seat| !seats.contains(seat));
+                    wants.also.retain(|seat| !seats.contains(seat));
+                    wants.off.extend(seats);
+                }
             }
         }
+        let stays = pinned_in.is_none() && !self.follows;
         let near = match pinned_in {
             Some(site) => Some(site),
-            None if self.follows => self.home,
-            None => self.most_of(fleet, history).or(self.home),
+            None if stays => self.most_of(fleet, history).or(self.home),
+            None => self.home,
         };
         let near = near.filter(|site| self.allows(*site));
-        wants.demands.push(Demand {
-            scope: near.map_or(Scope::Anywhere, Scope::In),
-            copies: self.copies,
-            away: false,
-        });
         for (datacenter, copies) in &self.class.away {
             let there = fleet.site(datacenter).filter(|site| self.allows(*site));
             // What is kept away from the VM's place is kept away from where a pin put the copies, too:
             // then the VM's place is what is elsewhere.
             let elsewhere = match there {
-                Some(site) if Some(site) == near => {
+                Some(site) if Some(site) == near && !stays => {
                     self.home.filter(|h| Some(*h) != near && self.allows(*h))
                 }
                 there => there,
@@ -151,12 +163,23 @@ impl<'a> Rules<'a> {
                 scope: elsewhere.map_or(Scope::Anywhere, Scope::In),
                 copies: *copies,
                 away: true,
+                stays: false,
             });
         }
+        let near = Demand {
+            scope: near.map_or(Scope::Anywhere, Scope::In),
+            copies: self.copies,
+            away: false,
+            stays,
+        };
+        // Copies that stay wherever they are take what those that are kept away leave; otherwise what
+        // is near the VM is chosen first.
+        let first = if stays { wants.demands.len() } else { 0 };
+        wants.demands.insert(first, near);
         wants
     }
 
-    /// The site where most copies of the write set are, but for those that policy keeps away; home
+    /// The site where most copies of the write set are beyond those that policy keeps away there; home
     /// among equals.
     fn most_of(&self, fleet: &Fleet, history: &History) -> Option<Site> {
         let mut counts: BTreeMap<Site, i32> = BTreeMap::new();
@@ -174,7 +197,7 @@ impl<'a> Rules<'a> {
         let prefer = |site: Site| (Some(site) == self.home, std::cmp::Reverse(site));
         counts
             .into_iter()
-            .filter(|(site, _)| self.allows(*site))
+            .filter(|(site, count)| *count > 0 && self.allows(*site))
             .max_by_key(|(site, count)| (*count, prefer(*site)))
             .map(|(site, _)| site)
     }

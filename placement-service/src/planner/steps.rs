@@ -147,10 +147,10 @@ fn is_whole_on(history: &History, stores: &[StoreId]) -> bool {
         .all(|store| history.member(*store).is_some_and(|entry| entry.whole))
 }
 
-/// Whether the history has room for this switch (rule F3). A switch adds two entries at most, so that
-/// most need no trial.
+/// Whether the history has room for this switch (rule F3). A switch adds one entry and splits live ones
+/// at most, so that most need no trial.
 fn fits(record: &DiskRecord, history: &History, set: &NewSet) -> bool {
-    if history.0.len() + 2 <= History::MAX_ENTRIES {
+    if history.0.len() + 1 + history.live().count() <= History::MAX_ENTRIES {
         return true;
     }
     let sets = vec![set.clone()];

@@ -265,6 +265,42 @@ fn a_full_history_waits_for_its_moves_to_complete() {
 }
 
 #[test]
+fn a_switch_that_would_split_many_live_entries_waits_too() {
+    let mut case = Case::new(&[], "frankfurt", &[1]);
+    // Each joined at an epoch of its own, and none is whole yet.
+    for members in [&[1, 2][..], &[1, 2, 3], &[1, 2, 3, 11], &[1, 2, 3, 11, 12]] {
+        case.record = switch(&case.record, extents(0, 16), members);
+    }
+    let plan = case.plan();
+    assert!(plan.notes[0].contains("history is full"), "{plan:?}");
+    assert_eq!(story(&plan)[0], "fill");
+    assert!(case.arrival("frankfurt").sets.is_empty());
+}
+
+#[test]
+fn manual_leaves_every_member_where_it_is() {
+    let manual = [("frankfurt", "follow = \"manual\"")];
+    let spread_out = Case::new(&manual, "frankfurt", &[1, 11]);
+    assert!(
+        spread_out.plan().is_empty(),
+        "{:?}",
+        story(&spread_out.plan())
+    );
+    // What is kept away counts first; what is missing then is made near the VM.
+    let away = [(
+        "tokyo",
+        "copies = 1\naway = { osaka = 1 }\nfollow = \"manual\"",
+    )];
+    let mut case = Case::new(&away, "tokyo", &[11]);
+    assert_eq!(case.goal_stores().len(), 2);
+    let plan = case.plan();
+    for step in plan.steps {
+        case.act(&step.action);
+    }
+    assert!(case.plan().is_empty());
+}
+
+#[test]
 fn seeds_are_what_the_destination_will_lack() {
     let case = Case::new(&[("tokyo", "prepare = \"standby\"")], "tokyo", &[1, 3]);
     assert!(case.planner().prepares_by_itself(&case.subject()));

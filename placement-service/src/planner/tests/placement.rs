@@ -98,6 +98,17 @@ fn copies_besides_policys_and_stores_that_get_none() {
 }
 
 #[test]
+fn the_latest_of_two_pins_counts() {
+    let mut case = Case::new(&[], "tokyo", &[1, 3]);
+    let on = pinned(&case, None, Hold::On(vec![store(2)]));
+    let off = pinned(&case, None, Hold::Off(vec![store(2)]));
+    case.pins = vec![off.clone(), on.clone()];
+    assert_eq!(case.goal_stores(), [2, 3]);
+    case.pins = vec![on, off];
+    assert_eq!(case.goal_stores(), [1, 3]);
+}
+
+#[test]
 fn a_pin_for_a_move_ahead_ends_when_the_vm_leaves() {
     let mut case = Case::new(&[], "tokyo", &[1, 3]);
     let mut pin = pinned(&case, None, Hold::In(dc("osaka")));

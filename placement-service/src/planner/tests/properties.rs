@@ -1,6 +1,7 @@
 //! Over random fleets, policies, maps and moves: what a plan promises.
 
 use super::*;
+use crate::policy::{Hold, Until};
 use proptest::prelude::*;
 
 const SITES: [&str; 3] = ["tokyo", "osaka", "kyoto"];
@@ -136,6 +137,30 @@ fn random_case() -> impl Strategy<Value = Case> {
     )
 }
 
+/// Pins of some extents: in a site, on a store, on one besides, off one.
+fn random_pins() -> impl Strategy<Value = Vec<(u32, u32, u8, u8)>> {
+    prop::collection::vec((0..EXTENTS, 1..=EXTENTS, 0u8..4, 0u8..12), 0..3)
+}
+
+fn pin(case: &mut Case, pins: &[(u32, u32, u8, u8)]) {
+    let count = case.fleet.stores.len() as u8;
+    for (begin, length, kind, what) in pins {
+        let stores = vec![store(u128::from(what % count) + 1)];
+        case.pins.push(Pin {
+            disk: case.record.id,
+            extents: Some(extents(*begin, (begin + length).min(EXTENTS))),
+            hold: match kind {
+                0 => Hold::In(dc(SITES[usize::from(what % 3)])),
+                1 => Hold::On(stores),
+                2 => Hold::Also(stores),
+                _ => Hold::Off(stores),
+            },
+            reason: "by hand".into(),
+            until: Until::Lifted,
+        });
+    }
+}
+
 /// The copies of each extent, its members, and what policy asks for.
 fn copies(record: &DiskRecord) -> Vec<usize> {
     let of = |range: &MapRange| vec![range.history.copies(); range.extents.count() as usize];
@@ -244,7 +269,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn a_plan_leads_to_its_goal_by_safe_steps_and_then_there_is_none(mut case in random_case()) {
+    fn a_plan_leads_to_its_goal_by_safe_steps_and_then_there_is_none(
+        mut case in random_case(), pins in random_pins(),
+    ) {
+        pin(&mut case, &pins);
         let least = floor(&case);
         // Long histories have to complete before they can change: several plans, each carried out whole.
         for _ in 0..6 {
@@ -275,9 +303,12 @@ proptest! {
 
     #[test]
     fn a_plan_may_be_left_at_any_step_for_another(
-        mut case in random_case(), moves in prop::collection::vec((0usize..3, 1usize..4), 1..6),
+        mut case in random_case(),
+        moves in prop::collection::vec((0usize..3, 1usize..4, random_pins()), 1..6),
     ) {
-        for (home, steps) in moves {
+        for (home, steps, pins) in moves {
+            case.pins.clear();
+            pin(&mut case, &pins);
             case.home = case.home.moved_to(&dc(SITES[home]), NOW, Duration::ZERO);
             let least = floor(&case);
             for step in case.plan().steps.iter().take(steps) {
