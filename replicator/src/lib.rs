@@ -14,6 +14,7 @@
 
 pub mod message;
 pub mod net;
+pub mod packed;
 pub mod plant;
 pub mod store;
 pub mod wire;

@@ -3,6 +3,7 @@
 //! The near store gets these as function calls, a far one through [`crate::wire`]; the simulator
 //! passes them through its own network. The answers in any order, one for each request.
 
+use crate::packed::Packed;
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Seq, Starts,
     StoreId, Version,
@@ -96,6 +97,13 @@ pub enum Request {
     },
     /// The replica of `extents` was evened out and synced: it is whole again in this incarnation (rule S2, A4).
     Settle { asker: Asker, extents: Extents },
+    /// The histories of `extents` begin with epoch `oldest` by now: what only reads of older entries
+    /// need may go. Losing this costs space, nothing else.
+    Collapse {
+        asker: Asker,
+        extents: Extents,
+        oldest: Epoch,
+    },
 }
 
 impl Request {
@@ -112,6 +120,7 @@ impl Request {
             Request::Sync { .. } => "sync",
             Request::List { .. } => "list",
             Request::Settle { .. } => "settle",
+            Request::Collapse { .. } => "collapse",
         }
     }
 }
@@ -194,6 +203,7 @@ pub enum Reply {
         more: bool,
     },
     Settled,
+    Collapsed,
     Refused(Refusal),
 }
 
@@ -241,13 +251,11 @@ pub struct Pulled {
 }
 
 /// The answer to [`Request::Fetch`], block by block; `data` holds those that are data, one after
-/// another, decompressed.
+/// another.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Fetched {
     pub found: Vec<Fetch>,
-    pub data: Bytes,
-    /// What `data` took on the wire.
-    pub wire_bytes: u64,
+    pub data: Packed,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

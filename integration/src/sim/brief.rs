@@ -49,6 +49,11 @@ pub(super) fn brief(request: &Request) -> String {
             )
         }
         Request::Settle { asker, extents } => format!("Settle {} {extents}", asker.epoch),
+        Request::Collapse {
+            asker,
+            extents,
+            oldest,
+        } => format!("Collapse {} {extents} to {oldest}", asker.epoch),
         Request::Survey {
             asker,
             from,

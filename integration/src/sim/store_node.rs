@@ -115,6 +115,10 @@ impl StoreNode {
         match self.core.as_mut()?.handle(request) {
             Handled::Now(reply) => Some(Answer::Now(reply)),
             Handled::Read(plan) => Some(Answer::Read(plan)),
+            Handled::Fetch(plan) => {
+                let fetched = plan.run().map_or_else(Reply::Refused, Reply::Fetched);
+                Some(Answer::Now(fetched))
+            }
             Handled::AfterSync(promise) => {
                 self.promises.push((promise, to));
                 Some(Answer::AfterSync)

@@ -74,6 +74,11 @@ enum Expected {
     Synced,
     Listed,
     Settled,
+    Surveyed,
+    Pulled,
+    /// This many blocks.
+    Fetched(usize),
+    Collapsed,
 }
 
 impl Link {
@@ -233,9 +238,12 @@ impl Expected {
             Request::Sync { .. } => Expected::Synced,
             Request::List { .. } => Expected::Listed,
             Request::Settle { .. } => Expected::Settled,
-            Request::Survey { .. } | Request::Pull { .. } | Request::Fetch { .. } => {
-                panic!("not on the wire yet")
+            Request::Survey { .. } => Expected::Surveyed,
+            Request::Pull { .. } => Expected::Pulled,
+            Request::Fetch { blocks, .. } => {
+                Expected::Fetched(blocks.iter().map(|part| part.count as usize).sum())
             }
+            Request::Collapse { .. } => Expected::Collapsed,
         }
     }
 
@@ -248,7 +256,11 @@ impl Expected {
             | (Expected::Written, Reply::Written)
             | (Expected::Synced, Reply::Synced)
             | (Expected::Listed, Reply::Listed { .. })
-            | (Expected::Settled, Reply::Settled) => true,
+            | (Expected::Settled, Reply::Settled)
+            | (Expected::Surveyed, Reply::Surveyed { .. })
+            | (Expected::Pulled, Reply::Pulled(_))
+            | (Expected::Collapsed, Reply::Collapsed) => true,
+            (Expected::Fetched(blocks), Reply::Fetched(fetched)) => fetched.found.len() == blocks,
             (Expected::Read(blocks), Reply::Read(read)) => read.found.len() == blocks,
             _ => false,
         };

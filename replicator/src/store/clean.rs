@@ -8,8 +8,8 @@ use super::Store;
 use super::append::Purpose;
 use super::checkpoint::Chore;
 use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
-use super::holdings::{LoadFault, count_dirty, moved_flags};
-use super::index::{blocks_of, chunk_of, chunks_of};
+use super::holdings::{LoadFault, count_dirty, moved};
+use super::index::{Entry, blocks_of, chunk_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
 use crate::message::Refusal;
@@ -240,7 +240,7 @@ impl<M: Media> Store<M> {
     ) -> Result<(), Hindrance> {
         match header.kind {
             Kind::Data | Kind::Zeroes => {
-                let mut parts: Vec<Blocks> = Vec::new();
+                let mut parts: Vec<(Blocks, Option<u16>)> = Vec::new();
                 for (number, part) in chunks_of(header.blocks()) {
                     self.load_to_clean(header.disk, part)?;
                     let disk = self.holdings.disks.get(&header.disk);
@@ -250,23 +250,24 @@ impl<M: Media> Store<M> {
                     };
                     for block in part.iter() {
                         let within = (block.0 - blocks_of(number).first.0) as u16;
-                        if chunk.versions(within).any(|entry| entry.place == place) {
-                            match parts.last_mut() {
-                                Some(last) if last.end() == block => last.count += 1,
-                                _ => parts.push(Blocks::new(block, 1)),
+                        let here = |entry: &Entry| entry.place == place;
+                        let Some(Entry { filled, .. }) = chunk.versions(within).find(here) else {
+                            continue;
+                        };
+                        match parts.last_mut() {
+                            Some((last, same)) if last.end() == block && *same == filled => {
+                                last.count += 1;
                             }
+                            _ => parts.push((Blocks::new(block, 1), filled)),
                         }
                     }
                 }
-                moves.extend(parts.into_iter().map(|part| {
-                    let header = Header {
-                        flags: moved_flags(header.flags),
-                        block: part.first.0,
-                        count: part.count,
-                        ..*header
-                    };
-                    (header, place.offset() + HEADER_BYTES)
-                }));
+                let payload = place.offset() + HEADER_BYTES;
+                moves.extend(
+                    parts
+                        .into_iter()
+                        .map(|(part, filled)| (moved(header, part, filled), payload)),
+                );
             }
             // A part of the index moves by being written anew.
             Kind::Index => {

@@ -10,7 +10,7 @@ use super::identity::write_whole;
 use super::index::Reader;
 use super::media::{Media, MediaFile};
 use super::place::{MAX_UNITS, Place};
-use super::replica::Replica;
+use super::replica::{Membership, Replica};
 use super::segment::Segment;
 use crate::message::checksum;
 use crate::words::{
@@ -114,8 +114,10 @@ impl Directory {
     /// None: these bytes are not a whole checkpoint of this store.
     pub fn decode(store: StoreId, bytes: &[u8]) -> Option<Loaded> {
         let mut head = Reader(bytes.get(..HEAD_BYTES)?);
-        let matches = head.take(8)? == MAGIC
-            && head.u32()? == FORMAT_VERSION
+        let magic = head.take(8)?;
+        let version = head.u32()?;
+        let matches = magic == MAGIC
+            && (1..=FORMAT_VERSION).contains(&version)
             && head.u32()? == checksum(&bytes[16..])
             && head.u128()? == store.as_u128()
             && head.u64()? == (bytes.len() - HEAD_BYTES) as u64;
@@ -149,7 +151,7 @@ impl Directory {
         }
         for _ in 0..from.u32()? {
             let id = DiskId::from_u128(from.u128()?);
-            holdings.disks.insert(id, disk(&mut from)?);
+            holdings.disks.insert(id, disk(&mut from, version)?);
         }
         from.0.is_empty().then_some(Loaded {
             directory,
@@ -220,7 +222,10 @@ impl Writer {
             to.u64(replica.from.as_u64());
             to.u16(replica.join);
             to.u64(replica.incarnation.0);
-            to.list(replica.bounds.iter(), |to, bound| to.u64(bound.as_u64()));
+            to.list(replica.past.iter(), |to, past| {
+                to.u64(past.from.as_u64());
+                to.u16(past.join);
+            });
         });
         self.list(disk.extents.iter(), |to, (extent, state)| {
             to.u32(extent.0);
@@ -252,7 +257,7 @@ fn version(from: &mut Reader<'_>) -> Option<Version> {
     Some(Version::new(epoch, Seq(from.u64()?)))
 }
 
-fn disk(from: &mut Reader<'_>) -> Option<Disk> {
+fn disk(from: &mut Reader<'_>, format: u32) -> Option<Disk> {
     let mut disk = Disk {
         shown: Epoch::from_u64(from.u64()?),
         ..Disk::default()
@@ -271,10 +276,21 @@ fn disk(from: &mut Reader<'_>) -> Option<Disk> {
             from: Epoch::from_u64(from.u64()?),
             join: from.u16()?,
             incarnation: Incarnation(from.u64()?),
-            bounds: SmallVec::new(),
+            past: SmallVec::new(),
         };
         for _ in 0..from.u32()? {
-            replica.bounds.push(Epoch::from_u64(from.u64()?));
+            let epoch = Epoch::from_u64(from.u64()?);
+            // Format 1 knew no fills, and of memberships only where each but the first began.
+            let join = if format == 1 { 0 } else { from.u16()? };
+            replica.past.push(Membership { from: epoch, join });
+        }
+        if format == 1 && !replica.past.is_empty() {
+            replica.past.pop();
+            let first = Membership {
+                from: Epoch::ZERO,
+                join: 0,
+            };
+            replica.past.insert(0, first);
         }
         disk.replicas.0.push(replica);
     }

@@ -76,8 +76,8 @@ impl Disk {
                 .extent_of(block)
                 .and_then(|extent| self.replicas.of(extent));
             replica.is_some_and(|replica| {
-                let mut bounds = replica.bounds.iter();
-                bounds.any(|bound| before.epoch < *bound && *bound <= after.epoch)
+                let mut bounds = replica.bounds();
+                bounds.any(|bound| before.epoch < bound && bound <= after.epoch)
             })
         };
         unsynced || unacknowledged || between()

@@ -12,7 +12,7 @@
 //! for one. With `data sum` it binds the data to its disk, block and version.
 
 use super::place::Place;
-use crate::message::checksum;
+use crate::message::{MAX_DATA_BLOCKS, checksum};
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq,
     Starts, StoreId, Version,
@@ -27,8 +27,9 @@ pub const HEADER_BYTES: u64 = 64;
 pub const DATA_FRAME_BYTES: u64 = HEADER_BYTES + BLOCK_BYTES;
 /// The largest payload of a control frame. Bounds what a reader allocates.
 pub const MAX_PAYLOAD: u32 = 64 << 10;
-/// The format of everything in a store's directory.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format of everything in a store's directory. 2 knows fills, memberships before the newest, and
+/// replicas that were dropped.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What a frame says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,13 +57,20 @@ pub enum Kind {
     Index = 0xDA,
     /// A clean shutdown: nothing follows, all before it is synced.
     Clean = 0xDB,
+    /// Blocks that stood here before a join are proven to be what it is to have, under these versions.
+    Adopt = 0xDC,
+    /// The replica of some extents is gone: everything of them up to here is void.
+    Forget = 0xDD,
+    /// Entries of a history that began before an epoch are gone.
+    Collapse = 0xDE,
 }
 
 impl Kind {
     fn from_u8(kind: u8) -> Option<Kind> {
         use Kind::*;
         [
-            Data, Zeroes, Begin, Opened, Mark, Epoch, Join, Settle, Drop, Index, Clean,
+            Data, Zeroes, Begin, Opened, Mark, Epoch, Join, Settle, Drop, Index, Clean, Adopt,
+            Forget, Collapse,
         ]
         .into_iter()
         .find(|known| *known as u8 == kind)
@@ -170,6 +178,12 @@ impl Header {
     /// How much room the whole frame takes.
     pub fn frame_bytes(&self) -> u64 {
         frame_bytes(self.payload_bytes())
+    }
+
+    /// The beginning of the membership that this block was filled in for; a moved frame does not say.
+    pub fn filled_for(&self) -> Option<Epoch> {
+        let filled = self.flags & FLAG_FILLED != 0 && !self.is_moved();
+        filled.then(|| Epoch::from_u64(self.watermark))
     }
 
     pub fn is_moved(&self) -> bool {
@@ -326,7 +340,45 @@ impl OpenedPayload {
     }
 }
 
-/// Payload of a Join or Settle frame.
+/// One of the runs that an Adopt frame names: blocks that have one version.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
+#[repr(C)]
+pub struct AdoptedRun {
+    block: U64,
+    epoch: U64,
+    seq: U64,
+    count: U32,
+    zero: U32,
+}
+
+impl AdoptedRun {
+    pub fn new(blocks: Blocks, version: Version) -> AdoptedRun {
+        AdoptedRun {
+            block: blocks.first.0.into(),
+            epoch: version.epoch.as_u64().into(),
+            seq: version.seq.0.into(),
+            count: blocks.count.into(),
+            zero: U32::ZERO,
+        }
+    }
+
+    /// All runs of a frame; None if they make no sense.
+    pub fn decode(payload: &[u8]) -> Option<Vec<(Blocks, Version)>> {
+        let runs = <[AdoptedRun]>::ref_from_bytes(payload).ok()?;
+        runs.iter()
+            .map(|run| {
+                let (first, count) = (run.block.get(), run.count.get());
+                let sane = (1..=MAX_DATA_BLOCKS).contains(&count)
+                    && first <= MAX_BLOCK - u64::from(count)
+                    && (1..=Seq::MAX.0).contains(&run.seq.get());
+                let version = Version::new(Epoch::from_u64(run.epoch.get()), Seq(run.seq.get()));
+                sane.then_some((Blocks::new(Block(first), count), version))
+            })
+            .collect()
+    }
+}
+
+/// Payload of a Join, Settle, Forget or Collapse frame.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
 #[repr(C)]
 pub struct ReplicaPayload {
@@ -337,7 +389,8 @@ pub struct ReplicaPayload {
     incarnation: U64,
 }
 
-/// What a Join or Settle frame says.
+/// What a Join, Settle, Forget or Collapse frame says. `from` is the epoch that a Collapse is about, and
+/// of no meaning to a Forget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplicaChange {
     pub extents: Extents,

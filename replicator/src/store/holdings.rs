@@ -3,15 +3,15 @@
 
 use super::disk::{Disk, Slot};
 use super::frame::{
-    FLAG_FILLED, FLAG_MOVED, HEADER_BYTES, Header, Kind, LogPoint, MAX_PAYLOAD, RawHeader,
-    ReplicaChange,
+    AdoptedRun, FLAG_FILLED, FLAG_MOVED, HEADER_BYTES, Header, Kind, LogPoint, MAX_PAYLOAD,
+    RawHeader, ReplicaChange,
 };
 use super::index::{Chunk, Entry, TooManyEras, blocks_of, chunk_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
 use super::segment::Files;
 use crate::message::checksum;
-use crate::words::{Block, Blocks, DiskId, Epoch, StoreId, Version};
+use crate::words::{Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, StoreId, Version};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
@@ -144,6 +144,167 @@ impl Holdings {
         Ok(())
     }
 
+    /// A block that was filled in for the membership that began at `from`, or was found to be what it is to
+    /// have: like [`Holdings::put`], but versions above it that stood here before are dead (rule F1).
+    pub fn fill(
+        &mut self,
+        disk: DiskId,
+        blocks: Blocks,
+        entry: Entry,
+        from: Epoch,
+    ) -> Result<(), TooManyEras> {
+        for block in blocks.iter() {
+            self.supersede(disk, block, &entry, from);
+        }
+        self.put(disk, blocks, entry)
+    }
+
+    fn supersede(&mut self, disk: DiskId, block: Block, entry: &Entry, from: Epoch) {
+        let counting = self.counting;
+        let state = self.disks.entry(disk).or_default();
+        let number = chunk_of(block);
+        let Some(slot) = state.chunks.get_mut(&number) else {
+            return;
+        };
+        let chunk = slot.chunk.as_mut().expect("the chunk was loaded before");
+        let within = (block.0 - blocks_of(number).first.0) as u16;
+        let before = chunk.newest(within);
+        if before.is_none_or(|before| before.version <= entry.version) {
+            return;
+        }
+        let (live, total) = (&mut self.live, &mut self.freed);
+        chunk.supersede(
+            within,
+            entry.version,
+            |newer| newer.version.epoch < from && newer.filled != entry.filled,
+            |freed| {
+                if counting {
+                    *total += freed.weight();
+                    sub_live(live, freed.place.segment, freed.weight());
+                }
+            },
+        );
+        let is_data = |entry: Option<Entry>| u32::from(entry.is_some_and(|entry| !entry.zeroes));
+        let (was, is) = (is_data(before), is_data(chunk.newest(within)));
+        slot.dirty = true;
+        count_dirty(&mut self.dirty_bytes, slot);
+        if counting && let Some(extent) = state.extent_of(block) {
+            let extent = state.extents.entry(extent).or_default();
+            extent.allocated = (extent.allocated + is).saturating_sub(was);
+        }
+    }
+
+    /// The version of `block` that stands here is what the membership that began at `from` is to have.
+    /// Nothing happens where it does not stand here (any more).
+    pub fn adopt(
+        &mut self,
+        disk: DiskId,
+        block: Block,
+        version: Version,
+        (from, join): (Epoch, u16),
+    ) -> Result<(), TooManyEras> {
+        let Some(entry) = self.entry(disk, block, |entry| entry.version == version) else {
+            return Ok(());
+        };
+        let filled = Some(join);
+        self.fill(disk, Blocks::new(block, 1), Entry { filled, ..entry }, from)
+    }
+
+    /// The newest entry of a block that is such a one. Its index is loaded.
+    pub fn entry(
+        &self,
+        disk: DiskId,
+        block: Block,
+        mut such: impl FnMut(&Entry) -> bool,
+    ) -> Option<Entry> {
+        let number = chunk_of(block);
+        let slot = self.disks.get(&disk)?.chunks.get(&number)?;
+        let within = (block.0 - blocks_of(number).first.0) as u16;
+        slot.chunk
+            .as_ref()?
+            .versions(within)
+            .find(|entry| such(entry))
+    }
+
+    /// Everything of these extents is void. What of the index they share with others is loaded; the
+    /// rest is, too, where it is to be uncounted.
+    pub fn forget(&mut self, disk: DiskId, extents: Extents) {
+        let counting = self.counting;
+        let Some(state) = self.disks.get_mut(&disk) else {
+            return;
+        };
+        let Some(size) = state.extent_size else {
+            return;
+        };
+        let (first, end) = block_range(extents, size);
+        let touched = chunk_of(first)..=chunk_of(Block(end.0 - 1));
+        let numbers: Vec<u64> = state
+            .chunks
+            .range(touched)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            let whole = blocks_of(number);
+            let from = first.max(whole.first);
+            let count = (end.min(whole.end()).0 - from.0) as u32;
+            let slot = state.chunks.get_mut(&number).expect("just seen");
+            if let Some(chunk) = &mut slot.chunk {
+                let (live, total) = (&mut self.live, &mut self.freed);
+                chunk.forget((from.0 - whole.first.0) as u16, count, |entry| {
+                    if counting {
+                        *total += entry.weight();
+                        sub_live(live, entry.place.segment, entry.weight());
+                    }
+                });
+            }
+            if count < whole.count {
+                assert!(slot.chunk.is_some(), "the chunk was loaded before");
+                slot.dirty = true;
+                count_dirty(&mut self.dirty_bytes, slot);
+                continue;
+            }
+            self.dirty_bytes -= slot.counted;
+            for place in slot.blob.iter().filter(|_| counting) {
+                sub_live(&mut self.live, place.segment, BLOB_WEIGHT);
+            }
+            state.chunks.remove(&number);
+        }
+        if counting {
+            state.extents.retain(|extent, _| !extents.contains(*extent));
+        }
+        self.superseded.retain(|superseded| {
+            superseded.disk != disk || superseded.block < first || end <= superseded.block
+        });
+    }
+
+    /// Which chunks of the index a frame found by recovery needs in memory.
+    pub fn needed_by(&self, header: &Header, payload: &[u8]) -> Vec<Blocks> {
+        let in_one_extent = |blocks: Blocks| {
+            self.disks.get(&header.disk).is_some_and(|disk| {
+                let extent = disk.extent_of(blocks.first);
+                extent.is_some() && extent == disk.extent_of(Block(blocks.end().0 - 1))
+            })
+        };
+        // The rest of what they say is checked by the replay.
+        match header.kind {
+            Kind::Data | Kind::Zeroes if in_one_extent(header.blocks()) => vec![header.blocks()],
+            Kind::Adopt => {
+                let runs = AdoptedRun::decode(payload).unwrap_or_default();
+                let blocks = runs.into_iter().map(|(blocks, _)| blocks);
+                blocks.filter(|blocks| in_one_extent(*blocks)).collect()
+            }
+            Kind::Forget => {
+                let Some(change) = ReplicaChange::decode(payload) else {
+                    return Vec::new();
+                };
+                let (first, end) = block_range(change.extents, change.extent_size);
+                let edges = [chunk_of(first), chunk_of(Block(end.0 - 1))];
+                edges.map(blocks_of).to_vec()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether [`Holdings::prune`] has something to look through.
     pub fn prunable(&self, synced: LogPoint) -> bool {
         self.superseded.front().is_some_and(|next| next.at < synced)
@@ -208,17 +369,49 @@ impl Holdings {
     pub fn replay(&mut self, header: &Header, payload: &[u8], place: Place) -> bool {
         match header.kind {
             Kind::Data | Kind::Zeroes => self.replay_blocks(header, place),
-            Kind::Epoch | Kind::Join | Kind::Settle | Kind::Drop => {
-                // What the checkpoint saw happened before it, whatever the frame's place.
-                if header.seq <= self.controls {
-                    return true;
+            Kind::Adopt => self.replay_adopt(header, payload),
+            Kind::Forget => {
+                let Some(change) = ReplicaChange::decode(payload) else {
+                    return false;
+                };
+                // Like the frames of data before and behind it this is done again, also where a
+                // checkpoint has seen it: whatever still holds comes again behind it.
+                let known = self
+                    .disks
+                    .get(&header.disk)
+                    .and_then(|disk| disk.extent_size);
+                if known != Some(change.extent_size) {
+                    return header.seq <= self.controls;
                 }
-                let next = header.seq == self.controls + 1;
-                self.controls = header.seq;
-                next && self.replay_control(header, payload, place)
+                self.forget(header.disk, change.extents);
+                self.replay_numbered(header, payload, place)
+            }
+            Kind::Epoch | Kind::Join | Kind::Settle | Kind::Drop | Kind::Collapse => {
+                self.replay_numbered(header, payload, place)
             }
             Kind::Begin | Kind::Opened | Kind::Mark | Kind::Index | Kind::Clean => true,
         }
+    }
+
+    fn replay_numbered(&mut self, header: &Header, payload: &[u8], place: Place) -> bool {
+        // What the checkpoint saw happened before it, whatever the frame's place.
+        if header.seq <= self.controls {
+            return true;
+        }
+        let next = header.seq == self.controls + 1;
+        self.controls = header.seq;
+        next && self.replay_control(header, payload, place)
+    }
+
+    fn replay_adopt(&mut self, header: &Header, payload: &[u8]) -> bool {
+        let Some(runs) = AdoptedRun::decode(payload) else {
+            return false;
+        };
+        let membership = (Epoch::from_u64(header.epoch), header.join);
+        runs.into_iter().all(|(blocks, version)| {
+            let mut blocks = blocks.iter();
+            blocks.all(|block| self.adopt(header.disk, block, version, membership).is_ok())
+        })
     }
 
     fn replay_blocks(&mut self, header: &Header, place: Place) -> bool {
@@ -233,11 +426,14 @@ impl Holdings {
         if extent.is_none() || extent != disk.extent_of(last) || version.epoch > disk.shown {
             return false;
         }
+        let entry = entry_of(header, place);
+        if let Some(from) = header.filled_for() {
+            return self.fill(header.disk, blocks, entry, from).is_ok();
+        }
         if header.watermark > 0 && !header.is_moved() {
             disk.note_watermark(version.epoch, header.watermark);
         }
-        let entry = entry_of(header, place);
-        self.put(header.disk, header.blocks(), entry).is_ok()
+        self.put(header.disk, blocks, entry).is_ok()
     }
 
     fn replay_control(&mut self, header: &Header, payload: &[u8], place: Place) -> bool {
@@ -250,6 +446,14 @@ impl Holdings {
             },
             Kind::Settle => match ReplicaChange::decode(payload) {
                 Some(change) => disk.replicas.settle(change.extents, change.incarnation),
+                None => return false,
+            },
+            Kind::Forget => match ReplicaChange::decode(payload) {
+                Some(change) => disk.replicas.forget(change.extents),
+                None => return false,
+            },
+            Kind::Collapse => match ReplicaChange::decode(payload) {
+                Some(change) => disk.replicas.collapse(change.extents, change.from),
                 None => return false,
             },
             Kind::Drop => self.drop_disk(header.disk),
@@ -364,9 +568,24 @@ pub fn entry_of(header: &Header, place: Place) -> Entry {
     }
 }
 
-/// The flags of a frame that the cleaner writes again.
-pub fn moved_flags(flags: u8) -> u8 {
-    flags | FLAG_MOVED
+/// The header of a frame that the cleaner writes again: what the index says of fills counts, since blocks
+/// are adopted without touching their frames.
+pub fn moved(header: &Header, blocks: Blocks, filled: Option<u16>) -> Header {
+    let fill = if filled.is_some() { FLAG_FILLED } else { 0 };
+    Header {
+        flags: FLAG_MOVED | fill,
+        join: filled.unwrap_or(0),
+        block: blocks.first.0,
+        count: blocks.count,
+        ..*header
+    }
+}
+
+/// The blocks of some extents: the first, and the one behind the last.
+pub fn block_range(extents: Extents, size: ExtentSize) -> (Block, Block) {
+    let blocks = u64::from(size.blocks());
+    let at = |extent: Extent| Block(u64::from(extent.0) * blocks);
+    (at(extents.first), at(extents.end))
 }
 
 fn read_blob<M: Media>(

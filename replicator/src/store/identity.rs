@@ -5,7 +5,7 @@
 //! "UKAI-STORE"  2 zero  version   store id  sum
 //! ```
 //!
-//! Written once, when the store is made, after everything else is in place.
+//! Written when the store is made, after everything else is in place, and when its format changes.
 
 use super::Store;
 use super::directory;
@@ -31,16 +31,34 @@ impl<M: Media> Store<M> {
         let _lock = lock(media)?;
         check_empty(media, &dir)?;
         directory::write_first(media, id).doing(&dir, "writing the first checkpoint")?;
-        let mut bytes = [0; IDENTITY_BYTES];
-        bytes[..10].copy_from_slice(IDENTITY.as_bytes());
-        bytes[12..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes[16..32].copy_from_slice(&id.as_u128().to_le_bytes());
-        let sum = checksum(&bytes[..32]);
-        bytes[32..].copy_from_slice(&sum.to_le_bytes());
-        write_whole(media, IDENTITY, &bytes)
-            .and_then(|()| media.sync_dir())
-            .doing(&dir, "writing UKAI-STORE")
+        write(media, id).doing(&dir, "writing UKAI-STORE")
     }
+}
+
+fn write<M: Media>(media: &M, id: StoreId) -> io::Result<()> {
+    let mut bytes = [0; IDENTITY_BYTES];
+    bytes[..10].copy_from_slice(IDENTITY.as_bytes());
+    bytes[12..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[16..32].copy_from_slice(&id.as_u128().to_le_bytes());
+    let sum = checksum(&bytes[..32]);
+    bytes[32..].copy_from_slice(&sum.to_le_bytes());
+    write_whole(media, IDENTITY, &bytes)?;
+    media.sync_dir()
+}
+
+/// Says that the store has this program's format from now on. Before anything new is appended: a program
+/// that does not know new frames would take them for the log's end.
+pub(super) fn upgrade<M: Media>(media: &M, id: StoreId) -> Result<(), StoreError> {
+    let dir = media.name();
+    let mut version = [0; 4];
+    let file = media.open(IDENTITY).doing(&dir, "opening UKAI-STORE")?;
+    file.read_at(12, &mut version)
+        .doing(&dir, "reading UKAI-STORE")?;
+    if u32::from_le_bytes(version) == FORMAT_VERSION {
+        return Ok(());
+    }
+    tracing::info!(store = %id, "the store has format {FORMAT_VERSION} from now on");
+    write(media, id).doing(&dir, "writing UKAI-STORE")
 }
 
 /// What a format that was cut short left behind is in nobody's way.

@@ -11,6 +11,7 @@
 //! randomness. [`SharedStore`] puts it on real files behind a lock, with a thread for syncs and one
 //! for housekeeping. Where to read on:
 //!
+//! - a pull: `fill.rs`, from what `survey.rs` and `fetch.rs` say of another store;
 //! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end) -> `index/`;
 //! - a read: `read.rs`; a sync: `sync.rs`;
 //! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
@@ -23,6 +24,9 @@ mod clean;
 mod directory;
 mod disk;
 mod error;
+mod fetch;
+mod fill;
+mod forget;
 mod frame;
 mod fuzz;
 mod holdings;
@@ -37,6 +41,7 @@ mod replica;
 mod requests;
 mod segment;
 mod shared;
+mod survey;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -47,6 +52,8 @@ mod write;
 pub use append::SyncJob;
 pub use checkpoint::{Chore, Outcome};
 pub use error::StoreError;
+pub use fetch::FetchPlan;
+pub use fill::{Filling, Missing};
 pub use frame::LogPoint;
 pub use fuzz::fuzz_recover;
 pub use options::Options;
@@ -85,6 +92,8 @@ pub enum Handled<M: Media> {
     Now(Reply),
     /// To be run without holding the store.
     Read(ReadPlan<M>),
+    /// The same.
+    Fetch(FetchPlan<M>),
     /// Done, but the answer waits for a sync: [`Store::keep`] gives it when [`Store::synced`] has
     /// reached [`Promise::point`], or when the store has failed.
     AfterSync(Promise),

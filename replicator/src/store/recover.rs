@@ -78,6 +78,7 @@ impl<M: Media> Store<M> {
         let evidence = walk.evidence();
         walk.remove_leftovers(&names, evidence)?;
 
+        identity::upgrade(&media, id)?;
         let payload = OpenedPayload::new(starts, incarnation, boot.0);
         let header = Header::control(Kind::Opened).with_payload(payload.as_bytes());
         let start = Start {

@@ -3,6 +3,7 @@
 //! The records of a disk are ranges of extents in order, without overlap. Without a record the
 //! answer to anything about a block is "no replica", never "absent".
 
+use super::index::Entry;
 use crate::message::ReplicaState;
 use crate::words::{Epoch, Extent, Extents, History, Incarnation};
 use smallvec::SmallVec;
@@ -18,8 +19,52 @@ pub struct Replica {
     /// The store's incarnation when the replica was last whole: at its join, or when it was settled.
     /// "May have lost its tail" is derived from it, so that no restart can wipe that mark (rule S2).
     pub incarnation: Incarnation,
+    /// Earlier memberships, oldest first, that entries of a history may still name (rule R2).
+    pub past: SmallVec<[Membership; 1]>,
+}
+
+/// An earlier membership of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Membership {
+    pub from: Epoch,
+    pub join: u16,
+}
+
+/// What proves that the entry that began at some epoch has a version of a block (rule R1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Proof {
+    from: Epoch,
+    /// None: this store never joined for such an entry, so nothing was filled in for it.
+    join: Option<u16>,
+}
+
+impl Proof {
+    /// A write since the entry began, or a fill during that membership. Or a later one: what is filled in
+    /// then stands below the later beginning, and so is what this entry has, too.
+    pub fn covers(&self, entry: &Entry) -> bool {
+        entry.version.epoch >= self.from
+            || self
+                .join
+                .is_some_and(|join| entry.filled.is_some_and(|filled| filled >= join))
+    }
+}
+
+impl Replica {
     /// Epochs below which reads of older entries look (rule R2): each join's, but the first one's.
-    pub bounds: SmallVec<[Epoch; 1]>,
+    pub fn bounds(&self) -> impl Iterator<Item = Epoch> + '_ {
+        let later = self.past.iter().skip(1).map(|membership| membership.from);
+        later.chain((!self.past.is_empty()).then_some(self.from))
+    }
+
+    /// What an entry that began at `from` has here.
+    pub fn proof(&self, from: Epoch) -> Proof {
+        let past = self.past.iter().find(|past| past.from == from);
+        let join = match from == self.from {
+            true => Some(self.join),
+            false => past.map(|past| past.join),
+        };
+        Proof { from, join }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -66,7 +111,7 @@ impl Replicas {
         }
         if touched
             .clone()
-            .any(|replica| replica.from < from && replica.bounds.len() >= History::MAX_ENTRIES)
+            .any(|replica| replica.from < from && replica.past.len() >= History::MAX_ENTRIES)
         {
             return Err("the replica is needed by too many older entries");
         }
@@ -85,7 +130,10 @@ impl Replicas {
             }
             next = replica.extents.end;
             if replica.from < from {
-                replica.bounds.push(from);
+                replica.past.push(Membership {
+                    from: replica.from,
+                    join: replica.join,
+                });
                 replica.from = from;
                 replica.join = join;
                 replica.incarnation = incarnation;
@@ -99,7 +147,7 @@ impl Replicas {
             from,
             join,
             incarnation,
-            bounds: SmallVec::new(),
+            past: SmallVec::new(),
         }));
         self.tidy();
     }
@@ -111,6 +159,38 @@ impl Replicas {
             replica.incarnation = incarnation;
         }
         self.tidy();
+    }
+
+    /// Whether a replica of `extents` remembers a membership that began before an epoch.
+    pub fn has_older_than(&self, extents: Extents, oldest: Epoch) -> bool {
+        self.touched(extents)
+            .any(|replica| replica.past.iter().any(|past| past.from < oldest))
+    }
+
+    /// No entry of `extents` is older than `oldest` by now.
+    pub fn collapse(&mut self, extents: Extents, oldest: Epoch) {
+        self.split_at(extents);
+        for replica in self.0.iter_mut().filter(|r| overlap(r.extents, extents)) {
+            replica.past.retain(|past| past.from >= oldest);
+        }
+        self.tidy();
+    }
+
+    /// The parts of `extents` that joined below an epoch.
+    pub fn joined_below(&self, extents: Extents, epoch: Epoch) -> Vec<Extents> {
+        self.touched(extents)
+            .filter(|replica| replica.from < epoch)
+            .map(|replica| {
+                let (first, end) = (replica.extents.first, replica.extents.end);
+                Extents::new(first.max(extents.first), end.min(extents.end))
+            })
+            .collect()
+    }
+
+    /// There is no replica of `extents` any more.
+    pub fn forget(&mut self, extents: Extents) {
+        self.split_at(extents);
+        self.0.retain(|replica| !overlap(replica.extents, extents));
     }
 
     fn touched(&self, extents: Extents) -> impl Iterator<Item = &Replica> + Clone {
@@ -141,7 +221,7 @@ impl Replicas {
             let alike = before.extents.end == behind.extents.first
                 && (before.from, before.join, before.incarnation)
                     == (behind.from, behind.join, behind.incarnation)
-                && before.bounds == behind.bounds;
+                && before.past == behind.past;
             if alike {
                 before.extents.end = behind.extents.end;
             }

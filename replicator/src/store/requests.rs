@@ -3,13 +3,11 @@
 use super::append::Purpose;
 use super::frame::{Header, Kind, LogPoint, ReplicaChange};
 use super::holdings::LoadFault;
-use super::index::{Entry, blocks_of, chunk_of};
+use super::index::Entry;
 use super::media::Media;
 use super::read::{Planned, ReadPlan};
-use super::{Handled, Promise, Store};
-use crate::message::{
-    Asker, ListedBlock, MAX_DATA_BLOCKS, MAX_LISTED, Refusal, Reply, Request, Sealed,
-};
+use super::{Handled, Store};
+use crate::message::{Asker, MAX_DATA_BLOCKS, Refusal, Reply, Request, Sealed};
 use crate::plant::{Plant, planted};
 use crate::words::{Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Version};
 use zerocopy::IntoBytes;
@@ -40,7 +38,9 @@ impl<M: Media> Store<M> {
                 from,
                 below,
                 blocks,
-            } => self.read(asker, from, below, blocks).map(Handled::Read),
+            } => self
+                .plan_read(asker, (from, below), blocks, &[])
+                .map(|(plan, _)| Handled::Read(plan)),
             Request::Sync { asker } => self.sync(asker),
             Request::List {
                 asker,
@@ -49,11 +49,34 @@ impl<M: Media> Store<M> {
                 start,
             } => self.list(asker, extents, above, start).map(Handled::Now),
             Request::Settle { asker, extents } => self.settle(asker, extents),
-            Request::Survey { .. } | Request::Pull { .. } | Request::Fetch { .. } => {
-                Err(Refusal::Invalid {
-                    why: "this store cannot pull yet",
-                })
-            }
+            Request::Survey {
+                asker,
+                from,
+                below,
+                extents,
+                start,
+            } => self
+                .survey(asker, (from, below), extents, start)
+                .map(Handled::Now),
+            Request::Fetch {
+                asker,
+                from,
+                below,
+                blocks,
+                known,
+                compress,
+            } => self
+                .fetch(asker, (from, below), blocks, known, compress)
+                .map(Handled::Fetch),
+            // It takes a network: see [`Store::missing`] and [`Store::fill`].
+            Request::Pull { .. } => Err(Refusal::Invalid {
+                why: "a pull is carried out by the store's node",
+            }),
+            Request::Collapse {
+                asker,
+                extents,
+                oldest,
+            } => self.collapse(asker, extents, oldest).map(Handled::Now),
         };
         handled.unwrap_or_else(|refusal| Handled::Now(Reply::Refused(refusal)))
     }
@@ -193,19 +216,23 @@ impl<M: Media> Store<M> {
         Ok(self.promise(asker.disk, asker.epoch, Reply::Synced))
     }
 
-    fn read(
+    /// Plans a read; says of which blocks the asker holds the very version (`known`, empty for none),
+    /// which are not read then.
+    pub(super) fn plan_read(
         &mut self,
         asker: Asker,
-        from: Epoch,
-        below: Epoch,
+        (from, below): (Epoch, Epoch),
         blocks: Blocks,
-    ) -> Result<ReadPlan<M>, Refusal> {
+        known: &[Version],
+    ) -> Result<(ReadPlan<M>, Vec<bool>), Refusal> {
         self.check(&asker)?;
         self.check_blocks(asker.disk, blocks, MAX_DATA_BLOCKS)?;
         self.load(asker.disk, blocks)?;
         let disk = &self.holdings.disks[&asker.disk];
-        let extent = disk.extent_of(blocks.first);
-        let join = extent.and_then(|extent| Some(disk.replicas.of(extent)?.join));
+        let extent = disk.extent_of(blocks.first).expect("just checked");
+        let replica = disk.replicas.of(extent).expect("just checked");
+        let proof = replica.proof(from);
+        let mut same = Vec::with_capacity(known.len());
         let mut plan = ReadPlan {
             store: self.id,
             disk: asker.disk,
@@ -214,17 +241,14 @@ impl<M: Media> Store<M> {
             fetches: Default::default(),
         };
         for (index, block) in blocks.iter().enumerate() {
-            let chunk = disk
-                .chunks
-                .get(&chunk_of(block))
-                .and_then(|slot| slot.chunk.as_ref());
-            let within = (block.0 - blocks_of(chunk_of(block)).first.0) as u16;
-            // The newest below the bound (rule R2), and only if this entry has it (rule R1).
-            let entry = chunk
-                .and_then(|chunk| chunk.versions(within).find(|e| e.version.epoch < below))
-                .filter(|entry| has(entry, from, join));
+            // The newest below the bound (rule R2) of those that this entry has (rule R1).
+            let has = |entry: &Entry| entry.version.epoch < below && proof.covers(entry);
+            let entry = self.holdings.entry(asker.disk, block, has);
+            let is_known = entry.is_some_and(|entry| known.get(index) == Some(&entry.version));
+            same.push(is_known);
             let planned = match &entry {
                 None => Planned::Absent,
+                Some(_) if is_known => Planned::Absent,
                 Some(entry) if entry.zeroes && planted(Plant::DiscardDeletes) => Planned::Absent,
                 Some(entry) if entry.zeroes => Planned::Zeroes(entry.version),
                 Some(entry) => {
@@ -239,86 +263,7 @@ impl<M: Media> Store<M> {
             };
             plan.found.push(planned);
         }
-        Ok(plan)
-    }
-
-    fn list(
-        &mut self,
-        asker: Asker,
-        extents: Extents,
-        above: Version,
-        start: Block,
-    ) -> Result<Reply, Refusal> {
-        self.check(&asker)?;
-        let disk = &self.holdings.disks[&asker.disk];
-        let size = disk.extent_size.ok_or(Refusal::NoReplica)?;
-        if extents.count() == 0 || !disk.replicas.cover(extents) {
-            return Err(Refusal::NoReplica);
-        }
-        let candidates: Vec<Blocks> = disk
-            .extents
-            .range(extents.first..extents.end)
-            .filter(|(_, state)| state.highest > above)
-            .map(|(extent, _)| size.blocks_of(*extent))
-            .filter(|blocks| blocks.end() > start)
-            .collect();
-        let mut listed = Vec::new();
-        for blocks in candidates {
-            self.load(asker.disk, blocks)?;
-            let disk = &self.holdings.disks[&asker.disk];
-            for (number, part) in super::index::chunks_of(blocks) {
-                let chunk = disk
-                    .chunks
-                    .get(&number)
-                    .and_then(|slot| slot.chunk.as_ref());
-                let Some(chunk) = chunk else { continue };
-                let base = blocks_of(number).first.0;
-                for (within, entry) in chunk.entries((part.first.0 - base) as u16, part.count) {
-                    let block = Block(base + u64::from(within));
-                    let deleted = entry.zeroes && planted(Plant::DiscardDeletes);
-                    if block < start || entry.version <= above || deleted {
-                        continue;
-                    }
-                    if listed.len() == MAX_LISTED {
-                        return Ok(Reply::Listed {
-                            blocks: listed,
-                            more: true,
-                        });
-                    }
-                    listed.push(ListedBlock {
-                        block,
-                        version: entry.version,
-                        zeroes: entry.zeroes,
-                    });
-                }
-            }
-        }
-        Ok(Reply::Listed {
-            blocks: listed,
-            more: false,
-        })
-    }
-
-    /// The disk was deleted: frees all that it has here and keeps only its epoch. The answer waits for a sync.
-    pub fn drop_disk(&mut self, disk: DiskId) -> Result<Promise, Refusal> {
-        if self.has_failed() {
-            return Err(Refusal::Failed);
-        }
-        let shown = self.shown(disk);
-        if self.holdings.disks.contains_key(&disk) {
-            let chunks: Vec<u64> = self.holdings.disks[&disk].chunks.keys().copied().collect();
-            for chunk in chunks {
-                self.load(disk, blocks_of(chunk))?;
-            }
-            let header = Header {
-                disk,
-                epoch: shown.as_u64(),
-                ..Header::control(Kind::Drop)
-            };
-            self.append_control(header, &[])?;
-            self.holdings.drop_disk(disk);
-        }
-        Ok(Promise::new(self.log.end(), disk, shown, Reply::Synced))
+        Ok((plan, same))
     }
 
     /// The highest epoch shown for a disk; zero if none was.
@@ -376,7 +321,11 @@ impl<M: Media> Store<M> {
     }
 
     /// Appends a control frame with the next number. Returns where it begins.
-    fn append_control(&mut self, header: Header, payload: &[u8]) -> Result<LogPoint, Refusal> {
+    pub(super) fn append_control(
+        &mut self,
+        header: Header,
+        payload: &[u8],
+    ) -> Result<LogPoint, Refusal> {
         let header = Header {
             seq: self.holdings.controls + 1,
             ..header
@@ -387,10 +336,4 @@ impl<M: Media> Store<M> {
         self.holdings.controls += 1;
         Ok(place.point())
     }
-}
-
-/// Rule R1: an entry that began at `from` has a block if its version is not older, or if a fill put
-/// it in during this very membership.
-fn has(entry: &Entry, from: Epoch, join: Option<u16>) -> bool {
-    entry.version.epoch >= from || (entry.filled.is_some() && entry.filled == join)
 }

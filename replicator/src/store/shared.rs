@@ -7,9 +7,12 @@
 use super::error::Doing;
 use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
-use super::{BootId, Handled, Options, Promise, Recovery, Store, StoreError, Usage};
-use crate::message::{Refusal, Reply, Request};
-use crate::words::{DiskId, Incarnation, Starts, StoreId};
+use super::{
+    BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Recovery, Store, StoreError,
+    Usage,
+};
+use crate::message::{Asker, Pulled, Refusal, Reply, Request};
+use crate::words::{Blocks, DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
@@ -70,8 +73,27 @@ struct Core {
 
 #[derive(Default)]
 struct Reads {
-    queue: VecDeque<(ReadPlan<FileMedia>, Option<ReadInto>, Done)>,
+    queue: VecDeque<(Wanted, Done)>,
     closing: bool,
+}
+
+/// What has to wait for the media.
+enum Wanted {
+    Read(ReadPlan<FileMedia>, Option<ReadInto>),
+    Fetch(FetchPlan<FileMedia>),
+}
+
+impl Wanted {
+    fn run(&self) -> Reply {
+        let read = match self {
+            Wanted::Read(plan, Some(into)) => plan.run_into(&**into),
+            Wanted::Read(plan, None) => plan.run(),
+            Wanted::Fetch(plan) => {
+                return plan.run().map_or_else(Reply::Refused, Reply::Fetched);
+            }
+        };
+        read.map_or_else(Reply::Refused, Reply::Read)
+    }
 }
 
 impl BootId {
@@ -178,6 +200,73 @@ impl SharedStore {
                 drop(core);
                 shared.read(plan, into, done);
             }
+            Handled::Fetch(plan) => {
+                drop(core);
+                // It compresses, perhaps: nothing for the caller's thread.
+                shared.read_later(Wanted::Fetch(plan), Box::new(done));
+            }
+        }
+    }
+
+    /// See [`Store::missing`].
+    pub fn missing(&self, asker: Asker, below: Epoch, blocks: Blocks) -> Result<Missing, Refusal> {
+        let mut core = self.threads.shared.core.lock();
+        let store = core.store.as_mut().ok_or(Refusal::Failed)?;
+        store.missing(asker, below, blocks)
+    }
+
+    /// See [`Store::fill`].
+    pub fn fill(
+        &self,
+        asker: Asker,
+        below: Epoch,
+        missing: &Missing,
+        filling: &Filling,
+    ) -> Result<Pulled, Refusal> {
+        let shared = &self.threads.shared;
+        let mut core = shared.core.lock();
+        let store = core.store.as_mut().ok_or(Refusal::Failed)?;
+        let filled = store.fill(asker, below, missing, filling);
+        shared.wake_for_appended(&mut core);
+        if matches!(filled, Err(Refusal::Full { .. })) {
+            shared.want_housekeeping(&mut core);
+        }
+        filled
+    }
+
+    /// Deletes what the store has of `extents` of a disk, as far as it joined below an epoch; `done` is
+    /// called when that is durable. Call it where reading the index of all that may take its time.
+    pub fn drop_replica(
+        &self,
+        disk: DiskId,
+        extents: Extents,
+        joined_below: Epoch,
+        done: impl FnOnce(Reply) + Send + 'static,
+    ) {
+        let shared = &self.threads.shared;
+        let mut last = None;
+        loop {
+            // The lock goes with each step: others need the store meanwhile.
+            let mut core = shared.core.lock();
+            let dropped = match &mut core.store {
+                Some(store) => store.drop_replica(disk, extents, joined_below),
+                None => Err(Refusal::Failed),
+            };
+            match (dropped, last.take()) {
+                (Ok(Some(promise)), _) => last = Some(promise),
+                (Ok(None), Some(promise)) => {
+                    core.waiting.push((promise, Box::new(done)));
+                    return shared.want_sync(&mut core);
+                }
+                (Ok(None), None) => {
+                    drop(core);
+                    return done(Reply::Synced);
+                }
+                (Err(refusal), _) => {
+                    drop(core);
+                    return done(Reply::Refused(refusal));
+                }
+            }
         }
     }
 
@@ -279,7 +368,7 @@ impl Shared {
         drop(core);
         self.read_wanted.notify_all();
         let waiting = waiting.into_iter().map(|(_, done)| done);
-        let all = waiting.chain(queue.into_iter().map(|(_, _, done)| done));
+        let all = waiting.chain(queue.into_iter().map(|(_, done)| done));
         answer(all.map(|done| (Reply::Refused(Refusal::Failed), done)));
     }
 
@@ -338,30 +427,26 @@ impl Shared {
         match now {
             Ok(blocks) => done(Reply::Read(blocks)),
             Err(NotNow::Refused(refusal)) => done(Reply::Refused(refusal)),
-            Err(NotNow::WouldWait) => {
-                let mut reads = self.reads.lock();
-                if reads.closing {
-                    drop(reads);
-                    return done(Reply::Refused(Refusal::Failed));
-                }
-                reads.queue.push_back((plan, into, Box::new(done)));
-                drop(reads);
-                self.read_wanted.notify_one();
-            }
+            Err(NotNow::WouldWait) => self.read_later(Wanted::Read(plan, into), Box::new(done)),
         }
+    }
+
+    fn read_later(&self, wanted: Wanted, done: Done) {
+        let mut reads = self.reads.lock();
+        if reads.closing {
+            drop(reads);
+            return done(Reply::Refused(Refusal::Failed));
+        }
+        reads.queue.push_back((wanted, done));
+        drop(reads);
+        self.read_wanted.notify_one();
     }
 
     fn read_loop(&self) {
         let mut reads = self.reads.lock();
         loop {
-            if let Some((plan, into, done)) = reads.queue.pop_front() {
-                MutexGuard::unlocked(&mut reads, || {
-                    let read = match &into {
-                        Some(into) => plan.run_into(&**into),
-                        None => plan.run(),
-                    };
-                    done(read.map_or_else(Reply::Refused, Reply::Read));
-                });
+            if let Some((wanted, done)) = reads.queue.pop_front() {
+                MutexGuard::unlocked(&mut reads, || done(wanted.run()));
             } else if reads.closing {
                 return;
             } else {

@@ -254,10 +254,10 @@ impl<M: Media> Walk<M> {
     /// Takes the frame at the end of what was accepted.
     fn accept(&mut self, header: &Header, payload: &[u8]) -> Result<(), StoreError> {
         let place = Place::new(self.end.segment, self.end.offset);
-        if matches!(header.kind, Kind::Data | Kind::Zeroes) && self.is_plausible(header) {
-            let loaded =
-                self.holdings
-                    .load(&mut self.files, self.store, header.disk, header.blocks());
+        for blocks in self.holdings.needed_by(header, payload) {
+            let loaded = self
+                .holdings
+                .load(&mut self.files, self.store, header.disk, blocks);
             loaded.map_err(|fault| match fault {
                 LoadFault::Damaged { place, blocks } => self.damaged(
                     &format!(
@@ -288,15 +288,6 @@ impl<M: Media> Walk<M> {
         self.end.offset += header.frame_bytes();
         self.frames += 1;
         Ok(())
-    }
-
-    /// Whether loading the index for this frame is worth anything: the rest of it is checked by the replay.
-    fn is_plausible(&self, header: &Header) -> bool {
-        self.holdings.disks.get(&header.disk).is_some_and(|disk| {
-            let last = crate::words::Block(header.blocks().end().0 - 1);
-            let extent = disk.extent_of(header.blocks().first);
-            extent.is_some() && extent == disk.extent_of(last)
-        })
     }
 
     /// A frame that names the end of the log before it stands there, or nowhere.

@@ -19,9 +19,9 @@ pub(super) struct RequestHeader {
     pub block: U64,
     pub count: U32,
     pub zero_2: U32,
-    /// Write: seq. Read, Join: from. List: the epoch of `above`.
+    /// Write: seq. Read, Survey, Pull, Fetch, Join: from. List: the epoch of `above`. Collapse: oldest.
     pub first: U64,
-    /// Write: watermark. Read: below. Join: bytes of an extent. List: the seq of `above`.
+    /// Write: watermark. Read, Survey, Pull, Fetch: below. Join: bytes of an extent. List: the seq of `above`.
     pub second: U64,
     pub extents_first: U32,
     pub extents_end: U32,
@@ -34,23 +34,51 @@ pub(super) struct ReplyHeader {
     pub payload: U32,
     pub kind: u8,
     pub flags: u8,
-    /// Refused: which refusal. Read: how many descriptors.
+    /// Refused: which refusal. Read, fetched: how many descriptors.
     pub code: U16,
     pub call: U64,
-    /// Sealed: incarnation. Refused: see `reply.rs`.
+    /// Sealed: incarnation. Surveyed: where to go on. Refused: see `reply.rs`.
     pub first: U64,
     /// Sealed: starts. Refused: see `reply.rs`.
     pub second: U64,
 }
 
-/// One block of a read's answer.
+/// A range of blocks in a payload.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct BlocksBytes {
+    pub first: U64,
+    pub count: U32,
+    pub zero: U32,
+}
+
+/// Where a pull is to pull from.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct SourceBytes {
+    pub store: U128,
+    pub incarnation: U64,
+}
+
+/// What a pull came to; ranges of absent blocks follow.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct PulledBytes {
+    pub copied: U32,
+    pub zeroes: U32,
+    pub same: U32,
+    pub zero: U32,
+    pub bytes: U64,
+}
+
+/// One block of the answer to a read or a fetch.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
 pub(super) struct FoundBytes {
     pub epoch: U64,
     pub seq: U64,
     pub sum: U32,
-    /// 0 absent, 1 zeroes, 2 data.
+    /// 0 absent, 1 zeroes, 2 data, 3 (fetched) the same.
     pub kind: u8,
     pub zero: [u8; 3],
 }
@@ -89,8 +117,13 @@ pub(super) const FOUND: usize = size_of::<FoundBytes>();
 pub(super) const SEALED: usize = size_of::<VersionBytes>();
 pub(super) const REPLICA: usize = size_of::<ReplicaBytes>();
 pub(super) const LISTED: usize = size_of::<ListedBytes>();
+pub(super) const BLOCKS: usize = size_of::<BlocksBytes>();
+pub(super) const SOURCE: usize = size_of::<SourceBytes>();
+pub(super) const PULLED: usize = size_of::<PulledBytes>();
+pub(super) const VERSION: usize = size_of::<VersionBytes>();
 /// The CRC-32C of one block.
 pub(super) const SUM: usize = 4;
 
 // The document and peers of other builds count on these.
+const _: () = assert!(BLOCKS == 16 && SOURCE == 24 && PULLED == 24 && VERSION == 16);
 const _: () = assert!(REQUEST == 88 && REPLY == 32 && FOUND == 24 && REPLICA == 24 && LISTED == 32);

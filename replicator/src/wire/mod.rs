@@ -26,7 +26,7 @@ use bytes::Bytes;
 /// The application protocol that both sides name in the TLS handshake.
 pub const ALPN: &[u8] = b"ukai-replica/1";
 /// The versions of the protocol that this build speaks.
-pub const VERSIONS: VersionRange = VersionRange { min: 1, max: 1 };
+pub const VERSIONS: VersionRange = VersionRange { min: 2, max: 2 };
 
 /// The most blocks that one write of zeroes may name: the largest extent.
 pub const MAX_ZERO_BLOCKS: u32 = (ExtentSize::MAX_BYTES / BLOCK_BYTES) as u32;

@@ -1,15 +1,16 @@
 //! Replies as bytes.
 
 use super::header::{
-    FOUND, FoundBytes, LISTED, ListedBytes, REPLICA, REPLY, ReplicaBytes, ReplyHeader, SEALED,
-    VersionBytes,
+    BLOCKS, FOUND, FoundBytes, LISTED, ListedBytes, PULLED, PulledBytes, REPLICA, REPLY,
+    ReplicaBytes, ReplyHeader, SEALED, VersionBytes,
 };
-use super::request::seq;
+use super::request::{MAX_BLOCK, blocks, blocks_bytes, seq};
 use super::{Call, Frame, MAX_REPLICA_RANGES, Message, WireError};
 use crate::message::{
-    Found, ListedBlock, MAX_DATA_BLOCKS, MAX_LISTED, ReadBlocks, Refusal, ReplicaState, Reply,
-    Sealed, SourceFault,
+    Fetch, Fetched, Found, ListedBlock, MAX_DATA_BLOCKS, MAX_LISTED, MAX_SURVEYED, Pulled,
+    ReadBlocks, Refusal, ReplicaState, Reply, Sealed, SourceFault,
 };
+use crate::packed::Packed;
 use crate::words::{BLOCK_BYTES, Block, Epoch, Extent, Extents, Incarnation, Starts, Version};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
@@ -22,10 +23,19 @@ const READ: u8 = 0x84;
 const SYNCED: u8 = 0x85;
 const LISTED_KIND: u8 = 0x86;
 const SETTLED: u8 = 0x87;
+const SURVEYED: u8 = 0x88;
+const PULLED_KIND: u8 = 0x89;
+const FETCHED: u8 = 0x8a;
+const COLLAPSED: u8 = 0x8b;
 const REFUSED: u8 = 0xff;
 
-/// Of a list: there is more behind the last block named.
+/// Of a list or a survey: there is more behind the last block named.
 const MORE: u8 = 1;
+/// Of fetched blocks: the data is one zstd frame, smaller than the blocks.
+const ZSTD: u8 = 1;
+
+/// The kind of a fetched block that the asker holds in the same version.
+const SAME: u8 = 3;
 
 /// Stands for every [`Refusal::Invalid`] of a peer: its reason is in the peer's log.
 pub(super) const INVALID_THERE: &str = "the peer's log says why";
@@ -61,9 +71,33 @@ impl Message for Reply {
                 }
                 data = read.data.clone();
             }
-            Reply::Surveyed { .. } | Reply::Pulled(_) | Reply::Fetched(_) => {
-                panic!("not on the wire yet")
+            Reply::Surveyed { runs, next } => {
+                header.kind = SURVEYED;
+                header.flags = if next.is_some() { MORE } else { 0 };
+                header.first = U64::new(next.map_or(0, |next| next.0));
+                for run in runs {
+                    tables.put_slice(blocks_bytes(*run).as_bytes());
+                }
             }
+            Reply::Pulled(pulled) => {
+                header.kind = PULLED_KIND;
+                tables.put_slice(pulled_bytes(pulled).as_bytes());
+                for run in &pulled.absent {
+                    tables.put_slice(blocks_bytes(*run).as_bytes());
+                }
+            }
+            Reply::Fetched(fetched) => {
+                header.kind = FETCHED;
+                header.code = U16::new(fetched.found.len() as u16);
+                for found in &fetched.found {
+                    tables.put_slice(fetch_bytes(found).as_bytes());
+                }
+                (header.flags, data) = match &fetched.data {
+                    Packed::Plain(bytes) => (0, bytes.clone()),
+                    Packed::Zstd(bytes) => (ZSTD, bytes.clone()),
+                };
+            }
+            Reply::Collapsed => header.kind = COLLAPSED,
             Reply::Synced => header.kind = SYNCED,
             Reply::Listed { blocks, more } => {
                 header.kind = LISTED_KIND;
@@ -94,7 +128,7 @@ impl Message for Reply {
         let got = header.payload.get() as usize;
         let (fixed, each, most) = match header.kind {
             SEALED_KIND => (SEALED, REPLICA, MAX_REPLICA_RANGES),
-            READ => {
+            READ | FETCHED => {
                 let count = usize::from(header.code.get());
                 if count > MAX_DATA_BLOCKS as usize {
                     return Err(WireError::Count {
@@ -102,10 +136,15 @@ impl Message for Reply {
                         bound: MAX_DATA_BLOCKS.into(),
                     });
                 }
-                (count * FOUND, BLOCK_BYTES as usize, count)
+                match header.kind {
+                    READ => (count * FOUND, BLOCK_BYTES as usize, count),
+                    _ => (count * FOUND, 1, count * BLOCK_BYTES as usize),
+                }
             }
+            SURVEYED => (0, BLOCKS, MAX_SURVEYED),
+            PULLED_KIND => (PULLED, BLOCKS, MAX_DATA_BLOCKS as usize),
             LISTED_KIND => (0, LISTED, MAX_LISTED),
-            JOINED | WRITTEN | SYNCED | SETTLED | REFUSED => (0, 1, 0),
+            JOINED | WRITTEN | SYNCED | SETTLED | COLLAPSED | REFUSED => (0, 1, 0),
             kind => return Err(WireError::Kind(kind)),
         };
         let bound = fixed + each * most;
@@ -122,14 +161,22 @@ impl Message for Reply {
     fn decode(header: &[u8], mut payload: Bytes) -> Result<(Call, Self), WireError> {
         let header = parse(header)?;
         let (first, second) = (header.first.get(), header.second.get());
-        let plain = header.kind == SEALED_KIND || header.kind == REFUSED;
-        if !plain && (first != 0 || second != 0) {
+        let (uses_first, uses_second, uses_code, flags) = match header.kind {
+            SEALED_KIND => (true, true, false, 0),
+            REFUSED => (true, true, true, 0),
+            READ => (false, false, true, 0),
+            LISTED_KIND => (false, false, false, MORE),
+            SURVEYED => (header.flags == MORE, false, false, MORE),
+            FETCHED => (false, false, true, ZSTD),
+            _ => (false, false, false, 0),
+        };
+        if (!uses_first && first != 0) || (!uses_second && second != 0) {
             return Err(WireError::Field("an unused one"));
         }
-        if header.code.get() != 0 && header.kind != READ && header.kind != REFUSED {
+        if header.code.get() != 0 && !uses_code {
             return Err(WireError::Field("code"));
         }
-        if header.flags & !(if header.kind == LISTED_KIND { MORE } else { 0 }) != 0 {
+        if header.flags & !flags != 0 {
             return Err(WireError::Field("flags"));
         }
         let reply = match header.kind {
@@ -182,6 +229,22 @@ impl Message for Reply {
                 Reply::Listed { blocks, more }
             }
             SETTLED => Reply::Settled,
+            SURVEYED => {
+                let runs = payload
+                    .chunks_exact(BLOCKS)
+                    .map(|raw| blocks(raw, u32::MAX))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let next = (header.flags == MORE).then_some(Block(first));
+                let last = runs.last().map_or(Block(0), |run| run.end());
+                let goes_on = next.is_none_or(|next| next >= last && next.0 <= MAX_BLOCK);
+                if !runs.is_sorted_by(|a, b| a.end() <= b.first) || !goes_on {
+                    return Err(WireError::Field("order of blocks"));
+                }
+                Reply::Surveyed { runs, next }
+            }
+            PULLED_KIND => Reply::Pulled(pulled(payload)?),
+            FETCHED => Reply::Fetched(fetched(&header, payload)?),
+            COLLAPSED => Reply::Collapsed,
             REFUSED => Reply::Refused(refusal(header.code.get(), first, second)?),
             kind => return Err(WireError::Kind(kind)),
         };
@@ -194,6 +257,9 @@ fn table_bytes(reply: &Reply) -> usize {
         Reply::Sealed(sealed) => SEALED + sealed.replicas.len() * REPLICA,
         Reply::Read(read) => read.found.len() * FOUND,
         Reply::Listed { blocks, .. } => blocks.len() * LISTED,
+        Reply::Surveyed { runs, .. } => runs.len() * BLOCKS,
+        Reply::Pulled(pulled) => PULLED + pulled.absent.len() * BLOCKS,
+        Reply::Fetched(fetched) => fetched.found.len() * FOUND,
         _ => 0,
     }
 }
@@ -222,14 +288,14 @@ where
         .collect()
 }
 
-fn version_bytes(version: Version) -> VersionBytes {
+pub(super) fn version_bytes(version: Version) -> VersionBytes {
     VersionBytes {
         epoch: U64::new(version.epoch.as_u64()),
         seq: U64::new(version.seq.0),
     }
 }
 
-fn version(raw: &VersionBytes) -> Result<Version, WireError> {
+pub(super) fn version(raw: &VersionBytes) -> Result<Version, WireError> {
     Ok(Version::new(
         Epoch::from_u64(raw.epoch.get()),
         seq(raw.seq.get())?,
@@ -284,6 +350,88 @@ fn found(raw: &FoundBytes) -> Result<Found, WireError> {
         2 => Ok(Found::Data { version, sum }),
         _ => Err(WireError::Field("found")),
     }
+}
+
+fn fetch_bytes(found: &Fetch) -> FoundBytes {
+    let plain = match *found {
+        Fetch::Absent | Fetch::Same => Found::Absent,
+        Fetch::Zeroes(version) => Found::Zeroes(version),
+        Fetch::Data { version, sum } => Found::Data { version, sum },
+    };
+    FoundBytes {
+        kind: match found {
+            Fetch::Same => SAME,
+            _ => found_bytes(&plain).kind,
+        },
+        ..found_bytes(&plain)
+    }
+}
+
+fn fetch(raw: &FoundBytes) -> Result<Fetch, WireError> {
+    if raw.kind == SAME {
+        let absent = FoundBytes { kind: 0, ..*raw };
+        return found(&absent).map(|_| Fetch::Same);
+    }
+    Ok(match found(raw)? {
+        Found::Absent => Fetch::Absent,
+        Found::Zeroes(version) => Fetch::Zeroes(version),
+        Found::Data { version, sum } => Fetch::Data { version, sum },
+    })
+}
+
+fn fetched(header: &ReplyHeader, mut payload: Bytes) -> Result<Fetched, WireError> {
+    let found = payload.split_to(usize::from(header.code.get()) * FOUND);
+    let found: Vec<Fetch> = table(&found, fetch)?;
+    let with_data = found
+        .iter()
+        .filter(|found| matches!(found, Fetch::Data { .. }));
+    let (got, bound) = (payload.len(), with_data.count() * BLOCK_BYTES as usize);
+    let packed = header.flags == ZSTD;
+    let fits = match packed {
+        true => 0 < got && got < bound,
+        false => got == bound,
+    };
+    if !fits {
+        return Err(WireError::Length {
+            kind: FETCHED,
+            got,
+            bound,
+        });
+    }
+    let data = match packed {
+        true => Packed::Zstd(payload),
+        false => Packed::Plain(payload),
+    };
+    Ok(Fetched { found, data })
+}
+
+fn pulled_bytes(pulled: &Pulled) -> PulledBytes {
+    PulledBytes {
+        copied: U32::new(pulled.copied),
+        zeroes: U32::new(pulled.zeroes),
+        same: U32::new(pulled.same),
+        zero: U32::ZERO,
+        bytes: U64::new(pulled.bytes),
+    }
+}
+
+fn pulled(mut payload: Bytes) -> Result<Pulled, WireError> {
+    let raw: PulledBytes = take(&mut payload)?;
+    zero(raw.zero.as_bytes())?;
+    let absent = payload
+        .chunks_exact(BLOCKS)
+        .map(|raw| blocks(raw, MAX_DATA_BLOCKS))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !absent.is_sorted_by(|a, b| a.end() <= b.first) {
+        return Err(WireError::Field("order of blocks"));
+    }
+    Ok(Pulled {
+        absent,
+        copied: raw.copied.get(),
+        zeroes: raw.zeroes.get(),
+        same: raw.same.get(),
+        bytes: raw.bytes.get(),
+    })
 }
 
 fn listed_bytes(block: &ListedBlock) -> ListedBytes {

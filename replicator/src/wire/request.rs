@@ -1,11 +1,14 @@
 //! Requests as bytes.
 
-use super::header::{REQUEST, RequestHeader, SUM};
+use super::header::{
+    BLOCKS, BlocksBytes, REQUEST, RequestHeader, SOURCE, SUM, SourceBytes, VERSION, VersionBytes,
+};
+use super::reply::{version, version_bytes};
 use super::{Call, Frame, MAX_ZERO_BLOCKS, Message, WireError};
-use crate::message::{Asker, Content, MAX_DATA_BLOCKS, Payload, Request};
+use crate::message::{Asker, Content, MAX_DATA_BLOCKS, Payload, Request, Source};
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq,
-    Version,
+    StoreId, Version,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use zerocopy::byteorder::little_endian::{U32, U64, U128};
@@ -18,12 +21,18 @@ const READ: u8 = 4;
 const SYNC: u8 = 5;
 const LIST: u8 = 6;
 const SETTLE: u8 = 7;
+const SURVEY: u8 = 8;
+const PULL: u8 = 9;
+const FETCH: u8 = 10;
+const COLLAPSE: u8 = 11;
 
 /// A write without data: its blocks become zeroes.
 const ZEROES: u8 = 1;
+/// Of a fetch: its data may come compressed.
+const COMPRESS: u8 = 1;
 
 /// The block behind the last one that a disk can have: 2^64 bytes.
-const MAX_BLOCK: u64 = u64::MAX / BLOCK_BYTES;
+pub(super) const MAX_BLOCK: u64 = u64::MAX / BLOCK_BYTES;
 
 impl Message for Request {
     const HEADER: usize = REQUEST;
@@ -39,6 +48,7 @@ impl Message for Request {
         for sum in sums {
             head.put_u32_le(*sum);
         }
+        put_tables(&mut head, self);
         Frame {
             head: head.freeze(),
             data,
@@ -50,8 +60,10 @@ impl Message for Request {
         let bound = match (header.kind, header.flags) {
             (WRITE, 0) => header.data_blocks()? * (SUM + BLOCK_BYTES as usize),
             (WRITE, ZEROES) => 0,
-            (SEAL..=SETTLE, 0) => 0,
-            (SEAL..=SETTLE, _) => return Err(WireError::Field("flags")),
+            (PULL, 0) => SOURCE,
+            (FETCH, 0 | COMPRESS) => return fetch_len(&header),
+            (SEAL..=COLLAPSE, 0) => 0,
+            (SEAL..=COLLAPSE, _) => return Err(WireError::Field("flags")),
             (kind, _) => return Err(WireError::Kind(kind)),
         };
         let got = header.payload.get() as usize;
@@ -117,6 +129,26 @@ impl Message for Request {
                 asker: header.asker(),
                 extents: header.extents()?,
             },
+            SURVEY => Request::Survey {
+                asker: header.asker(),
+                from: Epoch::from_u64(header.first.get()),
+                below: Epoch::from_u64(header.second.get()),
+                extents: header.extents()?,
+                start: header.start()?,
+            },
+            PULL => Request::Pull {
+                asker: header.asker(),
+                source: source(&payload)?,
+                from: Epoch::from_u64(header.first.get()),
+                below: Epoch::from_u64(header.second.get()),
+                blocks: header.blocks(MAX_DATA_BLOCKS)?,
+            },
+            FETCH => fetch(&header, payload)?,
+            COLLAPSE => Request::Collapse {
+                asker: header.asker(),
+                extents: header.extents()?,
+                oldest: Epoch::from_u64(header.first.get()),
+            },
             kind => return Err(WireError::Kind(kind)),
         };
         let call = Call(header.call.get());
@@ -135,9 +167,6 @@ fn header(request: &Request, call: Call) -> RequestHeader {
         ..RequestHeader::default()
     };
     match request {
-        Request::Survey { .. } | Request::Pull { .. } | Request::Fetch { .. } => {
-            panic!("not on the wire yet")
-        }
         Request::Seal { disk, epoch } => {
             header.kind = SEAL;
             header.disk = U128::new(disk.as_u128());
@@ -206,6 +235,58 @@ fn header(request: &Request, call: Call) -> RequestHeader {
             header.set_asker(asker);
             header.set_extents(*extents);
         }
+        Request::Survey {
+            asker,
+            from,
+            below,
+            extents,
+            start,
+        } => {
+            header.kind = SURVEY;
+            header.set_asker(asker);
+            header.set_extents(*extents);
+            header.block = U64::new(start.0);
+            header.set_entry(*from, *below);
+        }
+        Request::Pull {
+            asker,
+            source: _,
+            from,
+            below,
+            blocks,
+        } => {
+            header.kind = PULL;
+            header.set_asker(asker);
+            header.set_blocks(*blocks);
+            header.set_entry(*from, *below);
+            header.payload = U32::new(SOURCE as u32);
+        }
+        Request::Fetch {
+            asker,
+            from,
+            below,
+            blocks,
+            known,
+            compress,
+        } => {
+            header.kind = FETCH;
+            header.flags = if *compress { COMPRESS } else { 0 };
+            header.set_asker(asker);
+            header.count = U32::new(blocks.len() as u32);
+            header.set_entry(*from, *below);
+            let bytes = blocks.len() * BLOCKS + known.len() * VERSION;
+            header.payload = U32::new(bytes as u32);
+        }
+        Request::Collapse {
+            asker,
+            extents,
+            oldest,
+        } => {
+            header.kind = COLLAPSE;
+            header.set_asker(asker);
+            header.set_extents(*extents);
+            header.first = U64::new(oldest.as_u64());
+        }
     }
     if let Some(payload) = payload(request) {
         header.payload = U32::new((payload.sums.len() * SUM + payload.data.len()) as u32);
@@ -221,6 +302,125 @@ fn payload(request: &Request) -> Option<&Payload> {
         } => Some(payload),
         _ => None,
     }
+}
+
+/// What stands behind the header, of requests without data.
+fn put_tables(head: &mut BytesMut, request: &Request) {
+    match request {
+        Request::Pull { source, .. } => {
+            let raw = SourceBytes {
+                store: U128::new(source.store.as_u128()),
+                incarnation: U64::new(source.incarnation.0),
+            };
+            head.put_slice(raw.as_bytes());
+        }
+        Request::Fetch { blocks, known, .. } => {
+            for part in blocks {
+                head.put_slice(blocks_bytes(*part).as_bytes());
+            }
+            for known in known {
+                head.put_slice(version_bytes(*known).as_bytes());
+            }
+        }
+        _ => {}
+    }
+}
+
+fn source(payload: &[u8]) -> Result<Source, WireError> {
+    let raw = SourceBytes::read_from_bytes(payload).map_err(|_| WireError::Field("source"))?;
+    Ok(Source {
+        store: StoreId::from_u128(raw.store.get()),
+        incarnation: Incarnation(raw.incarnation.get()),
+    })
+}
+
+/// How long a fetch's payload is, if it may be: as many ranges as the header says, then versions.
+fn fetch_len(header: &RequestHeader) -> Result<usize, WireError> {
+    let (ranges, most) = (header.count.get(), MAX_DATA_BLOCKS);
+    if ranges == 0 || ranges > most {
+        return Err(WireError::Count {
+            got: ranges.into(),
+            bound: most.into(),
+        });
+    }
+    let got = header.payload.get() as usize;
+    let fixed = ranges as usize * BLOCKS;
+    let bound = fixed + most as usize * VERSION;
+    if (fixed..=bound).contains(&got) && got.is_multiple_of(VERSION) {
+        Ok(got)
+    } else {
+        Err(WireError::Length {
+            kind: FETCH,
+            got,
+            bound,
+        })
+    }
+}
+
+fn fetch(header: &RequestHeader, mut payload: Bytes) -> Result<Request, WireError> {
+    let ranges = payload.split_to(header.count.get() as usize * BLOCKS);
+    let blocks = ranges
+        .chunks_exact(BLOCKS)
+        .map(|raw| blocks(raw, MAX_DATA_BLOCKS))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !blocks.is_sorted_by(|a, b| a.end() <= b.first) {
+        return Err(WireError::Field("order of blocks"));
+    }
+    let count: u64 = blocks.iter().map(|part| u64::from(part.count)).sum();
+    let known = payload
+        .chunks_exact(VERSION)
+        .map(|raw| {
+            let raw = VersionBytes::read_from_bytes(raw).map_err(|_| WireError::Field("table"))?;
+            version(&raw)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if count > MAX_DATA_BLOCKS.into() || !(known.is_empty() || known.len() as u64 == count) {
+        return Err(WireError::Count {
+            got: count,
+            bound: MAX_DATA_BLOCKS.into(),
+        });
+    }
+    Ok(Request::Fetch {
+        asker: header.asker(),
+        from: Epoch::from_u64(header.first.get()),
+        below: Epoch::from_u64(header.second.get()),
+        blocks,
+        known,
+        compress: header.flags == COMPRESS,
+    })
+}
+
+pub(super) fn blocks_bytes(blocks: Blocks) -> BlocksBytes {
+    BlocksBytes {
+        first: U64::new(blocks.first.0),
+        count: U32::new(blocks.count),
+        zero: U32::ZERO,
+    }
+}
+
+/// One to `bound` blocks, all of which a disk can have.
+pub(super) fn blocks(raw: &[u8], bound: u32) -> Result<Blocks, WireError> {
+    let raw = BlocksBytes::read_from_bytes(raw).map_err(|_| WireError::Field("table"))?;
+    if raw.zero.get() != 0 {
+        return Err(WireError::Field("an unused one"));
+    }
+    checked(raw.first.get(), raw.count.get(), bound)
+}
+
+fn checked(first: u64, count: u32, bound: u32) -> Result<Blocks, WireError> {
+    if count == 0 {
+        return Err(WireError::Field("count"));
+    }
+    if count > bound {
+        return Err(WireError::Count {
+            got: count.into(),
+            bound: bound.into(),
+        });
+    }
+    if first > MAX_BLOCK - u64::from(count) {
+        return Err(WireError::Field("block"));
+    }
+    Ok(Blocks::new(Block(first), count))
 }
 
 fn data(mut payload: Bytes) -> Payload {
@@ -258,6 +458,12 @@ impl RequestHeader {
     fn set_extents(&mut self, extents: Extents) {
         self.extents_first = U32::new(extents.first.0);
         self.extents_end = U32::new(extents.end.0);
+    }
+
+    /// Which entry of the history is asked, and how far up.
+    fn set_entry(&mut self, from: Epoch, below: Epoch) {
+        self.first = U64::new(from.as_u64());
+        self.second = U64::new(below.as_u64());
     }
 
     fn set_blocks(&mut self, blocks: Blocks) {
@@ -300,19 +506,6 @@ impl RequestHeader {
 
     /// One to `bound` blocks, all of which a disk can have.
     fn blocks(&self, bound: u32) -> Result<Blocks, WireError> {
-        let blocks = Blocks::new(Block(self.block.get()), self.count.get());
-        if blocks.count == 0 {
-            return Err(WireError::Field("count"));
-        }
-        if blocks.count > bound {
-            return Err(WireError::Count {
-                got: blocks.count.into(),
-                bound: bound.into(),
-            });
-        }
-        if blocks.first.0 > MAX_BLOCK - u64::from(blocks.count) {
-            return Err(WireError::Field("block"));
-        }
-        Ok(blocks)
+        checked(self.block.get(), self.count.get(), bound)
     }
 }

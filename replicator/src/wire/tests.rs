@@ -4,9 +4,10 @@
 use super::reply::INVALID_THERE;
 use super::*;
 use crate::message::{
-    Asker, Content, Found, ListedBlock, Payload, ReadBlocks, Refusal, ReplicaState, Sealed,
-    checksum,
+    Asker, Content, Fetch, Fetched, Found, ListedBlock, Payload, Pulled, ReadBlocks, Refusal,
+    ReplicaState, Sealed, Source, SourceFault, checksum,
 };
+use crate::packed::Packed;
 use crate::words::{
     Block, Blocks, DiskId, Epoch, Extent, Extents, Incarnation, Seq, Starts, StoreId, Version,
 };
@@ -73,7 +74,43 @@ impl Dice {
 
     fn request(&mut self) -> Request {
         let asker = self.asker();
-        match self.below(8) {
+        let (from, below) = (self.epoch(), self.epoch());
+        match self.below(12) {
+            7 => Request::Survey {
+                asker,
+                from,
+                below,
+                extents: self.extents(),
+                start: Block(self.below(1 << 50)),
+            },
+            8 => Request::Pull {
+                asker,
+                source: Source {
+                    store: StoreId::from_u128(u128::from(self.roll()) << 64),
+                    incarnation: Incarnation(self.roll()),
+                },
+                from,
+                below,
+                blocks: self.blocks(MAX_DATA_BLOCKS),
+            },
+            9 => {
+                let blocks = self.runs(20);
+                let count: u32 = blocks.iter().map(|part| part.count).sum();
+                let known = (self.below(2) * u64::from(count)) as u32;
+                Request::Fetch {
+                    asker,
+                    from,
+                    below,
+                    blocks,
+                    known: (0..known).map(|_| self.version()).collect(),
+                    compress: self.below(2) == 0,
+                }
+            }
+            10 => Request::Collapse {
+                asker,
+                extents: self.extents(),
+                oldest: from,
+            },
             0 => Request::Seal {
                 disk: asker.disk,
                 epoch: asker.epoch,
@@ -126,8 +163,25 @@ impl Dice {
         }
     }
 
+    /// One to `most` runs of a few blocks each, in order.
+    fn runs(&mut self, most: u64) -> Vec<Blocks> {
+        let mut next = self.below(1 << 50);
+        let count = 1 + self.below(most);
+        (0..count)
+            .map(|_| {
+                let first = next + self.below(3);
+                let run = Blocks::new(Block(first), 1 + self.below(9) as u32);
+                next = run.end().0;
+                run
+            })
+            .collect()
+    }
+
     fn refusal(&mut self) -> Refusal {
-        match self.below(9) {
+        match self.below(12) {
+            9 => Refusal::Source(SourceFault::Away),
+            10 => Refusal::Source(SourceFault::Unsealed),
+            11 => Refusal::Source(SourceFault::Useless),
             0 => Refusal::Superseded {
                 shown: self.epoch(),
             },
@@ -152,7 +206,32 @@ impl Dice {
     }
 
     fn reply(&mut self) -> Reply {
-        match self.below(8) {
+        match self.below(12) {
+            7 => {
+                let runs = self.runs(30);
+                let next = (self.below(2) == 0).then_some(runs[runs.len() - 1].end());
+                Reply::Surveyed { runs, next }
+            }
+            8 => Reply::Pulled(Pulled {
+                absent: self.runs(9),
+                copied: self.roll() as u32,
+                zeroes: self.roll() as u32,
+                same: self.roll() as u32,
+                bytes: self.roll(),
+            }),
+            9 => {
+                let found: Vec<Fetch> = (0..self.below(12)).map(|_| self.fetch()).collect();
+                let with_data = found
+                    .iter()
+                    .filter(|found| matches!(found, Fetch::Data { .. }));
+                let data = self.data(with_data.count() as u32);
+                let data = match self.below(2) {
+                    0 => Packed::smaller(data),
+                    _ => Packed::Plain(data),
+                };
+                Reply::Fetched(Fetched { found, data })
+            }
+            10 => Reply::Collapsed,
             0 => {
                 let count = self.below(20);
                 let extents = |n: u64| Extents::new(Extent(7 * n as u32), Extent(7 * n as u32 + 7));
@@ -198,6 +277,15 @@ impl Dice {
             }
             6 => Reply::Settled,
             _ => Reply::Refused(self.refusal()),
+        }
+    }
+
+    fn fetch(&mut self) -> Fetch {
+        match self.found() {
+            Found::Absent if self.below(2) == 0 => Fetch::Same,
+            Found::Absent => Fetch::Absent,
+            Found::Zeroes(version) => Fetch::Zeroes(version),
+            Found::Data { version, sum } => Fetch::Data { version, sum },
         }
     }
 

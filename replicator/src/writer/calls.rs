@@ -179,6 +179,7 @@ fn epoch_of(request: &Request) -> crate::words::Epoch {
         | Request::Pull { asker, .. }
         | Request::Fetch { asker, .. }
         | Request::List { asker, .. }
-        | Request::Settle { asker, .. } => asker.epoch,
+        | Request::Settle { asker, .. }
+        | Request::Collapse { asker, .. } => asker.epoch,
     }
 }

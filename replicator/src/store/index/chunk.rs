@@ -183,6 +183,73 @@ impl Chunk {
         Ok(put)
     }
 
+    /// Takes versions of `block` above `version` away where `dead` says that nobody claims them; the newest
+    /// that is left takes the place of the newest.
+    pub fn supersede(
+        &mut self,
+        block: u16,
+        version: Version,
+        dead: impl Fn(&Entry) -> bool,
+        mut freed: impl FnMut(Entry),
+    ) {
+        let newer = |entry: &Entry| entry.version > version;
+        let gone: Vec<Entry> = self
+            .versions(block)
+            .take_while(newer)
+            .filter(|entry| dead(entry))
+            .collect();
+        let newest = self.newest(block);
+        for entry in gone {
+            if Some(entry) == newest {
+                let (page, within) = split(block);
+                self.cut(page, within, within);
+            } else {
+                self.older.remove(&(block, entry.version));
+            }
+            freed(entry);
+        }
+        if newest.is_some() && self.newest(block).is_none() {
+            self.promote(block);
+        }
+    }
+
+    /// The newest predecessor of a block that has lost its newest entry takes that one's place.
+    fn promote(&mut self, block: u16) {
+        let Some(entry) = self.versions(block).next() else {
+            return;
+        };
+        // Where there is no room for its era it stays a predecessor, which is found as well.
+        if let Ok(era) = self.era_of(&entry) {
+            self.older.remove(&(block, entry.version));
+            let (page, within) = split(block);
+            let run = Run::new(within, within, era, entry.version.seq, entry.place);
+            self.replace(page, run);
+        }
+    }
+
+    /// Takes everything of `count` blocks from `first` on away.
+    pub fn forget(&mut self, first: u16, count: u32, mut freed: impl FnMut(Entry)) {
+        for (page, from, to) in self.pages_of(first, count) {
+            for run in self.cut(page, from, to) {
+                (run.first..=run.last).for_each(|block| freed(self.entry(&run, block)));
+            }
+        }
+        let last = (u32::from(first) + count - 1) as u16;
+        self.older.retain(|(block, version), older| {
+            let goes = (first..=last).contains(block);
+            if goes {
+                freed(older.entry(*version));
+            }
+            !goes
+        });
+    }
+
+    fn cut(&mut self, page: usize, first: u8, last: u8) -> Vec<Run> {
+        let eras = &self.eras;
+        let zeroes = |run: &Run| eras[usize::from(run.era.get())].zeroes;
+        self.pages[page].cut(first, last, zeroes)
+    }
+
     /// Drops the predecessors of `block` that `needed(predecessor, successor)` does not want.
     /// Returns how many are left.
     pub fn prune(
@@ -362,6 +429,27 @@ impl Page {
         self.reserve(now.len().saturating_sub(to - from));
         self.runs.splice(from..to, now);
         displaced
+    }
+
+    /// Takes `first..=last` out of the runs, and returns what stood there.
+    fn cut(&mut self, first: u8, last: u8, zeroes: impl Fn(&Run) -> bool) -> Vec<Run> {
+        let from = self.runs.partition_point(|run| run.last < first);
+        let to = from + self.runs[from..].partition_point(|run| run.first <= last);
+        let mut gone = Vec::with_capacity(to - from);
+        let mut left: smallvec::SmallVec<[Run; 2]> = smallvec::SmallVec::new();
+        for run in &self.runs[from..to] {
+            let zeroes = zeroes(run);
+            if run.first < first {
+                left.push(run.part(run.first, first - 1, zeroes));
+            }
+            gone.push(run.part(run.first.max(first), run.last.min(last), zeroes));
+            if run.last > last {
+                left.push(run.part(last + 1, run.last, zeroes));
+            }
+        }
+        self.reserve(left.len().saturating_sub(to - from));
+        self.runs.splice(from..to, left);
+        gone
     }
 
     /// Room for `more` runs, in steps with little slack: 1, 2, 4, 8, 16, 24...

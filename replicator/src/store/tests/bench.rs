@@ -1,8 +1,11 @@
 //! A store on simulated media, with an oracle that knows all that was ever written.
 
-use crate::message::{Asker, Content, Found, Payload, ReadBlocks, Refusal, Reply, Request, Sealed};
+use crate::message::{
+    Asker, Content, Fetch, Found, Payload, Pulled, ReadBlocks, Refusal, Reply, Request, Sealed,
+    checksum,
+};
 use crate::store::media::sim::SimMedia;
-use crate::store::{BootId, Handled, Options, Promise, Recovery, Store, StoreError};
+use crate::store::{BootId, Filling, Handled, Options, Promise, Recovery, Store, StoreError};
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Seq, StoreId, Version,
 };
@@ -119,6 +122,7 @@ impl Bench {
         match self.store.handle(request) {
             Handled::Now(reply) => reply,
             Handled::Read(plan) => plan.run().map_or_else(Reply::Refused, Reply::Read),
+            Handled::Fetch(plan) => plan.run().map_or_else(Reply::Refused, Reply::Fetched),
             Handled::AfterSync(promise) => self.wait(promise),
         }
     }
@@ -223,6 +227,41 @@ impl Bench {
             blocks,
             content,
         }
+    }
+
+    /// Fills blocks in as a pull would, with what `source` says of each one that is missing, looking below
+    /// `below`. A version whose content is known to be the same is adopted.
+    pub fn fill(
+        &mut self,
+        below: u64,
+        blocks: Blocks,
+        source: impl Fn(Block) -> Option<(Version, bool)>,
+    ) -> Result<Pulled, Refusal> {
+        let below = Epoch::from_u64(below);
+        let missing = self.store.missing(self.asker(), below, blocks)?;
+        if missing.blocks.is_empty() {
+            return Ok(Pulled::default());
+        }
+        let mut data = Vec::new();
+        let all = missing.blocks.iter().flat_map(|part| part.iter());
+        let found = all
+            .zip(&missing.known)
+            .map(|(block, known)| match source(block) {
+                None => Fetch::Absent,
+                Some((version, _)) if version == *known => Fetch::Same,
+                Some((version, true)) => Fetch::Zeroes(version),
+                Some((version, false)) => {
+                    let content = content(DISK, block, version);
+                    data.extend_from_slice(&content);
+                    let sum = checksum(&content);
+                    Fetch::Data { version, sum }
+                }
+            });
+        let filling = Filling {
+            found: found.collect(),
+            data: Bytes::from(data),
+        };
+        self.store.fill(self.asker(), below, &missing, &filling)
     }
 
     pub fn read(&mut self, first: u64, count: u32) -> Result<ReadBlocks, Refusal> {

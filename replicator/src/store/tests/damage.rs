@@ -7,7 +7,7 @@ use crate::store::check::check_media;
 use crate::store::media::Media;
 use crate::store::media::sim::SimMedia;
 use crate::store::{BootId, Options, Store, StoreError, fuzz_recover};
-use crate::words::{Block, Epoch, StoreId};
+use crate::words::{Block, Blocks, Epoch, StoreId};
 
 /// A store with every kind of frame, a checkpoint in the middle, and a clean end.
 fn sample() -> (SimMedia, super::bench::Oracle, Options) {
@@ -21,6 +21,11 @@ fn sample() -> (SimMedia, super::bench::Oracle, Options) {
     bench.join(0..64, 2);
     bench.write(1, 1, false);
     bench.flush();
+    let newest = bench.newest();
+    let source = |block: Block| newest.get(&block).map(|version| (*version, block.0 > 5));
+    bench
+        .fill(2, Blocks::new(Block(0), 9), source)
+        .expect("there is room");
     bench.write(2, 1, true);
     bench.write(3, 1, false);
     bench.close()
@@ -269,7 +274,7 @@ fn foreign_newer_busy_and_missing_directories_are_refused_with_what_to_do() {
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     drop(first);
     let mut identity = media.content("UKAI-STORE");
-    identity[12] = 2;
+    identity[12] = 3;
     let sum = crate::message::checksum(&identity[..32]).to_le_bytes();
     identity[32..36].copy_from_slice(&sum);
     media.plant("UKAI-STORE", &identity);
@@ -277,6 +282,14 @@ fn foreign_newer_busy_and_missing_directories_are_refused_with_what_to_do() {
         panic!("a newer format");
     };
     assert!(error.to_string().contains("newer program"), "{error}");
+
+    // An older one is taken, and is this program's from then on.
+    identity[12] = 1;
+    let sum = crate::message::checksum(&identity[..32]).to_le_bytes();
+    identity[32..36].copy_from_slice(&sum);
+    media.plant("UKAI-STORE", &identity);
+    drop(open(&media).ok().unwrap());
+    assert_eq!(media.content("UKAI-STORE")[12], 2);
 
     let (media, ..) = sample();
     media.remove("segment.00000001").unwrap();

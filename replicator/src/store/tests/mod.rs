@@ -5,6 +5,7 @@ mod clean;
 mod crash;
 mod damage;
 mod files;
+mod fill;
 mod rng;
 mod script;
 mod space;
