@@ -1,4 +1,5 @@
-//! The topology with names replaced by indices: plans for ten thousand disks compare numbers.
+//! The topology with names replaced by numbers, a [`Seat`] for a store and a [`Site`] for a datacenter:
+//! planning ten thousand disks compares no text.
 
 use super::layout::Spot;
 use crate::choose::{free_bytes, unpromised_bytes};

@@ -40,13 +40,11 @@ pub use plan::{
 pub use subject::{Retired, Subject};
 
 use crate::policy::{Follow, Home, Policies, Prepare, Topology, UnixSeconds};
-use fleet::{Fleet, Site};
+use fleet::Fleet;
 use goal::{Promised, place};
-use replicator::words::{DatacenterName, DiskRecord, Extents, History, HostName, NewSet, StoreId};
+use replicator::words::{DatacenterName, Extents, History, HostName, NewSet, StoreId};
 use rules::Rules;
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
 
 #[cfg(test)]
 mod tests;
@@ -106,7 +104,11 @@ impl<'a> Planner<'a> {
         host: Option<&HostName>,
     ) -> Arrival {
         let hold_down = self.policies.class(at, subject.class).hold_down;
-        let home = subject.home.moved_to(at, self.now, hold_down);
+        // Where nothing was ever written nothing was promised, and no VM has moved.
+        let home = match steps::never_opened(subject.record) {
+            true => Home::new(at.clone()),
+            false => subject.home.moved_to(at, self.now, hold_down),
+        };
         let there = Subject {
             home: &home,
             host,
@@ -132,7 +134,7 @@ impl<'a> Planner<'a> {
             };
         }
         let goal = place(&self.fleet, &rules, &there, &Promised::new()).goal;
-        let (sets, full) = steps::first_sets(rules.class.follow, subject.record, &goal);
+        let (sets, full) = steps::next_sets(&rules, subject.record, &goal);
         let held = full.iter().map(too_long).collect();
         Arrival { home, sets, held }
     }
@@ -203,22 +205,6 @@ impl<'a> Planner<'a> {
             *promised.entry(seat).or_default() += bytes;
         }
         self.plan_to(&rules, subject, placed.goal)
-    }
-
-    /// The home of a disk that never had one: where most of its copies stand.
-    pub fn home_of(&self, record: &DiskRecord) -> Option<Home> {
-        let mut extents: BTreeMap<Site, u64> = BTreeMap::new();
-        for range in &record.map {
-            for store in range.history.members() {
-                if let Some(site) = self.fleet.site_of(store) {
-                    *extents.entry(site).or_default() += u64::from(range.extents.count());
-                }
-            }
-        }
-        let most = extents
-            .into_iter()
-            .max_by_key(|(site, count)| (*count, Reverse(*site)));
-        most.map(|(site, _)| Home::new(self.fleet.name(site).clone()))
     }
 
     /// Until when the disk stays where it is, wherever its VM runs.

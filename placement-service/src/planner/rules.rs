@@ -1,7 +1,7 @@
 //! What governs a disk, and what that asks for of each of its extents.
 //!
-//! This is where the order of precedence is made: sites that are barred are passed over by everything
-//! else (residency); the number of copies and those kept away never shrink (durability); where the
+//! This is where the order of precedence is made: datacenters that are barred are passed over by
+//! everything else (residency); the number of copies and those kept away never shrink (durability); where the
 //! others stand is the VM's place, a pin's, or where they are (locality).
 
 use super::fleet::{Fleet, Seat, Site};
@@ -16,7 +16,7 @@ pub(super) struct Rules<'a> {
     pub class: &'a Class,
     pub copies: u8,
     pub home: Option<Site>,
-    /// Sites where no block of it may stand, and whose policy says so.
+    /// Datacenters where no block of it may stand, and whose policy says so.
     pub barred: BTreeMap<Site, &'a DatacenterName>,
     /// Those in force.
     pub pins: Vec<&'a Pin>,
@@ -179,7 +179,7 @@ impl<'a> Rules<'a> {
         wants
     }
 
-    /// The site where most copies of the write set are beyond those that policy keeps away there; home
+    /// The datacenter where most copies of the write set are beyond those that policy keeps away there; home
     /// among equals.
     fn most_of(&self, fleet: &Fleet, history: &History) -> Option<Site> {
         let mut counts: BTreeMap<Site, i32> = BTreeMap::new();

@@ -34,11 +34,11 @@ pub(super) fn steps(
     tried: &mut dyn FnMut(Action, &DiskRecord),
 ) -> Vec<Extents> {
     let mut record = Cow::Borrowed(subject.record);
-    let (sets, full) = first_sets(rules.class.follow, &record, goal);
+    let (sets, full) = next_sets(rules, &record, goal);
     switch(&mut record, sets, tried);
     fill(&mut record, tried);
     if rules.class.follow == Follow::Extend {
-        let (mut sets, _) = first_sets(Follow::Switch, &record, goal);
+        let (mut sets, _) = sets_towards(Follow::Switch, &record, goal);
         sets.retain(|set| !full.iter().any(|full| overlap(*full, set.extents)));
         switch(&mut record, sets, tried);
         fill(&mut record, tried);
@@ -85,11 +85,20 @@ fn complete(history: &mut History) {
 }
 
 /// The write sets to open next, and the extents whose history is too long for it.
-pub(super) fn first_sets(
-    follow: Follow,
+pub(super) fn next_sets(
+    rules: &Rules,
     record: &DiskRecord,
     goal: &Goal,
 ) -> (Vec<NewSet>, Vec<Extents>) {
+    // What was never written need not be held on both sides.
+    let follow = match never_opened(record) {
+        true => Follow::Switch,
+        false => rules.class.follow,
+    };
+    sets_towards(follow, record, goal)
+}
+
+fn sets_towards(follow: Follow, record: &DiskRecord, goal: &Goal) -> (Vec<NewSet>, Vec<Extents>) {
     let mut sets: Vec<NewSet> = Vec::new();
     let mut full = Vec::new();
     for (extents, history, copies) in side_by_side(record, goal) {
@@ -185,13 +194,16 @@ fn somebody() -> Owner {
     }
 }
 
+/// Whether nobody ever wrote it.
+pub(super) fn never_opened(record: &DiskRecord) -> bool {
+    matches!(&record.state, State::Closed { last, .. } if *last == Version::ZERO)
+}
+
 /// The record after a switch, or after the attachment that brings it.
 pub(super) fn switched(record: &DiskRecord, sets: &[NewSet]) -> DiskRecord {
     let sets = sets.to_vec();
-    let never_opened =
-        matches!(&record.state, State::Closed { last, .. } if *last == Version::ZERO);
     let (by, open) = opened(record);
-    let (before, change) = if never_opened {
+    let (before, change) = if never_opened(record) {
         let owner = somebody();
         (record, Change::Attach { owner, sets })
     } else {

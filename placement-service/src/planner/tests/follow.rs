@@ -157,7 +157,13 @@ fn a_disk_that_was_never_written_moves_without_copying() {
         last: Version::ZERO,
         successor: None,
     };
-    case.home = Home::new(dc("osaka"));
+    let arrival = case.arrival("osaka");
+    assert_eq!(
+        arrival.home,
+        Home::new(dc("osaka")),
+        "it did not come from anywhere"
+    );
+    case.home = arrival.home;
     let plan = case.plan();
     assert_eq!(story(&plan), ["switch 11 12", "retire 1 3"]);
     assert_eq!(plan.bytes(), 0);

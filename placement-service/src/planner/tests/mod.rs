@@ -10,9 +10,10 @@ mod telling;
 use super::*;
 use crate::policy::{Health, HostPlace, Link, Pin, Policy, StorePlace};
 use replicator::words::{
-    BackendId, Change, DiskId, DiskName, Entry, Epoch, Extent, ExtentSize, Generation, Life,
-    MapRange, Owner, RackName, Revision, State, Version,
+    BackendId, Change, DiskId, DiskName, DiskRecord, Entry, Epoch, Extent, ExtentSize, Generation,
+    Life, MapRange, Owner, RackName, Revision, State, Version,
 };
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) const GIB: u64 = 1 << 30;

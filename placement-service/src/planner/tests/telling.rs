@@ -119,15 +119,6 @@ fn a_copy_is_deleted_only_when_those_instead_of_it_are_complete_and_up() {
 }
 
 #[test]
-fn a_disk_without_a_home_is_at_home_where_most_of_it_stands() {
-    let case = Case::new(&[], "tokyo", &[1, 11, 12]);
-    assert_eq!(
-        case.planner().home_of(&case.record),
-        Some(Home::new(dc("osaka")))
-    );
-}
-
-#[test]
 fn a_pin_that_cannot_be_kept_is_said() {
     let mut case = Case::new(&[], "tokyo", &[1, 3]);
     case.fleet.stores.get_mut(&store(11)).unwrap().health = Health::Silent;
