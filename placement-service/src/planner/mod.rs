@@ -173,19 +173,33 @@ impl<'a> Planner<'a> {
 
     /// How fast the disk may be filled now, where `sharing` disks are being copied to the same place.
     pub fn limits(&self, subject: &Subject, sharing: usize) -> Limits {
-        let rules = self.rules(subject);
-        let repair = self.needs_repair(&rules, subject);
-        let opens = rules.class.copy.opens(self.now);
-        let filling = subject
+        let live = subject
             .record
             .map
             .iter()
             .flat_map(|range| range.history.live());
-        let filling = filling
-            .filter(|entry| !entry.whole)
-            .flat_map(|entry| &entry.stores);
-        let limit = filling
-            .filter_map(|store| self.fleet.site_of(*store))
+        let filling = live.filter(|entry| !entry.whole);
+        let targets = filling.flat_map(|entry| entry.stores.iter().copied());
+        self.limits_into(targets, subject, sharing)
+    }
+
+    /// The same for copying ahead into `seeds`.
+    pub fn seed_limits(&self, subject: &Subject, seeds: &[NewSet], sharing: usize) -> Limits {
+        let targets = seeds.iter().flat_map(|set| set.stores.iter().copied());
+        self.limits_into(targets, subject, sharing)
+    }
+
+    fn limits_into(
+        &self,
+        targets: impl Iterator<Item = StoreId>,
+        subject: &Subject,
+        sharing: usize,
+    ) -> Limits {
+        let rules = self.rules(subject);
+        let repair = self.needs_repair(&rules, subject);
+        let opens = rules.class.copy.opens(self.now);
+        let limit = targets
+            .filter_map(|store| self.fleet.site_of(store))
             .filter_map(|site| rules.class.copy.limit_to(self.fleet.name(site)))
             .min();
         Limits {

@@ -313,6 +313,12 @@ fn seeds_are_what_the_destination_will_lack() {
     assert!(case.planner().prepares_by_itself(&case.subject()));
     let seeds = case.planner().seeds(&case.subject(), &dc("osaka"), None);
     assert_eq!(seeds, case.arrival("osaka").sets);
+    let limits = case.planner().seed_limits(&case.subject(), &seeds, 2);
+    assert_eq!(
+        limits.bytes_per_second,
+        Some(50 << 20),
+        "half of the default limit"
+    );
     let barred = Case::new(&[("tokyo", "never = [\"osaka\"]")], "tokyo", &[1, 3]);
     assert!(
         barred
