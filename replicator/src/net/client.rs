@@ -54,6 +54,10 @@ impl Links {
         })
     }
 
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.inner.runtime
+    }
+
     /// A link to `store`, connected as soon as possible and again whenever it breaks, until dropped.
     ///
     /// `events` hears what happens on it, in order. It is called with a lock held: it hands the

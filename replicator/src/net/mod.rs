@@ -2,12 +2,14 @@
 //!
 //! [`identity`] decides whom to talk to, [`crate::wire`] what bytes mean; here are the sockets:
 //! [`Server`] answers for the stores of a node, [`Links`] reaches far stores from the thread that
-//! needs them, [`transport`] sets up QUIC for both.
+//! needs them, [`Puller`] brings blocks from there into the own store, [`transport`] sets up QUIC for all.
 
 mod client;
+mod compression;
 mod dialer;
 pub mod identity;
 mod link;
+mod pull;
 mod server;
 mod session;
 #[cfg(test)]
@@ -16,6 +18,7 @@ pub mod transport;
 
 pub use client::{Links, Place};
 pub use link::{Link, LinkEvent};
+pub use pull::{Puller, PullingStore};
 pub use server::{Serve, Server};
 
 use crate::words::StoreId;

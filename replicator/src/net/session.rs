@@ -265,8 +265,14 @@ fn weight(request: &Request) -> usize {
             ..
         } => payload.data.len(),
         Request::Read { blocks, .. } => blocks.count as usize * BLOCK_BYTES as usize,
+        // What arrived for it, and the same unpacked.
+        Request::Pull { blocks, .. } => 2 * blocks.count as usize * BLOCK_BYTES as usize,
+        Request::Fetch { blocks, .. } => {
+            let count: usize = blocks.iter().map(|part| part.count as usize).sum();
+            count * BLOCK_BYTES as usize
+        }
         // Their tables, at worst.
-        Request::List { .. } | Request::Seal { .. } => 128 << 10,
+        Request::List { .. } | Request::Seal { .. } | Request::Survey { .. } => 128 << 10,
         _ => 0,
     };
     REQUEST_BYTES + data

@@ -94,11 +94,11 @@ impl Serve for Arc<Shelf> {
     }
 }
 
-fn host(name: &str) -> HostName {
+pub(super) fn host(name: &str) -> HostName {
     HostName::new(name).unwrap()
 }
 
-fn credentials(dir: &Path, role: Role, name: &str) -> Credentials {
+pub(super) fn credentials(dir: &Path, role: Role, name: &str) -> Credentials {
     let pki = Pki::open(dir).or_else(|_| Pki::init(dir)).unwrap();
     Credentials::load(dir, role, &host(name)).unwrap_or_else(|_| {
         pki.issue(role, &host(name), DEFAULT_VALIDITY).unwrap();
@@ -142,21 +142,21 @@ impl Node {
     }
 }
 
-fn anywhere() -> SocketAddr {
+pub(super) fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-struct Heard(mpsc::UnboundedReceiver<LinkEvent>);
+pub(super) struct Heard(mpsc::UnboundedReceiver<LinkEvent>);
 
 impl Heard {
-    async fn next(&mut self) -> LinkEvent {
+    pub(super) async fn next(&mut self) -> LinkEvent {
         timeout(PATIENCE, self.0.recv())
             .await
             .expect("an event in time")
             .expect("the link lives")
     }
 
-    async fn reply(&mut self) -> (CallId, Reply) {
+    pub(super) async fn reply(&mut self) -> (CallId, Reply) {
         match self.next().await {
             LinkEvent::Reply { call, reply } => (call, reply),
             other => panic!("{other:?} instead of a reply"),
@@ -164,7 +164,7 @@ impl Heard {
     }
 }
 
-fn link(links: &Links, store: StoreId) -> (Link, Heard) {
+pub(super) fn link(links: &Links, store: StoreId) -> (Link, Heard) {
     let (tx, rx) = mpsc::unbounded_channel();
     let link = links.link(store, move |event| drop(tx.send(event)));
     (link, Heard(rx))

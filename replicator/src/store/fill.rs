@@ -42,6 +42,8 @@ pub struct Filling {
     pub found: Vec<Fetch>,
     /// The blocks that are [`Fetch::Data`], one after another.
     pub data: Bytes,
+    /// What `data` took on the wire.
+    pub wire_bytes: u64,
 }
 
 /// A frame to append, and its payload.
@@ -89,7 +91,10 @@ impl<M: Media> Store<M> {
         self.load(asker.disk, whole)?;
         check(asker, below, missing, filling)?;
 
-        let mut pulled = Pulled::default();
+        let mut pulled = Pulled {
+            bytes: filling.wire_bytes,
+            ..Pulled::default()
+        };
         let mut frames: Vec<Framed> = Vec::new();
         let mut adopted: Vec<(Blocks, Version)> = Vec::new();
         let mut data = filling.data.clone();

@@ -11,7 +11,7 @@
 //! randomness. [`SharedStore`] puts it on real files behind a lock, with a thread for syncs and one
 //! for housekeeping. Where to read on:
 //!
-//! - a pull: `fill.rs`, from what `survey.rs` and `fetch.rs` say of another store;
+//! - a pull: `pull.rs` and `fill.rs`, from what `survey.rs` and `fetch.rs` say of another store;
 //! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end) -> `index/`;
 //! - a read: `read.rs`; a sync: `sync.rs`;
 //! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
@@ -35,6 +35,7 @@ mod index;
 pub mod media;
 mod options;
 mod place;
+mod pull;
 mod read;
 mod recover;
 mod replica;
@@ -57,6 +58,7 @@ pub use fill::{Filling, Missing};
 pub use frame::LogPoint;
 pub use fuzz::fuzz_recover;
 pub use options::Options;
+pub use pull::Pull;
 pub use read::{Destination, NotNow, Own, ReadPlan};
 pub use recover::Recovery;
 pub use shared::{ReadInto, SharedStore};

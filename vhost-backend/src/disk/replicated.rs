@@ -18,8 +18,8 @@ use super::placement::{Asking, Placement};
 use super::status::{DiskStatus, Phase, StatusHandle};
 use super::{Disk, Failure, Geometry, Landing, Op, RequestId};
 use replicator::message::{ReadBlocks, Reply, Request};
-use replicator::net::{Link, LinkEvent, Links};
-use replicator::store::SharedStore;
+use replicator::net::{Link, LinkEvent, Links, Puller};
+use replicator::store::{Pull, SharedStore};
 use replicator::words::{DiskRecord, Owner, Span, StoreId};
 use replicator::writer::{Aim, CallId, Config, Effect, Event, GuestOp, NotStarted, Now, Writer};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -51,6 +51,8 @@ pub struct ReplicatedDisk {
     inbox: Inbox,
     near: Option<SharedStore>,
     links: Links,
+    /// Brings blocks of far stores into the near one.
+    puller: Puller,
     far: HashMap<StoreId, Link>,
     connected: Vec<StoreId>,
     asking: Asking,
@@ -98,6 +100,7 @@ impl ReplicatedDisk {
             began: Instant::now(),
             inbox,
             near: around.near,
+            puller: Puller::new(around.links.clone()),
             links: around.links,
             far: HashMap::new(),
             connected: Vec::new(),
@@ -114,6 +117,12 @@ impl ReplicatedDisk {
             status: StatusHandle::new(),
             close_patience,
         }
+    }
+
+    /// Lets another puller do the work of pulling into the near store: one with a thread of its own.
+    pub fn pulling_with(mut self, puller: Puller) -> Self {
+        self.puller = puller;
+        self
     }
 
     /// How starts and stops go about it. The handle works from any thread, also while a device has the disk.
@@ -375,6 +384,11 @@ impl ReplicatedDisk {
             .clone();
         tracing::trace!(%store, call = call.0, kind = request.kind(), "near");
         let inbox = self.inbox.clone();
+        if let Some(pull) = Pull::of(&request) {
+            return self.puller.pull(near, pull, move |reply| {
+                inbox.push(Event::Reply { call, reply });
+            });
+        }
         let into = aimed.map(|aimed| {
             self.near_reads.insert(call);
             Box::new(aimed) as _

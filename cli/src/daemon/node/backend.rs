@@ -5,8 +5,8 @@ use super::reactor::{Reactor, Seat};
 use crate::addresses::Addresses;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttachment};
-use replicator::net::Links;
 use replicator::net::identity::Credentials;
+use replicator::net::{Links, Puller};
 use replicator::store::SharedStore;
 use replicator::words::{BackendId, DiskId, DiskRecord, HostName, Life, Owner};
 use replicator::writer::{self, TakeOver};
@@ -190,6 +190,7 @@ struct Site {
     client: PlacementClient,
     addresses: Addresses,
     store: Option<SharedStore>,
+    puller: Puller,
     sockets: PathBuf,
     socket_mode: u32,
     eject_after: Option<Duration>,
@@ -200,7 +201,7 @@ impl Backends {
         config: &Config,
         client: PlacementClient,
         addresses: Addresses,
-        store: Option<SharedStore>,
+        (store, puller): (Option<SharedStore>, Puller),
         reactors: Vec<Reactor>,
         changed: Arc<Notify>,
     ) -> Self {
@@ -210,6 +211,7 @@ impl Backends {
             client,
             addresses,
             store,
+            puller,
             sockets: config.sockets.clone(),
             socket_mode: config.socket_mode,
             eject_after: config.eject_after,
@@ -324,7 +326,8 @@ impl Site {
             links: self.links()?,
             placement: Arc::new(self.client.clone()),
         };
-        let disk = ReplicatedDisk::new(record, owner, config, around);
+        let disk =
+            ReplicatedDisk::new(record, owner, config, around).pulling_with(self.puller.clone());
         let allowed = attachment.take_over;
         disk.orders()
             .change(|orders| orders.take_over = take_over(allowed));

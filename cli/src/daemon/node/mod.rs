@@ -18,8 +18,8 @@ use backend::Backends;
 use heartbeat::Heart;
 use placement_service::client::PlacementClient;
 use reactor::Reactor;
-use replicator::net::Server;
 use replicator::net::identity::Credentials;
+use replicator::net::{Links, Puller, PullingStore, Server};
 use replicator::store::{Options, SharedStore};
 use replicator::words::{DatacenterName, HostName, RackName, StoreId};
 use std::collections::BTreeMap;
@@ -62,8 +62,18 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     })?;
     // Operators are given the sockets' paths to paste elsewhere.
     config.sockets = config.sockets.canonicalize()?;
-    let served = store.clone();
-    let find = move |id| served.clone().filter(|store| store.id() == id);
+    let addresses = Addresses::via(config.via.clone());
+    let puller = {
+        let (credentials, addresses) = (config.credentials.clone(), addresses.clone());
+        Puller::spawn(move || Links::new(&credentials, move |store| addresses.place(store)))
+            .context("cannot start a thread that pulls from other nodes")?
+    };
+    let (served, pulls) = (store.clone(), puller.clone());
+    let find = move |id| {
+        let store = served.clone().filter(|store| store.id() == id)?;
+        let puller = pulls.clone();
+        Some(PullingStore { store, puller })
+    };
     let server = Server::bind(config.listen, &config.credentials, find)
         .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?;
     let listen = server.local_addr()?;
@@ -76,14 +86,13 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         .context("cannot start a thread")?;
     tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, "node is up");
 
-    let addresses = Addresses::via(config.via.clone());
     let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
     let changed = Arc::new(Notify::new());
     let backends = Backends::new(
         &config,
         client.clone(),
         addresses,
-        store.clone(),
+        (store.clone(), puller),
         reactors,
         changed.clone(),
     );

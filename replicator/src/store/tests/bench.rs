@@ -260,6 +260,7 @@ impl Bench {
         let filling = Filling {
             found: found.collect(),
             data: Bytes::from(data),
+            wire_bytes: 0,
         };
         self.store.fill(self.asker(), below, &missing, &filling)
     }

@@ -1,0 +1,278 @@
+//! Pulls: a node fetches for its own store from another one, whoever's writer ordered it.
+//!
+//! A thin shell around [`Pull`]: it asks the own store what is missing, the other one for that, and hands
+//! the answer to the own store. Nothing is held meanwhile but the place in the queue. A source that does
+//! not answer is given up soon; the writer decides what then.
+
+use super::client::Links;
+use super::compression::Compression;
+use super::link::{Link, LinkEvent};
+use super::server::Serve;
+use crate::message::{Fetch, Refusal, Reply, Request, SourceFault};
+use crate::store::{Pull, SharedStore};
+use crate::words::{BLOCK_BYTES, StoreId};
+use crate::writer::CallId;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Builder;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
+
+/// Pulls under way at once. Each may hold 2 MiB: what arrived, and the same unpacked.
+const AT_ONCE: usize = 32;
+/// A source that cannot be reached or does not answer within this is away.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A connection to a source is kept so long after its last use.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// Carries out pulls on the runtime of its links. Clones share everything.
+#[derive(Clone)]
+pub struct Puller {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    links: Links,
+    permits: Semaphore,
+    sources: Mutex<HashMap<StoreId, Arc<Source>>>,
+    /// Its own thread, if it has one, ends with this.
+    _alive: Option<oneshot::Sender<()>>,
+}
+
+impl Puller {
+    pub fn new(links: Links) -> Puller {
+        Puller::living(links, None)
+    }
+
+    fn living(links: Links, alive: Option<oneshot::Sender<()>>) -> Puller {
+        Puller {
+            inner: Arc::new(Inner {
+                links,
+                permits: Semaphore::new(AT_ONCE),
+                sources: Mutex::default(),
+                _alive: alive,
+            }),
+        }
+    }
+
+    /// One with a thread of its own, so that unpacking and filling in take no other's time. `links` is called
+    /// there. The thread ends with the last clone.
+    pub fn spawn(links: impl FnOnce() -> io::Result<Links> + Send + 'static) -> io::Result<Puller> {
+        let (made, ready) = std::sync::mpsc::channel();
+        std::thread::Builder::new()
+            .name("puller".into())
+            .spawn(move || {
+                let runtime = match Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(made.send(Err(error))),
+                };
+                let guard = runtime.enter();
+                let (alive, over) = oneshot::channel();
+                let puller = links().map(|links| Puller::living(links, Some(alive)));
+                drop(guard);
+                if made.send(puller).is_ok() {
+                    let _ = runtime.block_on(over);
+                }
+            })?;
+        ready.recv().map_err(io::Error::other)?
+    }
+
+    pub fn links(&self) -> &Links {
+        &self.inner.links
+    }
+
+    /// Carries out a [`Request::Pull`] into `store`. `done` is called once, on the links' runtime; it must
+    /// not block.
+    pub fn pull(&self, store: SharedStore, pull: Pull, done: impl FnOnce(Reply) + Send + 'static) {
+        let inner = self.inner.clone();
+        self.inner.links.runtime().spawn(async move {
+            let pulled = inner.carry_out(&store, &pull).await;
+            if let Err(refusal) = &pulled {
+                tracing::debug!(disk = %pull.asker.disk, blocks = %pull.blocks, source = %pull.source.store, %refusal, "nothing was pulled");
+            }
+            done(pulled.unwrap_or_else(Reply::Refused));
+        });
+    }
+}
+
+impl Inner {
+    async fn carry_out(&self, store: &SharedStore, pull: &Pull) -> Result<Reply, Refusal> {
+        let _permit = self.permits.acquire().await.expect("it is never closed");
+        let missing = store.missing(pull.asker, pull.below, pull.blocks)?;
+        if missing.blocks.is_empty() {
+            return Ok(Reply::Pulled(Default::default()));
+        }
+        let answer = if pull.source.store == store.id() {
+            ask_itself(store, pull.fetch(&missing, false)).await
+        } else {
+            let source = self.source(pull.source.store);
+            let compress = source.compression.lock().decide();
+            let began = Instant::now();
+            let answer = source.ask(&pull.fetch(&missing, compress)).await;
+            source.measure(compress, &answer, began.elapsed());
+            answer
+        };
+        let filling = pull.filling(answer)?;
+        let pulled = store.fill(pull.asker, pull.below, &missing, &filling)?;
+        Ok(Reply::Pulled(pulled))
+    }
+
+    fn source(&self, store: StoreId) -> Arc<Source> {
+        let mut sources = self.sources.lock();
+        let now = Instant::now();
+        let used = |source: &mut Arc<Source>| {
+            Arc::strong_count(source) > 1 || now - *source.used.lock() < KEPT
+        };
+        sources.retain(|id, source| *id == store || used(source));
+        let source = sources
+            .entry(store)
+            .or_insert_with(|| Source::new(&self.links, store));
+        *source.used.lock() = now;
+        source.clone()
+    }
+}
+
+/// The store is a store of the older entry itself: what it held before it joined again is proven so.
+async fn ask_itself(store: &SharedStore, request: Request) -> Reply {
+    let (answer, answered) = oneshot::channel();
+    store.submit(request, None, move |reply| drop(answer.send(reply)));
+    answered.await.unwrap_or(AWAY)
+}
+
+const AWAY: Reply = Reply::Refused(Refusal::Source(SourceFault::Away));
+
+/// Another store that is pulled from.
+struct Source {
+    link: Link,
+    calls: Arc<Calls>,
+    compression: Mutex<Compression>,
+    used: Mutex<Instant>,
+}
+
+#[derive(Default)]
+struct Calls {
+    state: Mutex<CallState>,
+    connected: Notify,
+}
+
+#[derive(Default)]
+struct CallState {
+    connected: bool,
+    next: u64,
+    waiting: HashMap<CallId, oneshot::Sender<Reply>>,
+}
+
+impl Source {
+    fn new(links: &Links, store: StoreId) -> Arc<Source> {
+        let calls: Arc<Calls> = Arc::default();
+        let heard = calls.clone();
+        Arc::new(Source {
+            link: links.link(store, move |event| heard.hear(event)),
+            calls,
+            compression: Mutex::default(),
+            used: Mutex::new(Instant::now()),
+        })
+    }
+
+    async fn ask(&self, request: &Request) -> Reply {
+        let answered = async {
+            self.calls.connected().await;
+            let (call, answered) = self.calls.begin();
+            self.link.send(call, request);
+            // Without an answer when the session ends.
+            answered.await.unwrap_or(AWAY)
+        };
+        timeout(PATIENCE, answered).await.unwrap_or_else(|_| {
+            self.calls.forget_answered();
+            AWAY
+        })
+    }
+
+    fn measure(&self, compressed: bool, answer: &Reply, took: Duration) {
+        let Reply::Fetched(fetched) = answer else {
+            return;
+        };
+        let data = fetched
+            .found
+            .iter()
+            .filter(|found| matches!(found, Fetch::Data { .. }));
+        let bytes = data.count() as u64 * BLOCK_BYTES;
+        let wire_bytes = fetched.data.len() as u64;
+        let mut compression = self.compression.lock();
+        compression.measured(compressed, bytes, wire_bytes, took);
+    }
+}
+
+impl Calls {
+    fn hear(&self, event: LinkEvent) {
+        let mut state = self.state.lock();
+        match event {
+            LinkEvent::Connected => {
+                state.connected = true;
+                drop(state);
+                self.connected.notify_waiters();
+            }
+            LinkEvent::Disconnected => {
+                state.connected = false;
+                state.waiting.clear();
+            }
+            LinkEvent::Reply { call, reply } => {
+                let waiting = state.waiting.remove(&call);
+                drop(state);
+                if let Some(waiting) = waiting {
+                    let _ = waiting.send(reply);
+                }
+            }
+        }
+    }
+
+    async fn connected(&self) {
+        loop {
+            let connected = self.connected.notified();
+            tokio::pin!(connected);
+            // Before the look, so that nothing is missed between the look and the wait.
+            connected.as_mut().enable();
+            if self.state.lock().connected {
+                return;
+            }
+            connected.await;
+        }
+    }
+
+    fn begin(&self) -> (CallId, oneshot::Receiver<Reply>) {
+        let (answer, answered) = oneshot::channel();
+        let mut state = self.state.lock();
+        let call = CallId(state.next);
+        state.next += 1;
+        state.waiting.insert(call, answer);
+        (call, answered)
+    }
+
+    /// Those whose asker has stopped waiting.
+    fn forget_answered(&self) {
+        let mut state = self.state.lock();
+        state.waiting.retain(|_, waiting| !waiting.is_closed());
+    }
+}
+
+/// A store as a node serves it: requests go to the store, pulls to the puller.
+#[derive(Clone)]
+pub struct PullingStore {
+    pub store: SharedStore,
+    pub puller: Puller,
+}
+
+impl Serve for PullingStore {
+    fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
+        match Pull::of(&request) {
+            Some(pull) => self.puller.pull(self.store.clone(), pull, done),
+            None => self.store.submit(request, None, done),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
