@@ -6,9 +6,12 @@
 //! forbids it; what may stay stays; and when it is done, the next plan is empty.
 //!
 //! - [`subject`]: what the planner is told of one disk. [`plan`]: what it answers.
-//! - `rules`: what governs the disk, and in which order. `goal`: where its extents should stand;
-//!   `layout` spreads what is placed anew. `steps`: the way there. `estimate`: what that costs.
-//! - `fleet`: the topology in numbers.
+//! - `rules`: what governs the disk, and in which order. `fleet`: the topology in numbers.
+//! - `goal`: where its extents should stand: `held`, what is there and may stay; `anew`, what is missing;
+//!   `layout`, how that is spread over stores.
+//! - `steps`: the way there; `estimate`, what it costs; `assemble` and `notes`, the plan that says so.
+//! - `order`, `drop`, `pins`: an operator's own placement. `deletion`: whether a copy may go.
+//! - `explain` and `reasons`: why each copy is where it is. `diff`: what a change of policies would do.
 
 mod anew;
 mod assemble;

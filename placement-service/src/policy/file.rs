@@ -608,4 +608,21 @@ mod tests {
         assert!(read(&"#".repeat(MAX_BYTES + 1)).is_err());
         assert!(read(&"x=1\n".repeat(9)).unwrap_err().len() <= MAX_FAULTS);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nor_is_any_mixture_of_what_policies_are_made_of(
+            words in proptest::collection::vec(0usize..24, 0..40),
+        ) {
+            let made_of = [
+                "copies", "away", "never", "copy", "to", "windows", "drop", "class", "db", "osaka",
+                "=", "\n", "[", "]", "{", "}", ".", ",", "\"", "\"30m\"", "2", "\"22:00-06:00\"",
+                "\"1GiB/s\"", "\u{1F4BE}",
+            ];
+            let text: String = words.iter().map(|word| made_of[*word]).collect();
+            if let Err(faults) = read(&text) {
+                proptest::prop_assert!(!faults.is_empty());
+            }
+        }
+    }
 }
