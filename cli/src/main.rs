@@ -10,10 +10,11 @@ mod exit;
 mod log;
 mod operator;
 mod output;
+mod places;
 mod settings;
 
 use clap::{Parser, Subcommand};
-use commands::{datacenter, dev, disk, init, node, placement, status, store};
+use commands::{datacenter, dev, disk, init, links, moves, node, placement, policy, status, store};
 use operator::Connection;
 use output::Output;
 use std::process::ExitCode;
@@ -45,6 +46,10 @@ enum Command {
     Store(store::Command),
     #[command(subcommand)]
     Disk(disk::Command),
+    #[command(subcommand)]
+    Policy(policy::Command),
+    Moves(moves::Args),
+    Links(links::Args),
     Status(status::Args),
 }
 
@@ -82,6 +87,9 @@ fn run(ukai: Ukai, output: Output) -> anyhow::Result<()> {
         Command::Datacenter(command) => datacenter::run(command, connection, output),
         Command::Store(command) => store::run(command, connection, output),
         Command::Disk(command) => disk::run(command, connection, output),
+        Command::Policy(command) => policy::run(command, connection, output),
+        Command::Moves(args) => moves::run(args, connection, output),
+        Command::Links(args) => links::run(args, connection, output),
         Command::Status(args) => status::run(args, connection, output),
     }
 }

@@ -135,8 +135,43 @@ impl Service {
         self.call(Method::POST, path, Bytes::from(serde_json::to_vec(body)?))
     }
 
+    pub fn put<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Q,
+    ) -> anyhow::Result<A> {
+        self.call(Method::PUT, path, Bytes::from(serde_json::to_vec(body)?))
+    }
+
+    pub fn patch<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Q,
+    ) -> anyhow::Result<A> {
+        self.call(Method::PATCH, path, Bytes::from(serde_json::to_vec(body)?))
+    }
+
     pub fn delete<A: DeserializeOwned>(&self, path: &str) -> anyhow::Result<A> {
         self.call(Method::DELETE, path, Bytes::new())
+    }
+
+    /// Deletes what `body` names of what is at `path`.
+    pub fn delete_of<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Q,
+    ) -> anyhow::Result<A> {
+        self.call(Method::DELETE, path, Bytes::from(serde_json::to_vec(body)?))
+    }
+
+    /// Lets `work` go on until it ends: for commands that ask more than once and listen for ctrl-c meanwhile.
+    pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// [`Service::get`], inside [`Service::run`].
+    pub async fn look<A: DeserializeOwned>(&self, path: &str) -> anyhow::Result<A> {
+        self.ask(Method::GET, path, Bytes::new()).await
     }
 
     fn call<A: DeserializeOwned>(
@@ -145,15 +180,23 @@ impl Service {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<A> {
-        let answer =
-            self.runtime.block_on(async {
-                match tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(self
-                        .unreachable(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))),
-                }
-            });
-        let (status, bytes) = answer?;
+        self.run(self.ask(method, path, body))
+    }
+
+    async fn ask<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<A> {
+        let exchange = self.exchange(method, path, body);
+        let (status, bytes) = match tokio::time::timeout(PATIENCE, exchange).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                let why = anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs());
+                return Err(self.unreachable(why).into());
+            }
+        };
         if status.is_success() {
             return serde_json::from_slice(&bytes).context(
                 "the placement service answered something that this version does not understand",

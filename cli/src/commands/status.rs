@@ -1,42 +1,251 @@
-//! `ukai status`: is it safe?, in one screen.
+//! `ukai status`: safe? local? moving?, in one screen.
 
+use crate::commands::disk::{copies, nearness};
+use crate::commands::moves;
 use crate::operator::Connection;
-use crate::output::{Output, human_bytes};
-use placement_service::api::Status;
+use crate::output::{Output, aligned, counted, human_bytes};
+use placement_service::api::{Disk, Status};
 
-/// Show whether everything is well, and what is not.
+/// Of each kind so many disks are named; the others are counted.
+const SHOWN: usize = 8;
+
+/// Show in one screen whether everything is safe, near its VM, and moving as it should.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ukai status --json")]
+#[command(after_help = "Examples:\n  ukai status\n  ukai status --json")]
 pub struct Args {}
 
 pub fn run(_: Args, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let status: Status = connection.service()?.get("/v1/status")?;
-    output.show(&status, describe);
+    let service = connection.service()?;
+    let status: Status = service.get("/v1/status")?;
+    let somebody_asks = status.disks_short + status.disks_far > 0 && !output.is_json();
+    let disks: Vec<Disk> = match somebody_asks {
+        true => service.get("/v1/disks")?,
+        false => Vec::new(),
+    };
+    output.show(&status, |status| describe(status, &disks));
     Ok(())
 }
 
-fn describe(status: &Status) -> String {
-    let mut lines = vec![
-        format!(
-            "{} disks, {} attached; {} of {} hosts up, {} of {} stores up, in {} datacenters",
-            status.disks,
-            status.attached,
-            status.hosts_up,
-            status.hosts,
-            status.stores_up,
-            status.stores,
-            status.datacenters
-        ),
-        format!(
-            "{} used of {}; {} promised to disks, all copies counted",
-            human_bytes(status.used_bytes),
-            human_bytes(status.capacity_bytes),
-            human_bytes(status.provisioned_bytes)
-        ),
-    ];
-    if status.problems.is_empty() {
-        lines.push("nothing needs attention".into());
+/// `disks` are needed only where some want attention.
+fn describe(status: &Status, disks: &[Disk]) -> String {
+    let mut lines = vec![format!("safe?    {}", safe(status))];
+    let short = disks.iter().filter(|disk| disk.short_extents > 0);
+    lines.extend(named(short, copies));
+    lines.push(format!("local?   {}", local(status)));
+    let far = disks.iter().filter(|disk| is_far(disk));
+    lines.extend(named(far, nearness));
+    lines.push(format!("moving?  {}", moving(status)));
+    if !status.moving.is_empty() {
+        lines.push(moves_of(status));
     }
+    lines.push(format!("fleet    {}", fleet(status)));
+    lines.push(format!("room     {}", room(status)));
     lines.extend(status.problems.iter().map(|problem| format!("! {problem}")));
     lines.join("\n")
+}
+
+fn safe(status: &Status) -> String {
+    match (status.disks, status.disks_short) {
+        (0, _) => "there is no disk yet".into(),
+        (1, 0) => "yes: the disk has the copies that its policy asks for".into(),
+        (disks, 0) => format!("yes: each of {disks} disks has the copies that its policy asks for"),
+        (disks, short) => format!(
+            "{short} of {} with fewer complete copies than policy asks for",
+            counted(disks, "disk")
+        ),
+    }
+}
+
+fn local(status: &Status) -> String {
+    match (status.attached, status.disks_far) {
+        (0, _) => "no disk is attached".into(),
+        (_, 0) => "yes: all blocks of disks in use are near their VMs".into(),
+        (attached, far) => format!(
+            "{far} of {} with blocks that are not near its VM yet",
+            counted(attached, "attached disk")
+        ),
+    }
+}
+
+fn is_far(disk: &Disk) -> bool {
+    disk.open_for.is_some() && disk.near_extents < disk.extents
+}
+
+fn moving(status: &Status) -> String {
+    match status.moving.len() as u64 {
+        0 => "no".into(),
+        moves => {
+            let left = status.moving.iter();
+            let left = left.filter_map(|one| one.progress.left_bytes).sum();
+            format!("{}, {} left", counted(moves, "disk"), human_bytes(left))
+        }
+    }
+}
+
+fn moves_of(status: &Status) -> String {
+    let shown = status.moving.iter().take(SHOWN).map(moves::brief);
+    let mut lines = vec![indented(shown)];
+    if status.moving.len() > SHOWN {
+        let more = status.moving.len() - SHOWN;
+        lines.push(format!("  and {more} more: `ukai moves`"));
+    }
+    lines.join("\n")
+}
+
+/// A line a disk, and how many there are besides.
+fn named<'a>(disks: impl Iterator<Item = &'a Disk>, what: impl Fn(&Disk) -> String) -> Vec<String> {
+    let all: Vec<&Disk> = disks.collect();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let rows = all.iter().take(SHOWN);
+    let mut lines = vec![indented(
+        rows.map(|disk| [disk.name.to_string(), what(disk)]),
+    )];
+    if all.len() > SHOWN {
+        lines.push(format!(
+            "  and {} more: `ukai disk list`",
+            all.len() - SHOWN
+        ));
+    }
+    lines
+}
+
+fn indented<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows = aligned(rows);
+    let lines: Vec<String> = rows.lines().map(|row| format!("  {row}")).collect();
+    lines.join("\n")
+}
+
+fn fleet(status: &Status) -> String {
+    format!(
+        "{} of {} up, {} of {} up, in {}; {}, {} attached",
+        status.hosts_up,
+        counted(status.hosts, "host"),
+        status.stores_up,
+        counted(status.stores, "store"),
+        counted(status.datacenters, "datacenter"),
+        counted(status.disks, "disk"),
+        status.attached,
+    )
+}
+
+fn room(status: &Status) -> String {
+    let mut text = format!(
+        "{} used of {}; {} promised to disks, all copies counted",
+        human_bytes(status.used_bytes),
+        human_bytes(status.capacity_bytes),
+        human_bytes(status.provisioned_bytes)
+    );
+    if status.retired_copies > 0 {
+        let copies = counted(status.retired_copies, "copy");
+        let bytes = human_bytes(status.retired_bytes);
+        text += &format!("; {bytes} in {copies} that nobody needs any more");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::disk::tests::disk;
+    use crate::commands::moves::tests::under_way;
+    use placement_service::api::MoveBrief;
+    use replicator::words::{Generation, HostName};
+
+    fn quiet() -> Status {
+        Status {
+            version: "0".into(),
+            generation: Generation(1),
+            datacenters: 2,
+            hosts: 3,
+            hosts_up: 3,
+            stores: 3,
+            stores_up: 3,
+            disks: 12,
+            attached: 4,
+            disks_short: 0,
+            disks_far: 0,
+            moving: Vec::new(),
+            retired_copies: 0,
+            retired_bytes: 0,
+            capacity_bytes: 300 << 30,
+            used_bytes: 12 << 30,
+            provisioned_bytes: 40 << 30,
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn when_all_is_well_it_is_five_lines() {
+        assert_eq!(
+            describe(&quiet(), &[]),
+            "safe?    yes: each of 12 disks has the copies that its policy asks for
+local?   yes: all blocks of disks in use are near their VMs
+moving?  no
+fleet    3 of 3 hosts up, 3 of 3 stores up, in 2 datacenters; 12 disks, 4 attached
+room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted"
+        );
+    }
+
+    #[test]
+    fn what_needs_attention_is_named() {
+        let one = under_way();
+        let status = Status {
+            disks_short: 1,
+            disks_far: 1,
+            retired_copies: 2,
+            retired_bytes: 6 << 30,
+            moving: vec![MoveBrief {
+                number: one.number,
+                disk: one.disk.clone(),
+                kind: one.kind,
+                from: one.from.clone(),
+                to: one.to.clone(),
+                state: one.state.clone(),
+                progress: one.progress,
+            }],
+            problems: vec!["store 7 on tokyo-2 is silent for 40 s".into()],
+            ..quiet()
+        };
+        let mut short = disk("db1");
+        short.copies_now = 1;
+        short.short_extents = 320;
+        let mut far = disk("web1");
+        far.open_for = Some(HostName::new("osaka-1").unwrap());
+        far.near_extents = 15;
+        far.near_member_extents = 32;
+        let fine = disk("web2");
+        assert_eq!(
+            describe(&status, &[short, far, fine]),
+            "safe?    1 of 12 disks with fewer complete copies than policy asks for
+  db1  1 of 2 copies (320 extents short)
+local?   1 of 4 attached disks with blocks that are not near its VM yet
+  web1  tokyo, 46% near
+moving?  1 disk, 4 GiB left
+  web1  tokyo -> osaka  copying  50%  95 MiB/s  43s
+fleet    3 of 3 hosts up, 3 of 3 stores up, in 2 datacenters; 12 disks, 4 attached
+room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted; 6 GiB in 2 copies that nobody needs any more
+! store 7 on tokyo-2 is silent for 40 s"
+        );
+    }
+
+    #[test]
+    fn many_are_counted() {
+        let disks: Vec<Disk> = (0..20)
+            .map(|n| Disk {
+                short_extents: 1,
+                ..disk(&format!("web{n}"))
+            })
+            .collect();
+        let status = Status {
+            disks_short: 20,
+            ..quiet()
+        };
+        let text = describe(&status, &disks);
+        assert!(
+            text.contains("\n  and 12 more: `ukai disk list`\n"),
+            "{text}"
+        );
+    }
 }

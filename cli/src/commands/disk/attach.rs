@@ -8,9 +8,12 @@ use serde::Serialize;
 
 /// Have a node serve a disk, and print what to start QEMU with.
 ///
-/// The disk's epoch is taken when the guest's driver starts, not now. Asking again is harmless.
+/// The disk's epoch is taken when the guest's driver starts, not now. Asking again is harmless. While the disk is
+/// attached elsewhere the node stands by: it gets the disk when its VM arrives there.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ukai disk attach web1 --node tokyo-1")]
+#[command(
+    after_help = "Examples:\n  ukai disk attach web1 --node tokyo-1\n  ukai disk attach web1 --node osaka-1   # before the VM is migrated there"
+)]
 pub struct AttachArgs {
     disk: DiskName,
 
@@ -30,9 +33,15 @@ pub struct AttachArgs {
 
 /// Have the node that serves a disk drain it, close its epoch, and let it go.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ukai disk detach web1")]
+#[command(
+    after_help = "Examples:\n  ukai disk detach web1\n  ukai disk detach web1 --node osaka-1   # it stands by no more"
+)]
 pub struct DetachArgs {
     disk: DiskName,
+
+    /// Only what is attached, or stands by, there [default: everywhere].
+    #[arg(long)]
+    node: Option<HostName>,
 
     /// Let go without waiting for the node, which then can write no more: for a host that is gone.
     #[arg(long)]
@@ -60,20 +69,30 @@ pub fn attach(args: AttachArgs, connection: &Connection, output: Output) -> anyh
         .service()?
         .post(&format!("/v1/disks/{}/attach", args.disk), &request)?;
     let qemu = qemu_arguments(&attached);
-    output.show(&Ready { attached, qemu }, |ready| {
-        let lines = ready
-            .qemu
-            .chunks(2)
-            .map(|pair| format!("  {}", pair.join(" ")));
-        format!(
-            "{} is ready on {} at {}\nQEMU arguments (the guest's memory must be shared):\n{}",
-            ready.attached.disk,
-            ready.attached.node,
-            ready.attached.socket,
-            lines.collect::<Vec<_>>().join(" \\\n")
-        )
-    });
+    output.show(&Ready { attached, qemu }, describe);
     Ok(())
+}
+
+fn describe(ready: &Ready) -> String {
+    let Attached {
+        disk, node, socket, ..
+    } = &ready.attached;
+    let pairs = ready.qemu.chunks(2);
+    let lines: Vec<String> = pairs.map(|pair| format!("  {}", pair.join(" "))).collect();
+    let arguments = lines.join(" \\\n");
+    match &ready.attached.standby_of {
+        None => format!(
+            "{disk} is ready on {node} at {socket}\nQEMU arguments (the guest's memory must be shared):\n{arguments}"
+        ),
+        Some(source) => format!(
+            "{disk} stands by on {node} at {socket}: it stays attached to {source} until its VM arrives\n\
+             next:\n\
+             \x20 1. on {node}, start QEMU as it runs on {source}, with -incoming and this disk:\n{arguments} \\\n  -incoming tcp:0.0.0.0:4444\n\
+             \x20 2. migrate the VM from {source} to {node}; nothing has to be copied before\n\
+             \x20 3. `ukai moves {disk} --watch` shows its blocks follow; {source} lets go by itself\n\
+             `ukai disk prepare {disk}` copies blocks ahead; `ukai disk detach {disk} --node {node}` ends the standby"
+        ),
+    }
 }
 
 fn qemu_arguments(attached: &Attached) -> Vec<String> {
@@ -94,19 +113,63 @@ fn qemu_arguments(attached: &Attached) -> Vec<String> {
 
 pub fn detach(args: DetachArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
     let request = Detach {
-        node: None,
+        node: args.node.clone(),
         force: args.force,
         wait_ms: Some(args.wait * 1000),
     };
     let detached: Detached = connection
         .service()?
         .post(&format!("/v1/disks/{}/detach", args.disk), &request)?;
-    output.show(&detached, |detached| match detached.clean {
-        true => format!("{} is detached and closed", detached.disk),
-        false => format!(
-            "{} is detached, but was not closed: whoever attaches next settles its copies first",
-            detached.disk
-        ),
-    });
+    let node = args.node;
+    output.show(&detached, |detached| let_go(detached, node.as_ref()));
     Ok(())
+}
+
+fn let_go(detached: &Detached, node: Option<&HostName>) -> String {
+    let disk = &detached.disk;
+    match (node, detached.clean) {
+        (Some(node), true) => format!("{node} has let {disk} go"),
+        (None, true) => format!("{disk} is detached and closed"),
+        (_, false) => format!(
+            "{disk} is detached, but was not closed: whoever attaches next settles its copies first"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replicator::words::{BackendId, DiskId};
+
+    #[test]
+    fn a_standby_says_what_to_do_next() {
+        let host = |name: &str| HostName::new(name).unwrap();
+        let attached = Attached {
+            disk: DiskName::new("web1").unwrap(),
+            id: DiskId::from_u128(1),
+            bytes: 1 << 30,
+            node: host("osaka-1"),
+            backend: BackendId::from_u128(2),
+            socket: "/run/ukai/web1.sock".into(),
+            standby_of: Some(host("tokyo-1")),
+        };
+        let qemu = qemu_arguments(&attached);
+        let text = describe(&Ready {
+            attached: attached.clone(),
+            qemu: qemu.clone(),
+        });
+        assert!(text.starts_with("web1 stands by on osaka-1 at /run/ukai/web1.sock: it stays attached to tokyo-1 until its VM arrives\nnext:\n  1. on osaka-1"), "{text}");
+        assert!(
+            text.contains("-device vhost-user-blk-pci,chardev=web1 \\\n  -incoming"),
+            "{text}"
+        );
+        let ready = Ready {
+            attached: Attached {
+                standby_of: None,
+                ..attached
+            },
+            qemu,
+        };
+        assert!(describe(&ready).starts_with("web1 is ready on osaka-1"));
+    }
 }

@@ -3,6 +3,7 @@
 use crate::operator::Connection;
 use crate::output::{Output, human_bytes, parse_bytes};
 use placement_service::api::{CreateDisk, Created};
+use placement_service::policy::ClassName;
 use replicator::words::{DatacenterName, DiskName, ExtentSize, HostName};
 
 /// Create a thin disk: it occupies what is written to it.
@@ -30,6 +31,10 @@ pub struct Args {
     /// The host where the VM will run: a copy there if possible, the others close to it.
     #[arg(long)]
     near: Option<HostName>,
+
+    /// The class that governs it, of those that policy files name [default: their default class].
+    #[arg(long)]
+    class: Option<ClassName>,
 }
 
 fn parse_extent_size(text: &str) -> Result<ExtentSize, String> {
@@ -44,7 +49,7 @@ pub fn run(args: Args, connection: &Connection, output: Output) -> anyhow::Resul
         extent_size: args.extent_size.unwrap_or_default(),
         datacenter: args.datacenter,
         near: args.near,
-        class: None,
+        class: args.class,
     };
     let created: Created = connection.service()?.post("/v1/disks", &request)?;
     output.show(&created, |created| {

@@ -1,17 +1,26 @@
-//! `ukai disk`: one file a verb.
+//! `ukai disk`: one file a verb, or a few that belong together.
 
 mod attach;
 mod create;
+mod deletions;
+mod explain;
 mod image;
 mod list;
 mod map;
+mod order;
+mod pin;
+mod prepare;
 
-use crate::operator::Connection;
-use crate::output::Output;
-use placement_service::api::Deleted;
+#[cfg(test)]
+pub use list::tests;
+pub use list::{copies, nearness};
+
+use crate::operator::{Connection, Service};
+use crate::output::{Bytes, Output};
+use placement_service::api::{ByteRange, Deleted, Disk};
 use replicator::words::DiskName;
 
-/// Create, attach, look at, copy and delete disks.
+/// Create, attach, look at, move, copy and delete disks.
 #[derive(clap::Subcommand)]
 pub enum Command {
     Create(create::Args),
@@ -23,13 +32,31 @@ pub enum Command {
     Show {
         disk: DiskName,
     },
-    /// Draw which extents stand on which stores, and what they occupy there.
-    #[command(after_help = "Example:\n  ukai disk map web1")]
-    Map {
+    Map(map::Args),
+    /// Say of each copy why it is where it is, what keeps it from being elsewhere, and what would change that.
+    #[command(after_help = "Example:\n  ukai disk explain web1")]
+    Explain {
         disk: DiskName,
     },
     Attach(attach::AttachArgs),
     Detach(attach::DetachArgs),
+    Move(order::MoveArgs),
+    Prepare(prepare::Args),
+    AddCopy(order::AddArgs),
+    DropCopy(order::DropArgs),
+    Pin(pin::PinArgs),
+    /// List a disk's pins.
+    #[command(after_help = "Example:\n  ukai disk pins web1")]
+    Pins {
+        disk: DiskName,
+    },
+    Unpin(pin::UnpinArgs),
+    Class(pin::ClassArgs),
+    /// List the copies of a disk that were deleted, and what made that safe.
+    #[command(after_help = "Example:\n  ukai disk deletions web1")]
+    Deletions {
+        disk: DiskName,
+    },
     Import(image::ImportArgs),
     Export(image::ExportArgs),
     /// Delete a detached disk and all of its data.
@@ -47,9 +74,19 @@ pub fn run(command: Command, connection: &Connection, output: Output) -> anyhow:
         Command::Create(args) => create::run(args, connection, output),
         Command::List => list::list(connection, output),
         Command::Show { disk } => list::show(&disk, connection, output),
-        Command::Map { disk } => map::run(&disk, connection, output),
+        Command::Map(args) => map::run(args, connection, output),
+        Command::Explain { disk } => explain::run(&disk, connection, output),
         Command::Attach(args) => attach::attach(args, connection, output),
         Command::Detach(args) => attach::detach(args, connection, output),
+        Command::Move(args) => order::move_to(args, connection, output),
+        Command::Prepare(args) => prepare::run(args, connection, output),
+        Command::AddCopy(args) => order::add_copy(args, connection, output),
+        Command::DropCopy(args) => order::drop_copy(args, connection, output),
+        Command::Pin(args) => pin::pin(args, connection, output),
+        Command::Pins { disk } => pin::list(&disk, connection, output),
+        Command::Unpin(args) => pin::unpin(args, connection, output),
+        Command::Class(args) => pin::class(args, connection, output),
+        Command::Deletions { disk } => deletions::run(&disk, connection, output),
         Command::Import(args) => image::import(args, connection, output),
         Command::Export(args) => image::export(args, connection, output),
         Command::Delete { disk, yes: _ } => {
@@ -61,4 +98,20 @@ pub fn run(command: Command, connection: &Connection, output: Output) -> anyhow:
             Ok(())
         }
     }
+}
+
+/// The bytes that were named; those to the disk's end are asked for where the end was left out.
+fn named_range(
+    range: Option<Bytes>,
+    disk: &DiskName,
+    service: &Service,
+) -> anyhow::Result<Option<ByteRange>> {
+    let Some(Bytes { first, end }) = range else {
+        return Ok(None);
+    };
+    let end = match end {
+        Some(end) => end,
+        None => service.get::<Disk>(&format!("/v1/disks/{disk}"))?.bytes,
+    };
+    Ok(Some(ByteRange { first, end }))
 }

@@ -1,11 +1,22 @@
 //! The one place that decides how output looks: tables and sentences for people, JSON for programs.
 
+mod units;
+
+pub use units::{
+    Bytes, counted, human_bytes, human_rate, human_time, parse_bytes, parse_rate, percent,
+};
+
 use crate::exit::Failure;
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
+
+/// Where nothing tells how wide the reader's window is.
+const USUAL_WIDTH: usize = 100;
+/// Narrower than this nothing is drawn well.
+const NARROWEST: usize = 40;
 
 /// Where a command's results go.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +37,28 @@ impl Output {
             people(value)
         };
         print_line(text.trim_end());
+    }
+
+    /// Says something beside the result, on its way: nothing with `--json`, where only the result counts.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        if !self.json {
+            eprintln!("{text}");
+        }
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether results are read on a terminal: then they may be drawn, and broken to its width.
+    pub fn is_terminal(&self) -> bool {
+        !self.json && std::io::stdout().is_terminal()
+    }
+
+    /// Columns to draw on: the terminal's, or as many as everybody can read.
+    pub fn width(&self) -> usize {
+        let told = Table::new().width().filter(|_| self.is_terminal());
+        told.map_or(USUAL_WIDTH, |width| usize::from(width).max(NARROWEST))
     }
 
     pub fn fail(&self, failure: &Failure) {
@@ -58,11 +91,15 @@ pub fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
+    aligned(std::iter::once(header.map(String::from)).chain(rows))
+}
+
+/// A line a row, its cells below those of the others.
+pub fn aligned<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
     for row in rows {
         table.add_row(row);
     }
@@ -76,59 +113,32 @@ pub fn table<const N: usize>(
     lines.join("\n")
 }
 
-/// Bytes as people say them: `20 GiB`, `1.5 MiB`, `512 B`.
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let text = format!("{value:.1}");
-    format!("{} {}", text.trim_end_matches(".0"), UNITS[unit])
-}
-
-/// Parses `20G`, `512MiB`, `4096`: powers of 1024, as QEMU's tools have it.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let digits = text.len()
-        - text
-            .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')
-            .len();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit
-        .trim()
-        .to_ascii_lowercase()
-        .trim_end_matches("ib")
-        .trim_end_matches('b')
-    {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
-        _ => {
-            return Err(format!(
-                "{unit:?} is not a unit; use K, M, G, T or P (powers of 1024)"
-            ));
-        }
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("{text:?} is not a size; try 20G or 512M"))?;
-    let bytes = number * (1u64 << shift) as f64;
-    if !(bytes.is_finite() && bytes < (1u64 << 60) as f64) {
-        return Err(format!("{text} is too large"));
-    }
-    Ok(bytes as u64)
-}
-
 /// A closed pipe (`| head`) ends the output, not the program with a panic.
 fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");
+}
+
+/// `text` broken into lines of at most `width` columns; `lead` stands before the first one, blanks before the others.
+pub fn wrapped(lead: &str, text: &str, width: usize) -> String {
+    let indent = lead.chars().count();
+    let mut lines = vec![String::from(lead)];
+    let mut column = indent;
+    for word in text.split_whitespace() {
+        let len = word.chars().count();
+        if column > indent && column + 1 + len > width {
+            lines.push(" ".repeat(indent));
+            column = indent;
+        }
+        let line = lines.last_mut().expect("there is a first line");
+        if column > indent {
+            line.push(' ');
+            column += 1;
+        }
+        line.push_str(word);
+        column += len;
+    }
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -136,21 +146,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_and_said_alike() {
-        for (text, bytes) in [
-            ("20G", 20 << 30),
-            ("1.5M", 3 << 19),
-            ("4096", 4096),
-            ("2 TiB", 2 << 40),
-            ("7kb", 7168),
-        ] {
-            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
-        }
-        assert_eq!(human_bytes(3 << 19), "1.5 MiB");
-        assert_eq!(human_bytes(20 << 30), "20 GiB");
-        assert_eq!(human_bytes(512), "512 B");
-        for bad in ["", "G", "20X", "1e400", "-1", "9999999P"] {
-            assert!(parse_bytes(bad).is_err(), "{bad}");
-        }
+    fn sentences_are_broken_between_words() {
+        let text = "It is one of the 2 copies.";
+        assert_eq!(
+            wrapped("why  ", text, 16),
+            "why  It is one\n     of the 2\n     copies."
+        );
+        assert_eq!(wrapped("why  ", text, 80), format!("why  {text}"));
+        assert_eq!(
+            wrapped("", "incomprehensibilities", 5),
+            "incomprehensibilities"
+        );
     }
 }
