@@ -97,6 +97,15 @@ pub enum Request {
     },
     /// The replica of `extents` was evened out and synced: it is whole again in this incarnation (rule S2, A4).
     Settle { asker: Asker, extents: Extents },
+    /// Somebody joins beside this member at epoch `below`, and will be filled: keep of each block the newest
+    /// version below that, though it is written over. This member may be the only one that has it, and
+    /// an entry that it is in is read below that epoch, also when it is a member no more (rule R2). Durable
+    /// before it is answered; ends with a Collapse.
+    Keep {
+        asker: Asker,
+        extents: Extents,
+        below: Epoch,
+    },
     /// The histories of `extents` begin with epoch `oldest` by now: what only reads of older entries
     /// need may go. Losing this costs space, nothing else.
     Collapse {
@@ -120,6 +129,7 @@ impl Request {
             Request::Sync { .. } => "sync",
             Request::List { .. } => "list",
             Request::Settle { .. } => "settle",
+            Request::Keep { .. } => "keep",
             Request::Collapse { .. } => "collapse",
         }
     }
@@ -203,6 +213,7 @@ pub enum Reply {
         more: bool,
     },
     Settled,
+    Kept,
     Collapsed,
     Refused(Refusal),
 }

@@ -78,6 +78,7 @@ enum Expected {
     Pulled,
     /// This many blocks.
     Fetched(usize),
+    Kept,
     Collapsed,
 }
 
@@ -243,6 +244,7 @@ impl Expected {
             Request::Fetch { blocks, .. } => {
                 Expected::Fetched(blocks.iter().map(|part| part.count as usize).sum())
             }
+            Request::Keep { .. } => Expected::Kept,
             Request::Collapse { .. } => Expected::Collapsed,
         }
     }
@@ -259,6 +261,7 @@ impl Expected {
             | (Expected::Settled, Reply::Settled)
             | (Expected::Surveyed, Reply::Surveyed { .. })
             | (Expected::Pulled, Reply::Pulled(_))
+            | (Expected::Kept, Reply::Kept)
             | (Expected::Collapsed, Reply::Collapsed) => true,
             (Expected::Fetched(blocks), Reply::Fetched(fetched)) => fetched.found.len() == blocks,
             (Expected::Read(blocks), Reply::Read(read)) => read.found.len() == blocks,

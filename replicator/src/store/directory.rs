@@ -226,6 +226,7 @@ impl Writer {
                 to.u64(past.from.as_u64());
                 to.u16(past.join);
             });
+            to.list(replica.kept.iter(), |to, below| to.u64(below.as_u64()));
         });
         self.list(disk.extents.iter(), |to, (extent, state)| {
             to.u32(extent.0);
@@ -277,6 +278,7 @@ fn disk(from: &mut Reader<'_>, format: u32) -> Option<Disk> {
             join: from.u16()?,
             incarnation: Incarnation(from.u64()?),
             past: SmallVec::new(),
+            kept: SmallVec::new(),
         };
         for _ in 0..from.u32()? {
             let epoch = Epoch::from_u64(from.u64()?);
@@ -291,6 +293,11 @@ fn disk(from: &mut Reader<'_>, format: u32) -> Option<Disk> {
                 join: 0,
             };
             replica.past.insert(0, first);
+        }
+        if format > 1 {
+            for _ in 0..from.u32()? {
+                replica.kept.push(Epoch::from_u64(from.u64()?));
+            }
         }
         disk.replicas.0.push(replica);
     }

@@ -4,7 +4,7 @@ use super::frame::{Header, Kind, ReplicaChange};
 use super::holdings::{Superseded, block_range};
 use super::index::{CHUNK_BLOCKS, blocks_of, chunk_of};
 use super::media::Media;
-use super::{Promise, Store};
+use super::{Handled, Promise, Store};
 use crate::message::{Asker, Refusal, Reply};
 use crate::words::{Block, DiskId, Epoch, Extent, Extents};
 use zerocopy::IntoBytes;
@@ -87,6 +87,40 @@ impl<M: Media> Store<M> {
             shown,
             Reply::Synced,
         )))
+    }
+
+    /// Somebody joins beside this member at epoch `below` (rule R2).
+    pub(super) fn keep_below(
+        &mut self,
+        asker: Asker,
+        extents: Extents,
+        below: Epoch,
+    ) -> Result<Handled<M>, Refusal> {
+        self.check(&asker)?;
+        let invalid = |why| Refusal::Invalid { why };
+        let disk = &self.holdings.disks[&asker.disk];
+        if extents.count() == 0 || !disk.replicas.cover(extents) {
+            return Err(Refusal::NoReplica);
+        }
+        if below > asker.epoch {
+            return Err(invalid("an epoch that is not the disk's"));
+        }
+        if disk.replicas.may_keep(extents, below).map_err(invalid)? {
+            let change = ReplicaChange {
+                extents,
+                extent_size: disk.extent_size.expect("a replica has joined"),
+                from: below,
+                incarnation: self.incarnation,
+            };
+            let header = Header {
+                disk: asker.disk,
+                ..Header::control(Kind::Keep)
+            };
+            self.append_control(header, change.encode().as_bytes())?;
+            let disk = self.holdings.disk(asker.disk);
+            disk.replicas.keep(extents, below);
+        }
+        Ok(self.promise(asker.disk, asker.epoch, Reply::Kept))
     }
 
     /// No entry of `extents` began before `oldest` any more. Not synced: where it is lost, more is kept than

@@ -63,6 +63,8 @@ pub enum Kind {
     Forget = 0xDD,
     /// Entries of a history that began before an epoch are gone.
     Collapse = 0xDE,
+    /// Somebody joined beside this member at an epoch: what stood here before is kept (rule R2).
+    Keep = 0xDF,
 }
 
 impl Kind {
@@ -70,7 +72,7 @@ impl Kind {
         use Kind::*;
         [
             Data, Zeroes, Begin, Opened, Mark, Epoch, Join, Settle, Drop, Index, Clean, Adopt,
-            Forget, Collapse,
+            Forget, Collapse, Keep,
         ]
         .into_iter()
         .find(|known| *known as u8 == kind)
@@ -378,7 +380,7 @@ impl AdoptedRun {
     }
 }
 
-/// Payload of a Join, Settle, Forget or Collapse frame.
+/// Payload of a Join, Settle, Forget, Collapse or Keep frame.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
 #[repr(C)]
 pub struct ReplicaPayload {
@@ -389,7 +391,7 @@ pub struct ReplicaPayload {
     incarnation: U64,
 }
 
-/// What a Join, Settle, Forget or Collapse frame says. `from` is the epoch that a Collapse is about, and
+/// What a Join, Settle, Forget, Collapse or Keep frame says. `from` is the epoch that the last two are about, and
 /// of no meaning to a Forget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplicaChange {

@@ -386,7 +386,7 @@ impl Holdings {
                 self.forget(header.disk, change.extents);
                 self.replay_numbered(header, payload, place)
             }
-            Kind::Epoch | Kind::Join | Kind::Settle | Kind::Drop | Kind::Collapse => {
+            Kind::Epoch | Kind::Join | Kind::Settle | Kind::Drop | Kind::Collapse | Kind::Keep => {
                 self.replay_numbered(header, payload, place)
             }
             Kind::Begin | Kind::Opened | Kind::Mark | Kind::Index | Kind::Clean => true,
@@ -454,6 +454,10 @@ impl Holdings {
             },
             Kind::Collapse => match ReplicaChange::decode(payload) {
                 Some(change) => disk.replicas.collapse(change.extents, change.from),
+                None => return false,
+            },
+            Kind::Keep => match ReplicaChange::decode(payload) {
+                Some(change) => disk.replicas.keep(change.extents, change.from),
                 None => return false,
             },
             Kind::Drop => self.drop_disk(header.disk),

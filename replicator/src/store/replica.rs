@@ -21,6 +21,8 @@ pub struct Replica {
     pub incarnation: Incarnation,
     /// Earlier memberships, oldest first, that entries of a history may still name (rule R2).
     pub past: SmallVec<[Membership; 1]>,
+    /// Epochs at which others joined beside it: what stood below them is kept (rule R2). Sorted.
+    pub kept: SmallVec<[Epoch; 1]>,
 }
 
 /// An earlier membership of a replica.
@@ -50,10 +52,16 @@ impl Proof {
 }
 
 impl Replica {
-    /// Epochs below which reads of older entries look (rule R2): each join's, but the first one's.
+    /// Epochs below which reads of older entries look (rule R2): each join's, but its own first one.
     pub fn bounds(&self) -> impl Iterator<Item = Epoch> + '_ {
         let later = self.past.iter().skip(1).map(|membership| membership.from);
-        later.chain((!self.past.is_empty()).then_some(self.from))
+        let newest = (!self.past.is_empty()).then_some(self.from);
+        later.chain(newest).chain(self.kept.iter().copied())
+    }
+
+    /// Whether it keeps something that nobody needs when no entry is older than `oldest`.
+    fn keeps(&self, oldest: Epoch) -> bool {
+        self.kept.iter().any(|below| *below <= oldest)
     }
 
     /// What an entry that began at `from` has here.
@@ -148,6 +156,7 @@ impl Replicas {
             join,
             incarnation,
             past: SmallVec::new(),
+            kept: SmallVec::new(),
         }));
         self.tidy();
     }
@@ -163,8 +172,35 @@ impl Replicas {
 
     /// Whether a replica of `extents` remembers a membership that began before an epoch.
     pub fn has_older_than(&self, extents: Extents, oldest: Epoch) -> bool {
-        self.touched(extents)
-            .any(|replica| replica.past.iter().any(|past| past.from < oldest))
+        self.touched(extents).any(|replica| {
+            replica.past.iter().any(|past| past.from < oldest) || replica.keeps(oldest)
+        })
+    }
+
+    /// Whether something of `extents` is not kept below an epoch yet; or why it cannot be.
+    pub fn may_keep(&self, extents: Extents, below: Epoch) -> Result<bool, &'static str> {
+        let mut lacking = self
+            .touched(extents)
+            .filter(|replica| !replica.kept.contains(&below))
+            .peekable();
+        if lacking.peek().is_none() {
+            return Ok(false);
+        }
+        match lacking.any(|replica| replica.kept.len() >= 2 * History::MAX_ENTRIES) {
+            true => Err("the replica keeps too many older versions already"),
+            false => Ok(true),
+        }
+    }
+
+    /// Of `extents`, what stands below an epoch is kept though it is written over.
+    pub fn keep(&mut self, extents: Extents, below: Epoch) {
+        self.split_at(extents);
+        for replica in self.0.iter_mut().filter(|r| overlap(r.extents, extents)) {
+            if let Err(at) = replica.kept.binary_search(&below) {
+                replica.kept.insert(at, below);
+            }
+        }
+        self.tidy();
     }
 
     /// No entry of `extents` is older than `oldest` by now.
@@ -172,6 +208,7 @@ impl Replicas {
         self.split_at(extents);
         for replica in self.0.iter_mut().filter(|r| overlap(r.extents, extents)) {
             replica.past.retain(|past| past.from >= oldest);
+            replica.kept.retain(|below| *below > oldest);
         }
         self.tidy();
     }
@@ -221,7 +258,8 @@ impl Replicas {
             let alike = before.extents.end == behind.extents.first
                 && (before.from, before.join, before.incarnation)
                     == (behind.from, behind.join, behind.incarnation)
-                && before.past == behind.past;
+                && before.past == behind.past
+                && before.kept == behind.kept;
             if alike {
                 before.extents.end = behind.extents.end;
             }

@@ -72,6 +72,11 @@ impl<M: Media> Store<M> {
             Request::Pull { .. } => Err(Refusal::Invalid {
                 why: "a pull is carried out by the store's node",
             }),
+            Request::Keep {
+                asker,
+                extents,
+                below,
+            } => self.keep_below(asker, extents, below),
             Request::Collapse {
                 asker,
                 extents,

@@ -21,7 +21,7 @@ pub(super) struct RequestHeader {
     pub zero_2: U32,
     /// Write: seq. Read, Survey, Pull, Fetch, Join: from. List: the epoch of `above`. Collapse: oldest.
     pub first: U64,
-    /// Write: watermark. Read, Survey, Pull, Fetch: below. Join: bytes of an extent. List: the seq of `above`.
+    /// Write: watermark. Read, Survey, Pull, Fetch, Keep: below. Join: bytes of an extent. List: the seq of `above`.
     pub second: U64,
     pub extents_first: U32,
     pub extents_end: U32,

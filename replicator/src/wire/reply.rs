@@ -27,6 +27,7 @@ const SURVEYED: u8 = 0x88;
 const PULLED_KIND: u8 = 0x89;
 const FETCHED: u8 = 0x8a;
 const COLLAPSED: u8 = 0x8b;
+const KEPT: u8 = 0x8c;
 const REFUSED: u8 = 0xff;
 
 /// Of a list or a survey: there is more behind the last block named.
@@ -98,6 +99,7 @@ impl Message for Reply {
                 };
             }
             Reply::Collapsed => header.kind = COLLAPSED,
+            Reply::Kept => header.kind = KEPT,
             Reply::Synced => header.kind = SYNCED,
             Reply::Listed { blocks, more } => {
                 header.kind = LISTED_KIND;
@@ -144,7 +146,7 @@ impl Message for Reply {
             SURVEYED => (0, BLOCKS, MAX_SURVEYED),
             PULLED_KIND => (PULLED, BLOCKS, MAX_DATA_BLOCKS as usize),
             LISTED_KIND => (0, LISTED, MAX_LISTED),
-            JOINED | WRITTEN | SYNCED | SETTLED | COLLAPSED | REFUSED => (0, 1, 0),
+            JOINED | WRITTEN | SYNCED | SETTLED | COLLAPSED | KEPT | REFUSED => (0, 1, 0),
             kind => return Err(WireError::Kind(kind)),
         };
         let bound = fixed + each * most;
@@ -245,6 +247,7 @@ impl Message for Reply {
             PULLED_KIND => Reply::Pulled(pulled(payload)?),
             FETCHED => Reply::Fetched(fetched(&header, payload)?),
             COLLAPSED => Reply::Collapsed,
+            KEPT => Reply::Kept,
             REFUSED => Reply::Refused(refusal(header.code.get(), first, second)?),
             kind => return Err(WireError::Kind(kind)),
         };

@@ -25,6 +25,7 @@ const SURVEY: u8 = 8;
 const PULL: u8 = 9;
 const FETCH: u8 = 10;
 const COLLAPSE: u8 = 11;
+const KEEP: u8 = 12;
 
 /// A write without data: its blocks become zeroes.
 const ZEROES: u8 = 1;
@@ -62,8 +63,8 @@ impl Message for Request {
             (WRITE, ZEROES) => 0,
             (PULL, 0) => SOURCE,
             (FETCH, 0 | COMPRESS) => return fetch_len(&header),
-            (SEAL..=COLLAPSE, 0) => 0,
-            (SEAL..=COLLAPSE, _) => return Err(WireError::Field("flags")),
+            (SEAL..=KEEP, 0) => 0,
+            (SEAL..=KEEP, _) => return Err(WireError::Field("flags")),
             (kind, _) => return Err(WireError::Kind(kind)),
         };
         let got = header.payload.get() as usize;
@@ -144,6 +145,11 @@ impl Message for Request {
                 blocks: header.blocks(MAX_DATA_BLOCKS)?,
             },
             FETCH => fetch(&header, payload)?,
+            KEEP => Request::Keep {
+                asker: header.asker(),
+                extents: header.extents()?,
+                below: Epoch::from_u64(header.second.get()),
+            },
             COLLAPSE => Request::Collapse {
                 asker: header.asker(),
                 extents: header.extents()?,
@@ -276,6 +282,16 @@ fn header(request: &Request, call: Call) -> RequestHeader {
             header.set_entry(*from, *below);
             let bytes = blocks.len() * BLOCKS + known.len() * VERSION;
             header.payload = U32::new(bytes as u32);
+        }
+        Request::Keep {
+            asker,
+            extents,
+            below,
+        } => {
+            header.kind = KEEP;
+            header.set_asker(asker);
+            header.set_extents(*extents);
+            header.second = U64::new(below.as_u64());
         }
         Request::Collapse {
             asker,

@@ -75,7 +75,7 @@ impl Dice {
     fn request(&mut self) -> Request {
         let asker = self.asker();
         let (from, below) = (self.epoch(), self.epoch());
-        match self.below(12) {
+        match self.below(13) {
             7 => Request::Survey {
                 asker,
                 from,
@@ -106,6 +106,11 @@ impl Dice {
                     compress: self.below(2) == 0,
                 }
             }
+            11 => Request::Keep {
+                asker,
+                extents: self.extents(),
+                below,
+            },
             10 => Request::Collapse {
                 asker,
                 extents: self.extents(),
@@ -232,6 +237,7 @@ impl Dice {
                 Reply::Fetched(Fetched { found, data })
             }
             10 => Reply::Collapsed,
+            11 => Reply::Kept,
             0 => {
                 let count = self.below(20);
                 let extents = |n: u64| Extents::new(Extent(7 * n as u32), Extent(7 * n as u32 + 7));

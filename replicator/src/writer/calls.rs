@@ -180,6 +180,7 @@ fn epoch_of(request: &Request) -> crate::words::Epoch {
         | Request::Fetch { asker, .. }
         | Request::List { asker, .. }
         | Request::Settle { asker, .. }
+        | Request::Keep { asker, .. }
         | Request::Collapse { asker, .. } => asker.epoch,
     }
 }

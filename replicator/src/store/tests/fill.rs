@@ -335,3 +335,50 @@ fn a_collapse_lets_predecessors_go_and_allows_joining_for_ever() {
     bench.check(true);
     bench.kill().check(true);
 }
+
+#[test]
+fn who_stays_keeps_what_stood_there_when_another_joined() {
+    let mut bench = Bench::ready();
+    bench.write(0, 2, false);
+    let was = says(&mut bench, 0, 1, 1, 2);
+    bench.seal(2);
+    let extents = Extents::new(Extent(0), Extent(64));
+    let below = Epoch::from_u64(2);
+    let asker = bench.asker();
+    let keep = Request::Keep {
+        asker,
+        extents,
+        below,
+    };
+    assert_eq!(bench.ask(keep.clone()), Reply::Kept);
+    assert_eq!(bench.ask(keep), Reply::Kept, "again, for nothing");
+    bench.oracle.bounds.push(below.as_u64());
+    let overwrite = |bench: &mut Bench| {
+        for _ in 0..4 {
+            bench.write(0, 1, false);
+        }
+        bench.seal(bench.asker().epoch.as_u64() + 1);
+        bench.flush();
+        bench.tidy();
+    };
+    overwrite(&mut bench);
+    for mut bench in restarts(bench) {
+        overwrite(&mut bench);
+        assert_eq!(
+            says(&mut bench, 0, 1, 1, 2),
+            was,
+            "it is read below the join"
+        );
+        let collapse = Request::Collapse {
+            asker: bench.asker(),
+            extents,
+            oldest: below,
+        };
+        assert_eq!(bench.ask(collapse), Reply::Collapsed);
+        bench.flush();
+        overwrite(&mut bench);
+        assert_eq!(says(&mut bench, 0, 1, 1, 2), [None]);
+        bench.oracle.bounds.clear();
+        bench.check(true);
+    }
+}
