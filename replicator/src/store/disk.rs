@@ -70,7 +70,9 @@ impl Disk {
         }
         let (before, after) = (predecessor.version, successor.version);
         let unsynced = successor.place.point() >= synced;
-        let unacknowledged = after > self.watermark && after.epoch == self.shown;
+        // Of earlier epochs, too: a member that was ejected is asked for what stood before it, and hears
+        // of no watermark any more.
+        let unacknowledged = after > self.watermark;
         let between = || {
             let replica = self
                 .extent_of(block)

@@ -357,7 +357,7 @@ impl Holdings {
         let waits = chunk
             .versions(block)
             .zip(chunk.versions(block).skip(1))
-            .any(|(after, _)| after.version > disk.watermark && after.version.epoch == disk.shown);
+            .any(|(after, _)| after.version > disk.watermark);
         let slot = disk.chunks.get_mut(&number).expect("just seen");
         slot.dirty |= changed;
         slot.chunk = Some(chunk);
