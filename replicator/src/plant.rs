@@ -35,10 +35,18 @@ pub enum Plant {
     TailNotRewritten,
     /// A take-over does not sync what it has evened out [S4].
     SettleWithoutSync,
+    /// A fill gets a new version instead of the block's own [F1].
+    FillWithNewVersion,
+    /// Stores are added while writes are in flight [W8].
+    SwitchWithoutDrain,
+    /// An entry is called whole before what was filled is synced [F2].
+    CompleteWithoutSync,
+    /// An entry is called whole while pulls are under way [F2].
+    CompleteBeforePulled,
 }
 
 impl Plant {
-    pub const ALL: [Plant; 15] = [
+    pub const ALL: [Plant; 19] = [
         Plant::AcknowledgeOnSend,
         Plant::FlushIgnoresIncarnation,
         Plant::EpochNotSynced,
@@ -54,6 +62,10 @@ impl Plant {
         Plant::DiscardDeletes,
         Plant::TailNotRewritten,
         Plant::SettleWithoutSync,
+        Plant::FillWithNewVersion,
+        Plant::SwitchWithoutDrain,
+        Plant::CompleteWithoutSync,
+        Plant::CompleteBeforePulled,
     ];
 }
 

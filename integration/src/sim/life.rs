@@ -4,7 +4,7 @@ use super::dice::Dice;
 use super::store_node::name;
 use super::world::{Healing, What, World};
 use replicator::words::{Extent, Extents, NewSet, StoreId};
-use replicator::writer::{Event, TakeOver};
+use replicator::writer::{Event, Orders, TakeOver};
 
 /// How rough the life of one seed is: weights of what may happen at each moment.
 pub struct Temper {
@@ -195,7 +195,12 @@ impl World {
         ));
         self.hosts[host].starting = true;
         self.hosts[host].ordered = take_over == TakeOver::Ordered;
-        self.tell(host, life, Event::Start { take_over, sets });
+        let orders = Orders {
+            sets,
+            ..Orders::default()
+        };
+        self.tell(host, life, Event::Orders(orders));
+        self.tell(host, life, Event::Start { take_over });
     }
 
     fn draw_sets(&mut self) -> Vec<NewSet> {

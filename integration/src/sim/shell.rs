@@ -222,7 +222,11 @@ impl World {
                 self.say(format_args!("W{host}.{life} stalls: {stall}"));
                 self.stats.count("stalls");
             }
-            Effect::Resumed => {}
+            Effect::Hindered(hindrance) => {
+                self.say(format_args!("W{host}.{life} is hindered: {hindrance}"));
+                self.stats.count("hindrances");
+            }
+            Effect::Resumed | Effect::Unhindered => {}
         }
     }
 

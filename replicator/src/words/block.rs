@@ -144,6 +144,12 @@ impl Extents {
         self.first.0 < other.end.0 && other.first.0 < self.end.0
     }
 
+    /// What both ranges hold, if anything.
+    pub fn intersect(self, other: Extents) -> Option<Extents> {
+        let (first, end) = (self.first.max(other.first), self.end.min(other.end));
+        (first < end).then_some(Extents { first, end })
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Extent> {
         (self.first.0..self.end.0).map(Extent)
     }

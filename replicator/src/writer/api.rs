@@ -143,16 +143,23 @@ pub struct Progress {
     pub far_blocks: u64,
     /// Of those copied: because the guest read them.
     pub read_through_bytes: u64,
+    /// The same as `extents`, of the stores that are to have copies ahead.
+    #[serde(default)]
+    pub seed_extents: u64,
+    #[serde(default)]
+    pub seed_extents_done: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
+    /// Carried out at the next attach, and while the disk is open.
     Orders(Orders),
-    /// Become the writer: attach if the disk is closed, take it over if it is open and that is allowed.
-    /// `sets` are the write sets to switch to at a clean attach. Ends in [`Effect::Opened`] or [`Effect::NotStarted`].
+    /// Measured round trips, for the choice between stores that are not near.
+    Distances(Vec<(StoreId, Duration)>),
+    /// Become the writer: attach if the disk is closed, with the members that the orders want; take it over
+    /// if it is open and that is allowed. Ends in [`Effect::Opened`] or [`Effect::NotStarted`].
     Start {
         take_over: TakeOver,
-        sets: Vec<NewSet>,
     },
     /// May come at any time; waits until the disk is open.
     Guest {
@@ -279,6 +286,10 @@ pub enum Effect {
     Stalled(Stall),
     /// What the last [`Effect::Stalled`] said is over.
     Resumed,
+    /// The orders cannot be carried out now; the guest does not notice. For logs and status.
+    Hindered(Hindrance),
+    /// What the last [`Effect::Hindered`] said is over.
+    Unhindered,
 }
 
 /// Why a start ended without an open disk.
@@ -303,4 +314,21 @@ pub enum Stall {
     SettleWaits(Vec<StoreId>),
     #[error("store {0} is full")]
     Full(StoreId),
+    #[error("what is to be read stands on stores {0:?}, and none of them answers")]
+    Unreachable(Vec<StoreId>),
+}
+
+/// What keeps orders from being carried out.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Hindrance {
+    #[error("the members cannot be changed: {0}")]
+    Refused(ChangeRefused),
+    #[error("stores {0:?} are to join, and do not answer")]
+    NoAnswer(Vec<StoreId>),
+    #[error("store {0} is full: it is filled on when it has room")]
+    Full(StoreId),
+    #[error("what is to be copied stands on stores {0:?}, and none of them gives it")]
+    NoSource(Vec<StoreId>),
+    #[error("store {0} refuses to be filled")]
+    Refuses(StoreId),
 }

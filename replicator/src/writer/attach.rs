@@ -8,15 +8,21 @@
 //! ```
 
 use super::calls::Purpose;
-use super::{Aim, Effect, NotStarted, Phase, TakeOver, Writer};
+use super::switch::{differing, joiners};
+use super::{Aim, Effect, Hindrance, NotStarted, Now, Phase, TakeOver, Writer};
 use crate::message::{ReplicaState, Request, Sealed};
 use crate::plant::{Plant, planted};
-use crate::words::{Change, DiskRecord, Epoch, Extents, NewSet, Owner, Revision, State, StoreId};
+use crate::words::{
+    Change, ChangeRefused, DiskRecord, Epoch, Extents, NewSet, Owner, Revision, State, StoreId,
+};
 
 /// On the way to an epoch.
 pub(super) struct Starting {
     take_over: TakeOver,
+    /// The members to change at an attach.
     sets: Vec<NewSet>,
+    /// Until when stores that are to join are waited for, once the record is known.
+    gathers_until: Option<Now>,
     /// Whose epoch we set out to end. Nobody else's will do (rule A1).
     from: Option<Owner>,
 }
@@ -41,9 +47,9 @@ pub(super) enum Replica {
 }
 
 impl Writer {
-    pub(super) fn start(&mut self, take_over: TakeOver, sets: Vec<NewSet>) {
+    pub(super) fn start(&mut self, take_over: TakeOver) {
         if self.stopping.is_some() {
-            self.start_after_stop = Some((take_over, sets));
+            self.start_after_stop = Some(take_over);
             return;
         }
         match self.phase {
@@ -56,9 +62,11 @@ impl Writer {
         }
         self.phase = Phase::Starting(Starting {
             take_over,
-            sets,
+            sets: Vec::new(),
+            gathers_until: None,
             from: None,
         });
+        self.fill.forget();
         if self.stale || self.record.owner().is_some() {
             self.inspect();
         } else {
@@ -74,8 +82,12 @@ impl Writer {
         let owner = self.owner.clone();
         match &self.record.state {
             State::Closed { .. } => {
-                let sets = starting.sets.clone();
-                self.swap(Change::Attach { owner, sets });
+                starting.sets = differing(&self.record, &self.orders.sets);
+                starting.gathers_until = Some(self.now + self.config.read_patience);
+                for store in joiners(&self.record, &starting.sets.clone()) {
+                    self.connect(store);
+                }
+                self.go_on_starting();
             }
             State::Open { owner: other } => {
                 let own = other.backend == owner.backend;
@@ -88,6 +100,45 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Attaches once the stores that are to join are there. Where they are not, the disk is opened with
+    /// the members that it has: they have all of it, and the switch can come later (rule A6).
+    pub(super) fn go_on_starting(&mut self) {
+        let Phase::Starting(starting) = &self.phase else {
+            return;
+        };
+        let Some(until) = starting.gathers_until else {
+            return;
+        };
+        let mut sets = starting.sets.clone();
+        let joiners = joiners(&self.record, &sets);
+        let there = joiners.iter().all(|store| self.peers[store].connected);
+        if !there && until > self.now {
+            return;
+        }
+        if !there {
+            sets.clear();
+        }
+        if let Phase::Starting(starting) = &mut self.phase {
+            starting.gathers_until = None;
+        }
+        let owner = self.owner.clone();
+        self.swap(Change::Attach { owner, sets });
+    }
+
+    pub(super) fn start_timeout(&self) -> Option<Now> {
+        match &self.phase {
+            Phase::Starting(starting) => starting.gathers_until,
+            _ => None,
+        }
+    }
+
+    /// The new members are refused: open the disk with those that it has.
+    pub(super) fn attach_as_it_is(&mut self, why: ChangeRefused) {
+        self.orders_hindrance = Some(Hindrance::Refused(why));
+        let (owner, sets) = (self.owner.clone(), Vec::new());
+        self.swap(Change::Attach { owner, sets });
     }
 
     /// Somebody changed the record before us.
@@ -130,6 +181,7 @@ impl Writer {
         self.phase = Phase::Starting(Starting {
             take_over: TakeOver::Own,
             sets: Vec::new(),
+            gathers_until: None,
             from: Some(self.owner.clone()),
         });
         let owner = self.owner.clone();

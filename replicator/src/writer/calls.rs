@@ -3,7 +3,7 @@
 
 use super::{Aim, CallId, Effect, Now, PieceId, Writer};
 use crate::message::Request;
-use crate::words::StoreId;
+use crate::words::{Blocks, Extents, StoreId};
 use std::collections::BTreeMap;
 
 pub(super) struct Call {
@@ -30,6 +30,23 @@ pub(super) enum Purpose {
     },
     Read {
         piece: PieceId,
+    },
+    /// A pull into the near store that a guest's read waits for.
+    Through {
+        piece: PieceId,
+    },
+    Survey {
+        work: u64,
+    },
+    Pull {
+        work: u64,
+        blocks: Blocks,
+        /// How many of them the source is known to have.
+        wanted: u32,
+    },
+    /// A join of a store that is no member, to hold a copy ahead.
+    Seed {
+        extents: Extents,
     },
     Sync {
         round: u64,
@@ -151,12 +168,13 @@ impl Writer {
     /// Forgets every question of an epoch that is over: the answers no longer count (rule W7).
     /// Reads that may still land in a guest's memory are withdrawn, and stay until they are.
     pub(super) fn void_calls(&mut self) {
+        self.fill.begin_epoch();
         for id in self.calls.ids(|_| true) {
             let call = &self.calls.open[&id];
             let lands = call.sent && matches!(call.aim, Aim::Guest { .. });
             match call.purpose {
                 Purpose::Read { piece } if lands => self.withdraw(piece, id),
-                Purpose::Read { piece } => {
+                Purpose::Read { piece } | Purpose::Through { piece } => {
                     self.calls.remove(id);
                     self.seek(piece);
                 }

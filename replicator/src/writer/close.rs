@@ -30,6 +30,9 @@ impl Writer {
                     deadline,
                     round: None,
                 });
+                if !matches!(self.phase, Phase::Switching) {
+                    self.let_go_of_switch();
+                }
             }
         }
     }
@@ -40,7 +43,9 @@ impl Writer {
         let Some(stopping) = &self.stopping else {
             return;
         };
-        if !drained || stopping.round.is_some() || !matches!(self.phase, Phase::Open) {
+        // An entry that is being called whole is one errand; the close is the next.
+        let busy = self.errand.is_some();
+        if !drained || busy || stopping.round.is_some() || !matches!(self.phase, Phase::Open) {
             return;
         }
         if planted(Plant::CloseWithoutSync) {
@@ -128,8 +133,8 @@ impl Writer {
     pub(super) fn stopped(&mut self, clean: bool) {
         self.stopping = None;
         self.effects.push_back(Effect::Stopped { clean });
-        if let Some((take_over, sets)) = self.start_after_stop.take() {
-            self.start(take_over, sets);
+        if let Some(take_over) = self.start_after_stop.take() {
+            self.start(take_over);
         }
     }
 }

@@ -15,6 +15,10 @@ impl Writer {
 
     /// Ejects whoever has to go, if every range of extents keeps a member.
     pub(super) fn consider_ejection(&mut self) {
+        if self.errand.is_some() {
+            // One errand at a time; this is looked at again when it has ended.
+            return;
+        }
         let fresh = match &self.phase {
             Phase::Open => false,
             Phase::Opening(opening) => opening.fresh,
@@ -64,7 +68,9 @@ impl Writer {
         };
         // Reads are asked of others (read.rs), and a take-over's seals have a bound of their own.
         let owes = |purpose: Purpose| match purpose {
-            Purpose::Read { .. } => false,
+            Purpose::Read { .. } | Purpose::Through { .. } => false,
+            // Filling takes its time.
+            Purpose::Survey { .. } | Purpose::Pull { .. } | Purpose::Seed { .. } => false,
             Purpose::Seal => !settling,
             _ => true,
         };

@@ -106,7 +106,7 @@ impl Writer {
             SwapOutcome::Unknown => return self.try_again(),
             SwapOutcome::Refused(why) => {
                 self.errand = None;
-                return self.swap_refused(why);
+                return self.swap_refused(&change, why);
             }
             SwapOutcome::Done(record) => (record, false),
             SwapOutcome::Conflict(record) => (record, true),
@@ -192,16 +192,23 @@ impl Writer {
         self.record = record;
         self.stale = false;
         match change {
-            Change::Attach { .. } | Change::Switch { .. } => self.begin_opening(before, true),
+            Change::Attach { .. } | Change::Switch { .. } => {
+                self.begin_opening(before, true);
+            }
             Change::TakeOver { .. } => self.begin_settling(before),
             Change::Eject { .. } => {
                 let fresh = matches!(self.phase, Phase::Ejecting { fresh: true, .. });
                 self.begin_opening(before, fresh);
             }
-            Change::Complete { .. } => {}
+            Change::Complete { .. } => {
+                self.fill.look_for_whole = true;
+                self.consider_ejection();
+            }
             Change::Settle { .. } => self.settle_committed(),
             Change::Close { .. } => self.closed(),
         }
+        self.orders_are_new = true;
+        self.find_jobs();
     }
 
     fn swap_conflict(&mut self, change: Change, record: DiskRecord) {
@@ -222,9 +229,16 @@ impl Writer {
         }
     }
 
-    fn swap_refused(&mut self, why: ChangeRefused) {
-        match &self.phase {
-            Phase::Starting(_) => self.not_started(super::NotStarted::Refused(why)),
+    fn swap_refused(&mut self, change: &Change, why: ChangeRefused) {
+        let ours = why != ChangeRefused::NotOwner;
+        match (&self.phase, change) {
+            (Phase::Starting(_), Change::Attach { sets, .. }) if !sets.is_empty() => {
+                self.attach_as_it_is(why);
+            }
+            (Phase::Starting(_), _) => self.not_started(super::NotStarted::Refused(why)),
+            (Phase::Switching, _) if ours => self.switch_refused(why),
+            // The jobs were made from a record that is not the service's; the next one will tell.
+            (Phase::Open, Change::Complete { .. }) if ours => self.consider_ejection(),
             _ => self.superseded(self.record.epoch),
         }
     }

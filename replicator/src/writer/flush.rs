@@ -90,6 +90,8 @@ impl Writer {
             self.piece_ended(id, None);
         }
         self.stop_synced(round);
+        self.switch_synced(round);
+        self.fill_synced(round);
     }
 
     /// A new epoch: rounds that have not ended begin again with the members that are left.

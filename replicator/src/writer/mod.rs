@@ -30,33 +30,39 @@
 //! ```
 
 //! Follow a write in requests.rs (pieces), block_locks.rs, sequencer.rs, write.rs and flush.rs; a read
-//! in read.rs; the life of an epoch in attach.rs, eject.rs, take_over.rs with even_out.rs, and close.rs.
+//! in read.rs and read_through.rs; the life of an epoch in attach.rs, switch.rs, eject.rs, take_over.rs with
+//! even_out.rs, and close.rs; a move in switch.rs, fill.rs (what there is to do), heat.rs and backfill.rs.
 //! The rules (W1, S3...) and invariants (I1...) that comments cite stand in docs/protocol.md.
 
 mod api;
 mod attach;
+mod backfill;
 mod block_locks;
 mod calls;
 mod close;
 mod eject;
 mod errand;
 mod even_out;
+mod fill;
 mod flush;
+mod heat;
 mod peers;
 mod read;
+mod read_through;
 mod requests;
 mod sequencer;
+mod switch;
 mod take_over;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use api::{
-    Aim, CallId, Config, Effect, Event, Failure, FillOrders, GuestOp, NotStarted, Now, Orders,
-    Progress, RequestId, Stall, SwapOutcome, TakeOver,
+    Aim, CallId, Config, Effect, Event, Failure, FillOrders, GuestOp, Hindrance, NotStarted, Now,
+    Orders, Progress, RequestId, Stall, SwapOutcome, TakeOver,
 };
 
-use crate::words::{DiskRecord, Epoch, NewSet, Owner, StoreId};
+use crate::words::{DiskRecord, Epoch, Owner, StoreId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -89,14 +95,25 @@ pub struct Writer {
     flushes: flush::Flushes,
 
     orders: Orders,
+    /// They, or the record, have changed since they were last compared.
+    orders_are_new: bool,
+    orders_hindrance: Option<Hindrance>,
+    switching: Option<switch::Switching>,
+    fill: fill::Fill,
+    progress: Progress,
+    hindrance: Option<Hindrance>,
+    /// Round trips to stores, where they are known.
+    distances: BTreeMap<StoreId, Duration>,
     sync_continuously: bool,
     stopping: Option<close::Stopping>,
-    start_after_stop: Option<(TakeOver, Vec<NewSet>)>,
+    start_after_stop: Option<TakeOver>,
     /// A take-over has to begin again.
     restart: bool,
     /// Members without which it cannot go on.
     blocked: Option<Vec<StoreId>>,
     full: Option<StoreId>,
+    /// Stores that reads have been waiting for.
+    unreachable: Vec<StoreId>,
     stall: Option<Stall>,
     patrol_at: Option<Now>,
     effects: VecDeque<Effect>,
@@ -119,6 +136,8 @@ enum Phase {
         fresh: bool,
         serving: bool,
     },
+    /// A change of members is asked for. Nothing is in flight, new writes are held, reads go on.
+    Switching,
     Settling(Box<take_over::Settling>),
     Closing,
     Superseded,
@@ -149,12 +168,20 @@ impl Writer {
             seeking: BTreeSet::new(),
             flushes: Default::default(),
             orders: Orders::default(),
+            orders_are_new: false,
+            orders_hindrance: None,
+            switching: None,
+            fill: Default::default(),
+            progress: Progress::default(),
+            hindrance: None,
+            distances: BTreeMap::new(),
             sync_continuously: false,
             stopping: None,
             start_after_stop: None,
             restart: false,
             blocked: None,
             full: None,
+            unreachable: Vec::new(),
             stall: None,
             patrol_at: None,
             effects: VecDeque::new(),
@@ -165,8 +192,9 @@ impl Writer {
     pub fn handle(&mut self, now: Now, event: Event) {
         self.now = self.now.max(now);
         match event {
-            Event::Start { take_over, sets } => self.start(take_over, sets),
-            Event::Orders(orders) => self.orders = orders,
+            Event::Start { take_over } => self.start(take_over),
+            Event::Orders(orders) => self.ordered(orders),
+            Event::Distances(distances) => self.distances = distances.into_iter().collect(),
             Event::Guest { id, op } => self.guest(id, op),
             Event::Reply { call, reply } => self.reply(call, reply),
             Event::Withdrawn { call } => self.withdrawn(call),
@@ -179,10 +207,14 @@ impl Writer {
             Event::Timeout => self.timeout(),
         }
         self.restart_if_wanted();
+        self.go_on_starting();
         self.go_on_stopping();
+        self.go_on_switching();
+        self.go_on_filling();
         self.start_syncs();
         self.arm_patrol();
         self.report_stall();
+        self.report_hindrance();
     }
 
     /// The next thing to do, in order.
@@ -197,6 +229,8 @@ impl Writer {
             self.errand_timeout(),
             self.settle_timeout(),
             self.stop_timeout(),
+            self.start_timeout(),
+            self.fill_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -219,8 +253,13 @@ impl Writer {
     pub fn is_serving(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Open | Phase::Ejecting { serving: true, .. }
+            Phase::Open | Phase::Switching | Phase::Ejecting { serving: true, .. }
         )
+    }
+
+    /// What keeps the orders from being carried out, if anything.
+    pub fn hindrance(&self) -> Option<&Hindrance> {
+        self.hindrance.as_ref()
     }
 
     /// What the guest waits for, if for anything unusual.
@@ -237,6 +276,8 @@ impl Writer {
             self.find_overdue();
             self.hurry_reads();
             self.retry_reads();
+            self.hurry_surveys();
+            self.unreachable = self.unreachable();
         }
         self.give_up_stopping();
     }
@@ -274,8 +315,48 @@ impl Writer {
         }
     }
 
+    fn ordered(&mut self, orders: Orders) {
+        let again = self.orders.sets != orders.sets;
+        self.orders = orders;
+        self.orders_are_new = true;
+        if again && !self.holds_writes() {
+            self.switching = None;
+        }
+        self.find_jobs();
+    }
+
+    /// How far a store is, as far as anybody knows; near ones first.
+    fn distance(&self, store: StoreId) -> u64 {
+        if self.config.near == Some(store) {
+            return 0;
+        }
+        // Whole milliseconds: those that are about equally far share the reads.
+        let known = self.distances.get(&store);
+        known.map_or(u64::from(u32::MAX), |rtt| 1 + rtt.as_millis() as u64)
+    }
+
+    fn report_hindrance(&mut self) {
+        let hindrance = self
+            .orders_hindrance
+            .as_ref()
+            .or(self.fill.hindrance.as_ref());
+        if hindrance != self.hindrance.as_ref() {
+            let hindrance = hindrance.cloned();
+            self.effects.push_back(match &hindrance {
+                Some(hindrance) => Effect::Hindered(hindrance.clone()),
+                None => Effect::Unhindered,
+            });
+            self.hindrance = hindrance;
+        }
+    }
+
     fn report_stall(&mut self) {
-        let stall = if self.errand.as_ref().is_some_and(|e| e.unanswered) {
+        // The guest does not wait for an entry to be called whole.
+        let waits = !matches!(self.phase, Phase::Open);
+        if self.seeking.is_empty() {
+            self.unreachable.clear();
+        }
+        let stall = if waits && self.errand.as_ref().is_some_and(|e| e.unanswered) {
             Some(Stall::PlacementAway)
         } else if let Some(stores) = &self.blocked {
             Some(match self.phase {
@@ -283,7 +364,9 @@ impl Writer {
                 _ => Stall::LastMembers(stores.clone()),
             })
         } else {
-            self.full.map(Stall::Full)
+            let away = Some(&self.unreachable).filter(|stores| !stores.is_empty());
+            let full = self.full.map(Stall::Full);
+            full.or_else(|| away.map(|stores| Stall::Unreachable(stores.clone())))
         };
         if stall != self.stall {
             self.effects.push_back(match &stall {

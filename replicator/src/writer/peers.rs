@@ -38,6 +38,7 @@ impl Writer {
 
     pub(super) fn connected(&mut self, store: StoreId) {
         self.peer(store).connected = true;
+        self.fill.exhausted = false;
         for id in self
             .calls
             .ids(|call| call.store == store && !call.sent && call.hold_until.is_none())
@@ -51,11 +52,16 @@ impl Writer {
         self.peer(store).connected = false;
         for id in self.calls.ids(|call| call.store == store) {
             let mut call = self.calls.remove(id).expect("an open call");
-            if let Purpose::Read { piece } = call.purpose {
-                self.read_ended(piece);
-            } else {
-                call.sent = false;
-                self.calls.put_back(id, call);
+            match call.purpose {
+                Purpose::Read { piece } => self.read_ended(piece),
+                Purpose::Through { piece } => self.pull_through_failed(piece),
+                Purpose::Survey { .. } | Purpose::Pull { .. } | Purpose::Seed { .. } => {
+                    self.fill_cut_off(store, call.purpose);
+                }
+                _ => {
+                    call.sent = false;
+                    self.calls.put_back(id, call);
+                }
             }
         }
         self.retry_reads();
@@ -105,6 +111,21 @@ impl Writer {
             }
             (Purpose::Sync { round }, Reply::Synced) => self.synced(round, store),
             (Purpose::List, Reply::Listed { blocks, more }) => self.listed(store, blocks, more),
+            (Purpose::Through { piece }, Reply::Pulled(pulled)) => {
+                self.pulled_through(piece, pulled);
+            }
+            (Purpose::Survey { work }, Reply::Surveyed { runs, next }) => {
+                self.surveyed(work, &runs, next);
+            }
+            (
+                Purpose::Pull {
+                    work,
+                    blocks,
+                    wanted,
+                },
+                Reply::Pulled(pulled),
+            ) => self.pulled(work, blocks, wanted, &pulled),
+            (Purpose::Seed { extents }, Reply::Joined) => self.seed_joined(store, extents),
             _ => {
                 let why = "the answer does not belong to the question";
                 self.refused(id, call, Refusal::Invalid { why });
@@ -140,6 +161,17 @@ impl Writer {
             // does: a later one is another writer's.
             Refusal::Superseded { shown } if shown > self.record.epoch => {
                 return self.superseded(shown);
+            }
+            // Filling waits for nobody, and nobody waits for it.
+            _ if matches!(
+                call.purpose,
+                Purpose::Survey { .. } | Purpose::Pull { .. } | Purpose::Seed { .. }
+            ) =>
+            {
+                return self.fill_refused(store, call.purpose, &refusal);
+            }
+            _ if let Purpose::Through { piece } = call.purpose => {
+                return self.pull_through_refused(piece, &refusal);
             }
             Refusal::Full { .. } => {
                 self.full = Some(store);
@@ -199,6 +231,8 @@ impl Writer {
         }
         self.blocked = None;
         self.full = None;
+        self.switching = None;
+        self.orders_are_new = true;
         self.take_back_writes();
         self.take_back_syncs();
         self.stop_begins_again();

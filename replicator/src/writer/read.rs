@@ -1,27 +1,60 @@
-//! One piece of a read: newest entry first, from the near store where it is a member; blocks that an
-//! entry does not have are asked of the next older one, below the newer one's beginning (rules R1, R2).
+//! One piece of a read: live entries first, from the near store where it is a member; blocks that an
+//! entry does not have are asked of the next older one, below the newer one's beginning (rules R1, R2),
+//! by way of the near store where they are to be anyway (read_through.rs, rule F3).
 
 use super::block_locks::Claim;
 use super::calls::Purpose;
-use super::{Aim, CallId, Effect, Failure, Phase, PieceId, RequestId, Writer};
+use super::{Aim, CallId, Effect, Failure, Now, Phase, PieceId, RequestId, Writer};
 use crate::message::{Found, ReadBlocks, Refusal, Request, checksum};
 use crate::plant::{Plant, planted};
-use crate::words::{BLOCK_BYTES, Block, Blocks, Epoch, History, Span, StoreId};
+use crate::words::{BLOCK_BYTES, Block, Blocks, Entry, Epoch, History, Span, StoreId};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 pub(super) struct ReadPiece {
-    target: Target,
+    pub(super) target: Target,
     /// Within one extent.
-    blocks: Blocks,
-    /// Which entries are asked: those that began here, for what was written below `below`.
-    from: Epoch,
-    below: Epoch,
-    /// Members of that entry that do not have these blocks intact.
+    pub(super) blocks: Blocks,
+    /// Which entries are asked: those that hold what was written right below this epoch; the live
+    /// ones for [`Epoch::MAX`].
+    pub(super) below: Epoch,
+    /// Whom it asked last.
+    pub(super) asked: Option<Holder>,
+    /// Stores that do not have these blocks intact.
     useless: SmallVec<[StoreId; 2]>,
-    /// A member that was slow, or could not answer now.
+    /// A store that was slow, or could not answer now.
     avoid: Option<StoreId>,
+    /// What is missing there is pulled into this store first, and then read there (rule F3).
+    pub(super) through: Option<StoreId>,
     stage: Stage,
+    /// Since when it waits for a store that it can ask.
+    since: Now,
+}
+
+pub(super) type Holders = SmallVec<[Holder; 4]>;
+
+/// A store that can say something of some blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Holder {
+    pub store: StoreId,
+    /// The entry that it is asked for.
+    pub from: Epoch,
+    pub live: bool,
+    /// What it does not have was never written: its entry is whole, or the extent has been filled.
+    pub last: bool,
+}
+
+impl Holder {
+    /// The bound of a question to it (rule R2). A live store holds whatever was acknowledged up to
+    /// now, and may have dropped what stood there before: it is asked without a bound. Newer writes
+    /// than the reader's are in flight then, and hold up whoever comes after them.
+    pub fn bound(&self, below: Epoch) -> Epoch {
+        if self.live || planted(Plant::OlderReadUnbounded) {
+            Epoch::MAX
+        } else {
+            below
+        }
+    }
 }
 
 /// Who wants to know.
@@ -47,14 +80,11 @@ enum Stage {
 
 impl Writer {
     pub(super) fn begin_read(&mut self, target: Target, blocks: Blocks) {
-        let (from, below) = (self.starts_at(blocks), Epoch::MAX);
-        let piece = self.add_read(
-            target,
-            blocks,
-            (from, below),
-            SmallVec::new(),
-            Stage::Behind,
-        );
+        let piece = self.add_read(target, blocks, Epoch::MAX, Stage::Behind);
+        if matches!(target, Target::Guest(_)) {
+            // What the guest reads shall be near, as far as it is to be there at all.
+            self.reads.get_mut(&piece).expect("just added").through = self.config.near;
+        }
         // A merge holds its block already, and a take-over is alone.
         let free = match target {
             Target::Guest(_) => self.claim(piece, blocks, Claim::Read),
@@ -65,14 +95,7 @@ impl Writer {
         }
     }
 
-    fn add_read(
-        &mut self,
-        target: Target,
-        blocks: Blocks,
-        (from, below): (Epoch, Epoch),
-        useless: SmallVec<[StoreId; 2]>,
-        stage: Stage,
-    ) -> PieceId {
+    fn add_read(&mut self, target: Target, blocks: Blocks, below: Epoch, stage: Stage) -> PieceId {
         match target {
             Target::Guest(id) => self.piece_begins(id),
             Target::Settle(run) => self.run_read_begins(run),
@@ -82,79 +105,83 @@ impl Writer {
         let read = ReadPiece {
             target,
             blocks,
-            from,
             below,
-            useless,
+            asked: None,
+            useless: SmallVec::new(),
             avoid: None,
+            through: None,
             stage,
+            since: self.now,
         };
         self.reads.insert(piece, read);
         piece
+    }
+
+    /// Reads a part of what `piece` was to read elsewhere, or once more.
+    pub(super) fn read_part(
+        &mut self,
+        piece: PieceId,
+        blocks: Blocks,
+        change: impl FnOnce(&mut ReadPiece),
+    ) {
+        let (target, below) = (self.reads[&piece].target, self.reads[&piece].below);
+        let child = self.add_read(target, blocks, below, Stage::Seeking);
+        change(self.reads.get_mut(&child).expect("just added"));
+        self.route(child);
     }
 
     /// Asks the best store that can be asked now, or waits for one.
     pub(super) fn route(&mut self, piece: PieceId) {
         self.seek(piece);
         let read = &self.reads[&piece];
-        if !self.may_ask(read.target) {
+        let (target, blocks) = (read.target, read.blocks);
+        if !self.may_ask(target) {
             return;
         }
-        // A change of the members may end an entry in the midst of a read of it: begin at the top.
-        let gone = self.history_of(read.blocks).holders(read.from, read.below);
-        if gone.count() == 0 {
-            let from = self.starts_at(read.blocks);
+        let mut holders = self.sources(target, blocks, read.below);
+        if holders.is_empty() {
+            // A change of the members has ended an entry in the midst of a read of it: begin at the top.
+            holders = self.sources(target, blocks, Epoch::MAX);
             let read = self.reads.get_mut(&piece).expect("it was there");
-            (read.from, read.below) = (from, Epoch::MAX);
+            read.below = Epoch::MAX;
             read.useless.clear();
         }
         let read = &self.reads[&piece];
-        let (from, bound) = (read.from, read.below);
-        let (blocks, target) = (read.blocks, read.target);
-        let newest = bound == Epoch::MAX;
-        let stores: SmallVec<[StoreId; 4]> = match target {
-            Target::Settle(_) if newest => self.settling_sources(),
-            _ => self.history_of(blocks).holders(from, bound).collect(),
-        };
-        let left: SmallVec<[StoreId; 4]> = stores
-            .into_iter()
-            .filter(|store| !read.useless.contains(store))
-            .collect();
-        if left.is_empty() {
+        let (below, avoid) = (read.below, read.avoid);
+        holders.retain(|holder| !read.useless.contains(&holder.store));
+        if holders.is_empty() {
             return self.unreadable(piece);
         }
-        for store in &left {
-            self.connect(*store);
+        for holder in &holders {
+            self.connect(holder.store);
         }
-        let turn = self.record.extent_size.of(blocks.first).0 as usize % left.len();
-        let avoid = self.reads[&piece].avoid;
-        let best = (0..left.len())
-            .map(|i| left[(turn + i) % left.len()])
-            .filter(|store| {
-                let peer = &self.peers[store];
-                peer.connected && !(newest && peer.lost)
-            })
-            .min_by_key(|store| (avoid == Some(*store), self.config.near != Some(*store)));
-        let Some(store) = best else {
+        let turn = self.record.extent_size.of(blocks.first).0 as usize % holders.len();
+        let best = (0..holders.len())
+            .map(|i| holders[(turn + i) % holders.len()])
+            .filter(|holder| self.may_answer(holder))
+            .min_by_key(|holder| {
+                let avoided = avoid == Some(holder.store);
+                (avoided, self.distance(holder.store), !holder.last)
+            });
+        let Some(holder) = best else {
             return;
         };
-        if self.peers[&store].sealed.is_none() {
+        if self.peers[&holder.store].sealed.is_none() {
             // A store of an older entry is shown the epoch when it is first needed (R3).
-            return self.seal(store);
+            return self.seal(holder.store);
         }
-        let below = if planted(Plant::OlderReadUnbounded) {
-            Epoch::MAX
-        } else {
-            bound
-        };
+        if below < Epoch::MAX && self.may_pull_through(piece, &holder) {
+            return self.pull_through(piece, holder);
+        }
         let from = if planted(Plant::AnyVersionWins) {
             Epoch::ZERO
         } else {
-            from
+            holder.from
         };
         let request = Request::Read {
-            asker: self.asker(store),
+            asker: self.asker(holder.store),
             from,
-            below,
+            below: holder.bound(below),
             blocks,
         };
         let aim = match target {
@@ -164,9 +191,15 @@ impl Writer {
             },
             Target::Merge(_) | Target::Settle(_) => Aim::Engine,
         };
-        self.call(store, request, aim, Purpose::Read { piece });
+        self.call(holder.store, request, aim, Purpose::Read { piece });
+        self.asked(piece, holder);
+    }
+
+    pub(super) fn asked(&mut self, piece: PieceId, holder: Holder) {
         self.seeking.remove(&piece);
-        self.reads.get_mut(&piece).expect("it was there").stage = Stage::Asked;
+        let read = self.reads.get_mut(&piece).expect("it was there");
+        read.stage = Stage::Asked;
+        read.asked = Some(holder);
     }
 
     fn may_ask(&self, target: Target) -> bool {
@@ -176,39 +209,102 @@ impl Writer {
         }
     }
 
+    /// A member that has missed writes is on its way out; what it holds of older entries it will
+    /// still be asked for then.
+    pub(super) fn may_answer(&self, holder: &Holder) -> bool {
+        let peer = &self.peers[&holder.store];
+        peer.connected && !(holder.live && peer.lost)
+    }
+
+    /// Who can say what was written to `blocks` right below `below` (rule R1).
+    pub(super) fn holders(&self, blocks: Blocks, below: Epoch) -> Holders {
+        let extent = self.record.extent_size.of(blocks.first);
+        let entries = self.history_of(blocks).0.iter().filter(|entry| {
+            let newest = below == Epoch::MAX && entry.is_live();
+            newest || (entry.from < below && entry.reaches(below))
+        });
+        let of = |entry: &Entry, store: StoreId| Holder {
+            store,
+            from: entry.from,
+            live: entry.is_live(),
+            last: entry.whole || (entry.is_live() && self.fill.is_done(store, entry.from, extent)),
+        };
+        entries
+            .flat_map(|entry| entry.stores.iter().map(move |store| of(entry, *store)))
+            .collect()
+    }
+
+    fn sources(&self, target: Target, blocks: Blocks, below: Epoch) -> Holders {
+        let mut holders = self.holders(blocks, below);
+        if matches!(target, Target::Settle(_)) && below == Epoch::MAX {
+            let sources = self.settling_sources();
+            holders.retain(|holder| sources.contains(&holder.store));
+            // The authority first.
+            holders.sort_by_key(|holder| sources.iter().position(|s| *s == holder.store));
+        }
+        holders
+    }
+
     pub(super) fn read_answered(&mut self, piece: PieceId, store: StoreId, answer: ReadBlocks) {
         let read = &self.reads[&piece];
         let (target, blocks) = (read.target, read.blocks);
+        let holder = read.asked.expect("it was asked");
         let to_engine = !matches!(target, Target::Guest(_));
         if !answer.fits(blocks, to_engine) {
             let why = "the answer does not fit the question";
             return self.read_refused(piece, store, Refusal::Invalid { why });
         }
-        let older = self.older_than(piece);
+        let through = (read.below == Epoch::MAX)
+            .then_some(holder.store)
+            .filter(|store| read.through == Some(*store));
+        self.count_read(piece, &answer);
         let mut data = answer.data;
         let mut at = blocks.first;
         for run in answer.found.chunk_by(|a, b| kind(a) == kind(b)) {
             let these = Blocks::new(at, run.len() as u32);
             at = these.end();
-            match (run[0], older) {
-                (Found::Absent, Some(older)) => {
-                    let child =
-                        self.add_read(target, these, older, SmallVec::new(), Stage::Seeking);
-                    self.route(child);
-                }
-                (Found::Absent, None) | (Found::Zeroes(_), _) => {
-                    self.reads_as_zeroes(target, these)
-                }
-                (Found::Data { .. }, _) if to_engine => {
+            match run[0] {
+                Found::Absent if !holder.last => self.read_part(piece, these, |child| {
+                    child.below = holder.from;
+                    child.through = through;
+                }),
+                Found::Absent | Found::Zeroes(_) => self.reads_as_zeroes(target, these),
+                Found::Data { .. } if to_engine => {
                     for (block, found) in these.iter().zip(run) {
                         let bytes = data.split_to(BLOCK_BYTES as usize);
                         self.take_block(piece, store, block, *found, bytes);
                     }
                 }
-                (Found::Data { .. }, _) => {}
+                Found::Data { .. } => {}
             }
         }
         self.end_read(piece, None);
+    }
+
+    /// What a guest's first question was answered with: how much of what it reads is near, and what is
+    /// to be brought near first.
+    fn count_read(&mut self, piece: PieceId, answer: &ReadBlocks) {
+        let read = &self.reads[&piece];
+        let holder = read.asked.expect("it was asked");
+        let first = read.below == Epoch::MAX && read.through.is_some();
+        if !matches!(read.target, Target::Guest(_)) || !first {
+            return;
+        }
+        let blocks = read.blocks;
+        let near = if self.config.near != Some(holder.store) {
+            0
+        } else if holder.last {
+            answer.found.len()
+        } else {
+            let absent = |found: &&Found| matches!(found, Found::Absent);
+            answer.found.len() - answer.found.iter().filter(absent).count()
+        };
+        let far = answer.found.len() - near;
+        self.progress.near_blocks += near as u64;
+        self.progress.far_blocks += far as u64;
+        if far > 0 && !holder.last {
+            self.warm(blocks, super::heat::MISSED);
+        }
     }
 
     /// A block for ourselves, checked end to end: we are about to write it under a new checksum.
@@ -226,15 +322,9 @@ impl Writer {
         if !intact {
             let mut useless = read.useless.clone();
             useless.push(store);
-            let entry = (read.from, read.below);
-            let child = self.add_read(
-                target,
-                Blocks::new(block, 1),
-                entry,
-                useless,
-                Stage::Seeking,
-            );
-            return self.route(child);
+            return self.read_part(piece, Blocks::new(block, 1), |child| {
+                child.useless = useless
+            });
         }
         match target {
             Target::Merge(write) => self.merge(write, Some(bytes)),
@@ -243,7 +333,7 @@ impl Writer {
         }
     }
 
-    fn reads_as_zeroes(&mut self, target: Target, blocks: Blocks) {
+    pub(super) fn reads_as_zeroes(&mut self, target: Target, blocks: Blocks) {
         match target {
             Target::Guest(id) => {
                 let span = self.requests[&id].span;
@@ -259,9 +349,8 @@ impl Writer {
 
     pub(super) fn read_refused(&mut self, piece: PieceId, store: StoreId, refusal: Refusal) {
         let read = &self.reads[&piece];
-        let (target, blocks) = (read.target, read.blocks);
-        let entry = (read.from, read.below);
-        let newest = read.below == Epoch::MAX;
+        let blocks = read.blocks;
+        let live = read.asked.is_some_and(|holder| holder.live);
         match refusal {
             Refusal::Damaged { block } if blocks.contains(block) && blocks.count > 1 => {
                 let after = Block(block.0 + 1);
@@ -270,33 +359,32 @@ impl Writer {
                     Blocks::new(block, 1),
                     Blocks::new(after, (blocks.end().0 - after.0) as u32),
                 ];
-                let useless = read.useless.clone();
+                let (useless, through) = (read.useless.clone(), read.through);
                 for part in parts.into_iter().filter(|part| !part.is_empty()) {
                     let mut useless = useless.clone();
                     if part.first == block {
                         useless.push(store);
                     }
-                    let child = self.add_read(target, part, entry, useless, Stage::Seeking);
-                    self.route(child);
+                    self.read_part(piece, part, |child| {
+                        child.useless = useless;
+                        child.through = through;
+                    });
                 }
                 self.end_read(piece, None);
             }
-            Refusal::OtherIncarnation { .. } | Refusal::NotShown { .. } if !newest => {
-                // What an older entry holds was synced: its store may have crashed since (S4).
-                self.seek(piece);
-                if !self.is_member(store) {
-                    self.peer(store).sealed = None;
-                    self.route(piece);
-                } else {
-                    self.member_failed(store);
-                }
-            }
-            Refusal::OtherIncarnation { .. }
-            | Refusal::NotShown { .. }
-            | Refusal::NoReplica
-            | Refusal::Failed
-                if newest =>
+            Refusal::OtherIncarnation { .. } | Refusal::NotShown { .. }
+                if !self.is_member(store) =>
             {
+                // What an older entry holds was synced: its store may have crashed since (S4).
+                self.peer(store).sealed = None;
+                self.route(piece);
+            }
+            Refusal::OtherIncarnation { .. } | Refusal::NotShown { .. } => {
+                self.seek(piece);
+                self.member_failed(store);
+                self.retry_reads();
+            }
+            Refusal::NoReplica | Refusal::Failed if live => {
                 self.seek(piece);
                 self.member_failed(store);
                 self.retry_reads();
@@ -338,7 +426,7 @@ impl Writer {
         self.end_read(piece, Some(Failure::Unreadable));
     }
 
-    fn end_read(&mut self, piece: PieceId, failure: Option<Failure>) {
+    pub(super) fn end_read(&mut self, piece: PieceId, failure: Option<Failure>) {
         self.seeking.remove(&piece);
         let Some(read) = self.reads.remove(&piece) else {
             return;
@@ -354,8 +442,29 @@ impl Writer {
     pub(super) fn seek(&mut self, piece: PieceId) {
         if let Some(read) = self.reads.get_mut(&piece) {
             read.stage = Stage::Seeking;
-            self.seeking.insert(piece);
+            if self.seeking.insert(piece) {
+                read.since = self.now;
+            }
         }
+    }
+
+    /// The stores that reads have been waiting for longer than a read should take.
+    pub(super) fn unreachable(&self) -> Vec<StoreId> {
+        let patience = self.config.read_patience * 2;
+        let mut stores: Vec<StoreId> = self
+            .seeking
+            .iter()
+            .map(|piece| &self.reads[piece])
+            .filter(|read| self.may_ask(read.target) && read.since + patience <= self.now)
+            .flat_map(|read| {
+                let mut holders = self.sources(read.target, read.blocks, read.below);
+                holders.retain(|holder| !read.useless.contains(&holder.store));
+                holders.into_iter().map(|holder| holder.store)
+            })
+            .collect();
+        stores.sort_unstable();
+        stores.dedup();
+        stores
     }
 
     pub(super) fn retry_reads(&mut self) {
@@ -369,20 +478,26 @@ impl Writer {
     /// Asks others where a store takes too long.
     pub(super) fn hurry_reads(&mut self) {
         let late = self.calls.ids(|call| {
-            matches!(call.purpose, Purpose::Read { .. })
+            matches!(call.purpose, Purpose::Read { .. } | Purpose::Through { .. })
                 && call.hold_until.is_none()
                 && call.issued + self.config.read_patience <= self.now
         });
         for id in late {
             let call = self.calls.remove(id).expect("an open call");
-            let (store, Purpose::Read { piece }) = (call.store, call.purpose) else {
-                continue;
+            let piece = match call.purpose {
+                Purpose::Read { piece } => piece,
+                Purpose::Through { piece } => {
+                    // A late pull does no harm; the guest waits for it no longer.
+                    self.pull_through_failed(piece);
+                    continue;
+                }
+                _ => continue,
             };
-            if self.is_withdrawing(piece) || !self.has_another(piece, store) {
+            if self.is_withdrawing(piece) || !self.has_another(piece, call.store) {
                 self.calls.put_back(id, call);
                 continue;
             }
-            self.reads.get_mut(&piece).expect("it was there").avoid = Some(store);
+            self.reads.get_mut(&piece).expect("it was there").avoid = Some(call.store);
             let lands = call.sent && matches!(call.aim, Aim::Guest { .. });
             if lands {
                 self.calls.put_back(id, call);
@@ -395,14 +510,14 @@ impl Writer {
 
     fn has_another(&self, piece: PieceId, than: StoreId) -> bool {
         let read = &self.reads[&piece];
-        let newest = read.below == Epoch::MAX;
-        self.history_of(read.blocks)
-            .holders(read.from, read.below)
-            .filter(|store| *store != than && !read.useless.contains(store))
-            .any(|store| {
-                self.peers.get(&store).is_some_and(|peer| {
-                    peer.connected && peer.sealed.is_some() && !(newest && peer.lost)
-                })
+        self.sources(read.target, read.blocks, read.below)
+            .iter()
+            .filter(|holder| holder.store != than && !read.useless.contains(&holder.store))
+            .any(|holder| {
+                self.peers
+                    .get(&holder.store)
+                    .is_some_and(|peer| peer.sealed.is_some())
+                    && self.may_answer(holder)
             })
     }
 
@@ -453,26 +568,9 @@ impl Writer {
             .collect()
     }
 
-    fn history_of(&self, blocks: Blocks) -> &History {
+    pub(super) fn history_of(&self, blocks: Blocks) -> &History {
         let range = self.record.range_of(blocks.first).expect("on the disk");
         &range.history
-    }
-
-    /// The live entry to ask first: the near store's, else one that is whole, else the oldest.
-    fn starts_at(&self, blocks: Blocks) -> Epoch {
-        let history = self.history_of(blocks);
-        let near = self.config.near.and_then(|near| history.member(near));
-        let best = near
-            .or_else(|| history.live().find(|entry| entry.whole))
-            .or_else(|| history.live().last());
-        best.expect("somebody is live").from
-    }
-
-    /// Where a block is looked for that the entries asked do not have.
-    fn older_than(&self, piece: PieceId) -> Option<(Epoch, Epoch)> {
-        let read = &self.reads[&piece];
-        let older = self.history_of(read.blocks).older(read.from)?;
-        Some((older, read.from))
     }
 }
 

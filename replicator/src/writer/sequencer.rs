@@ -36,6 +36,11 @@ impl Sequencer {
         assert!(was.is_some(), "W3: a write completes once");
     }
 
+    /// Nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Every write of this epoch up to here is held by all members; zero: nothing is known.
     pub fn watermark(&self) -> Seq {
         let held = match self.in_flight.first_key_value() {

@@ -76,6 +76,8 @@ pub(super) struct RangePlan {
 impl Writer {
     pub(super) fn begin_settling(&mut self, before: Epoch) {
         self.begin_epoch(before);
+        // What was filled may be lost with a tail.
+        self.fill.forget();
         self.phase = Phase::Settling(Box::new(Settling {
             stage: Stage::Sealing,
             patience: self.now + self.config.settle_patience,
@@ -320,6 +322,14 @@ pub(super) fn plan(
         }
     }
     drop.retain(|store| !needed.contains(store));
+    // A live entry that is not whole may need one of them for what is older.
+    while !record.may_remove(&drop.iter().copied().collect::<Vec<_>>()) {
+        let store = drop.pop_first().expect("nobody has to leave");
+        if !sealed.contains_key(&store) {
+            return Err(vec![store]);
+        }
+        needed.insert(store);
+    }
     let mut ranges = Vec::new();
     for range in &record.map {
         let kept: Vec<StoreId> = range

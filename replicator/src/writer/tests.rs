@@ -221,10 +221,28 @@ impl Script {
     }
 
     fn start(&mut self, take_over: TakeOver) {
-        self.event(Event::Start {
-            take_over,
-            sets: vec![],
+        self.event(Event::Start { take_over });
+    }
+
+    fn orders(&mut self, sets: &[(u32, u32, &[StoreId])], fill: FillOrders) {
+        let sets = sets.iter().map(|(first, end, stores)| NewSet {
+            extents: Extents::new(Extent(*first), Extent(*end)),
+            stores: stores.to_vec(),
         });
+        let orders = Orders {
+            sets: sets.collect(),
+            fill,
+            ..Orders::default()
+        };
+        self.event(Event::Orders(orders));
+    }
+
+    fn pause_filling(&mut self) {
+        let fill = FillOrders {
+            paused: true,
+            ..FillOrders::default()
+        };
+        self.orders(&[], fill);
     }
 
     fn version(request: &Request) -> (u64, u64) {
@@ -478,14 +496,19 @@ fn an_absent_block_is_asked_of_the_older_entry_below_the_newer_one() {
         successor: None,
     };
     let mut script = Script::new(record.apply(G, &close).unwrap());
+    script.pause_filling();
     script.start(TakeOver::Own);
     script.commit();
     script.seal(A, 1, 2, false);
     let id = script.read(0, 4096);
     script.answer(A, absent());
     script.seal(B, 1, 1, false);
-    let request = script.answer(B, absent());
+    // F3: by way of the near store, which is full.
+    let (free, needed) = (0, 1);
+    let request = script.answer(A, Reply::Refused(Refusal::Full { free, needed }));
     let bounds = (Epoch::from_u64(1), Epoch::from_u64(2));
+    assert!(matches!(request, Request::Pull { from, below, .. } if (from, below) == bounds));
+    let request = script.answer(B, absent());
     assert!(matches!(request, Request::Read { from, below, .. } if (from, below) == bounds));
     assert_eq!(script.is_done(id), Some(Ok(())));
     assert!(matches!(script.other.last(), Some(Effect::Zero { span, .. }) if span.len == 4096));
@@ -727,6 +750,7 @@ fn a_write_across_extents_is_one_request_and_several_versions() {
         successor: None,
     };
     let mut script = Script::new(record.apply(G, &close).unwrap());
+    script.pause_filling();
     script.start(TakeOver::Own);
     script.commit();
     script.seal(A, 1, 1, false);

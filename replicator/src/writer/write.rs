@@ -111,7 +111,8 @@ impl Writer {
 
     fn write_ready(&mut self, piece: PieceId) {
         match (self.writes[&piece].owner, &self.phase) {
-            (WriteOwner::Settling, _) | (_, Phase::Open) => self.send_write(piece),
+            (WriteOwner::Settling, _) => self.send_write(piece),
+            (_, Phase::Open) if !self.holds_writes() => self.send_write(piece),
             _ => self.ready.push_back(piece),
         }
     }
@@ -128,6 +129,9 @@ impl Writer {
             WriteOwner::Settling => Seq::ZERO,
         };
         let seq = self.sequencer.issue(piece);
+        if matches!(owner, WriteOwner::Guest(_)) {
+            self.warm(blocks, super::heat::WRITTEN);
+        }
         let epoch = self.record.epoch;
         let write = self.writes.get_mut(&piece).expect("it was there");
         write.version = Some((epoch, seq));

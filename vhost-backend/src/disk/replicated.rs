@@ -35,6 +35,9 @@ const START_AGAIN: Duration = Duration::from_secs(1);
 /// Beyond the writer's own patience with a close: after that, something is wrong with us.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// How old the progress that the status shows may be.
+const SHOW_PROGRESS: Duration = Duration::from_millis(250);
+
 /// What a disk needs of its node.
 pub struct Surroundings {
     pub near: Option<SharedStore>,
@@ -66,6 +69,8 @@ pub struct ReplicatedDisk {
     done: VecDeque<(RequestId, Result<(), Failure>)>,
     orders: OrdersHandle,
     start_again: Option<Now>,
+    /// When the status is to show the progress, if anything has happened since.
+    show_progress_at: Option<Now>,
     /// The writer has said that it has stopped, since it was last told to.
     stopped: bool,
     alarm: Pin<Box<Sleep>>,
@@ -94,6 +99,7 @@ impl ReplicatedDisk {
             backend: owner.backend,
             inbox: inbox.clone(),
         };
+        let orders = OrdersHandle::new(inbox.clone());
         ReplicatedDisk {
             writer: Writer::new(config, owner, record),
             geometry,
@@ -110,8 +116,9 @@ impl ReplicatedDisk {
             landings: HashMap::new(),
             in_flight: 0,
             done: VecDeque::new(),
-            orders: OrdersHandle::default(),
+            orders,
             start_again: None,
+            show_progress_at: None,
             stopped: true,
             alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
             status: StatusHandle::new(),
@@ -156,6 +163,7 @@ impl ReplicatedDisk {
     /// One event into the engine, and all that follows of it.
     fn handle(&mut self, event: Event) {
         let now = self.now();
+        self.show_progress_at.get_or_insert(now + SHOW_PROGRESS);
         self.writer.handle(now, event);
         while let Some(effect) = self.writer.poll() {
             self.carry_out(effect);
@@ -198,12 +206,20 @@ impl ReplicatedDisk {
     }
 
     fn next_alarm(&self) -> Option<Now> {
-        let wanted = [self.writer.next_timeout(), self.start_again];
+        let wanted = [
+            self.writer.next_timeout(),
+            self.start_again,
+            self.show_progress_at,
+        ];
         wanted.into_iter().flatten().min()
     }
 
     fn alarm_rang(&mut self) {
         let now = self.now();
+        if self.show_progress_at.take_if(|at| *at <= now).is_some() {
+            let progress = self.writer.progress();
+            self.status.change(|status| status.progress = progress);
+        }
         if self.start_again.take_if(|at| *at <= now).is_some() {
             self.begin();
         }
@@ -346,6 +362,14 @@ impl ReplicatedDisk {
                 tracing::info!(%disk, "the guest goes on");
                 self.status.change(|status| status.stall = None);
             }
+            Effect::Hindered(hindrance) => {
+                tracing::warn!(%disk, "the members cannot be changed or filled now: {hindrance}");
+                self.status
+                    .change(|status| status.hindrance = Some(hindrance));
+            }
+            Effect::Unhindered => {
+                self.status.change(|status| status.hindrance = None);
+            }
             _ => unreachable!("carried out, not announced"),
         }
     }
@@ -425,9 +449,12 @@ impl ReplicatedDisk {
 
     fn begin(&mut self) {
         let Orders {
-            take_over, sets, ..
+            take_over,
+            placement,
+            ..
         } = self.orders.now();
-        self.handle(Event::Start { take_over, sets });
+        self.handle(Event::Orders(placement));
+        self.handle(Event::Start { take_over });
     }
 }
 

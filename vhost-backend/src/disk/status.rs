@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 use replicator::words::{Epoch, StoreId};
-use replicator::writer::{NotStarted, Stall};
+use replicator::writer::{Hindrance, NotStarted, Progress, Stall};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,10 +12,14 @@ pub struct DiskStatus {
     pub phase: Phase,
     /// The epoch that was last opened here; zero before the first.
     pub epoch: Epoch,
-    /// The stores of the newest entries, and whether there is a session with them.
+    /// The stores of the live entries, and whether there is a session with them.
     pub members: Vec<(StoreId, bool)>,
     /// What the guest waits for, if for anything unusual.
     pub stall: Option<Stall>,
+    /// What keeps the placement service's orders from being carried out.
+    pub hindrance: Option<Hindrance>,
+    /// How far the filling is and who answers reads, a quarter of a second old at most.
+    pub progress: Progress,
     pub requests_in_flight: u64,
 }
 
@@ -53,6 +57,8 @@ impl StatusHandle {
             epoch: Epoch::ZERO,
             members: Vec::new(),
             stall: None,
+            hindrance: None,
+            progress: Progress::default(),
             requests_in_flight: 0,
         };
         StatusHandle {
