@@ -3,6 +3,7 @@
 use super::dialer::{self, Dialer, Resolve};
 use super::identity::Credentials;
 use super::link::{Events, Link, LinkEvent, Remote};
+use super::meter::LinkMeasurement;
 use super::transport;
 use crate::words::{HostName, StoreId};
 use parking_lot::Mutex;
@@ -31,6 +32,8 @@ struct Inner {
     credentials: Credentials,
     resolve: Resolve,
     remotes: Mutex<HashMap<StoreId, Weak<Remote>>>,
+    /// Links that are there to be measured.
+    kept: Mutex<HashMap<StoreId, Link>>,
     runtime: Handle,
 }
 
@@ -47,11 +50,45 @@ impl Links {
             credentials: credentials.clone(),
             resolve: Arc::new(resolve),
             remotes: Mutex::default(),
+            kept: Mutex::default(),
             runtime: Handle::current(),
         };
         Ok(Links {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Keeps a connection to each of these stores, and to no other for this reason, so that there is
+    /// something to measure: an idle one costs a packet a second each way.
+    pub fn keep_open(&self, stores: impl IntoIterator<Item = StoreId>) {
+        let mut kept = self.inner.kept.lock();
+        let mut before = std::mem::take(&mut *kept);
+        for store in stores {
+            let link = before.remove(&store);
+            kept.entry(store)
+                .or_insert_with(|| link.unwrap_or_else(|| self.link(store, |_| {})));
+        }
+    }
+
+    /// Every link that stands, as measured since it was looked at last: ask regularly.
+    pub fn measurements(&self) -> Vec<LinkMeasurement> {
+        let remotes: Vec<Arc<Remote>> = {
+            let remotes = self.inner.remotes.lock();
+            remotes.values().filter_map(Weak::upgrade).collect()
+        };
+        let measured = remotes.iter().filter_map(|remote| {
+            let (round_trip, bytes_per_second) = remote.measure()?;
+            let place = (self.inner.resolve)(remote.store);
+            Some(LinkMeasurement {
+                store: remote.store,
+                host: place.map(|place| place.host),
+                round_trip,
+                bytes_per_second,
+            })
+        });
+        let mut measured: Vec<LinkMeasurement> = measured.collect();
+        measured.sort_by_key(|link| link.store);
+        measured
     }
 
     pub(super) fn runtime(&self) -> &Handle {

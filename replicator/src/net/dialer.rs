@@ -166,7 +166,7 @@ async fn greet(
 impl Session {
     /// Carries frames both ways until the connection breaks, or (`Ok`) no link is left.
     async fn run(mut self, remote: &Remote) -> Result<(), NoSession> {
-        remote.connected();
+        remote.connected(&self.connection);
         let ended = self.carry(remote).await;
         remote.disconnected();
         let close = ended.as_ref().err().map_or(Close::Done, NoSession::close);

@@ -1,5 +1,6 @@
 //! A link: one disk's way to one far store. Several links to a store share one connection.
 
+use super::meter::Meter;
 use crate::message::{Found, Refusal, Reply, Request, checksum};
 use crate::wire::{Call, Frame, Message};
 use crate::words::{BLOCK_BYTES, StoreId};
@@ -8,7 +9,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Requests that wait for the network, in bytes. Writers bound what they have in flight; one
 /// that sends more than this to a peer that does not take it loses the session instead of memory.
@@ -39,6 +42,9 @@ struct Subscriber(u64);
 /// A far store: what the links to it and the task that keeps the connection share.
 pub(super) struct Remote {
     pub store: StoreId,
+    /// The connection that stands, or stood last.
+    connection: Mutex<Option<quinn::Connection>>,
+    meter: Mutex<Meter>,
     state: Mutex<RemoteState>,
     /// Something is to be sent, or nobody is left to send for.
     pub wake: Notify,
@@ -152,6 +158,8 @@ impl Remote {
     pub fn new(store: StoreId) -> Arc<Remote> {
         Arc::new(Remote {
             store,
+            connection: Mutex::default(),
+            meter: Mutex::default(),
             state: Mutex::default(),
             wake: Notify::new(),
         })
@@ -164,13 +172,27 @@ impl Remote {
         !state.ended
     }
 
-    pub fn connected(&self) {
+    /// The round trip, and the best rate lately, of the connection that stands.
+    pub fn measure(&self) -> Option<(Duration, u64)> {
+        let connection = self.connection.lock().clone()?;
+        if connection.close_reason().is_some() {
+            return None;
+        }
+        let stats = connection.stats();
+        let bytes = [stats.udp_tx.bytes, stats.udp_rx.bytes];
+        let rate = self.meter.lock().look(Instant::now(), bytes);
+        Some((connection.rtt(), rate))
+    }
+
+    pub fn connected(&self, connection: &quinn::Connection) {
+        *self.connection.lock() = Some(connection.clone());
         let mut state = self.state.lock();
         state.connected = true;
         state.tell_all(&LinkEvent::Connected);
     }
 
     pub fn disconnected(&self) {
+        *self.connection.lock() = None;
         let mut state = self.state.lock();
         state.connected = false;
         state.queue.clear();

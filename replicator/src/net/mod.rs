@@ -9,6 +9,7 @@ mod compression;
 mod dialer;
 pub mod identity;
 mod link;
+mod meter;
 mod pull;
 mod server;
 mod session;
@@ -18,6 +19,7 @@ pub mod transport;
 
 pub use client::{Links, Place};
 pub use link::{Link, LinkEvent};
+pub use meter::LinkMeasurement;
 pub use pull::{Puller, PullingStore};
 pub use server::{Serve, Server};
 

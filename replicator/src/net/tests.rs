@@ -502,3 +502,31 @@ async fn a_foreign_or_wrong_peer_gets_no_session() {
         assert!(nothing.is_err(), "{nothing:?}");
     }
 }
+
+#[tokio::test]
+async fn links_that_are_kept_open_are_measured() {
+    let cluster = Cluster::start().await;
+    assert_eq!(cluster.links.measurements(), []);
+    cluster.links.keep_open([STORE]);
+    let (link, mut heard) = link(&cluster.links, STORE);
+    assert_eq!(heard.next().await, LinkEvent::Connected);
+    let first = cluster.links.measurements();
+    assert_eq!((first.len(), first[0].store), (1, STORE));
+    assert_eq!(first[0].host, Some(host("osaka-1")));
+    assert!(first[0].round_trip < Duration::from_secs(1));
+    link.send(CallId(1), &write(0, pattern(256, 7)));
+    assert_eq!(heard.reply().await.1, Reply::Written);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let rate = cluster.links.measurements()[0].bytes_per_second;
+    assert!(rate > 1 << 18, "{rate} bytes/s");
+    drop((link, heard));
+    cluster.links.keep_open([STORE]);
+    assert_eq!(cluster.links.measurements().len(), 1);
+    cluster.links.keep_open([]);
+    let gone = timeout(PATIENCE, async {
+        while !cluster.links.measurements().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    gone.await.expect("nobody wants it any more");
+}
