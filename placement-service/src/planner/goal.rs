@@ -108,11 +108,11 @@ impl<'a> Placing<'a> {
         for seat in range.wants.on.clone() {
             self.take_pinned_on(&mut range, seat, &mut demands);
         }
-        for seat in range.wants.also.clone() {
-            self.take_pinned(&mut range, seat, Role::Also);
-        }
         for demand in demands {
             self.serve_from_holders(&mut range, demand);
+        }
+        for seat in range.wants.clone().also.iter() {
+            self.take_pinned(&mut range, *seat, Role::Also);
         }
         range
     }
@@ -138,6 +138,7 @@ impl<'a> Placing<'a> {
         let usable = held
             || (self.fleet.place(seat).health == Health::Up
                 && self.room(seat) >= u64::from(range.extents.count()));
+        // A store that is chosen already clashes with itself.
         let taken = usable && !self.clashes(&range.chosen, seat, Apart::Hosts);
         if taken {
             range.chosen.push((seat, role));
@@ -148,6 +149,7 @@ impl<'a> Placing<'a> {
     /// Takes what is there already; what remains of `demand` is missing.
     pub fn serve_from_holders(&self, range: &mut Range, mut demand: Demand) {
         let passes = self.rules.passes();
+        let wants = range.wants.clone();
         // What stands and shares a rack is not moved for a mere preference; what would join anew is
         // chosen better.
         for live in [true, false] {
@@ -157,6 +159,7 @@ impl<'a> Placing<'a> {
                     let seat = holder.seat;
                     if demand.copies > 0
                         && holder.holds.is_live() == live
+                        && !wants.also.contains(&seat)
                         && (anywhere || self.inside(demand, seat))
                         && !self.clashes(&range.chosen, seat, *apart)
                     {
@@ -166,8 +169,28 @@ impl<'a> Placing<'a> {
                 }
             }
         }
+        // A copy that was added by hand comes besides those that policy asks for, but before a new one.
+        for seat in &wants.also {
+            if demand.copies > 0
+                && self.inside(demand, *seat)
+                && self.take_added(range, *seat, role(demand))
+            {
+                demand.copies -= 1;
+            }
+        }
         if demand.copies > 0 {
             range.missing.push(demand);
+        }
+    }
+
+    fn take_added(&self, range: &mut Range, seat: Seat, role: Role) -> bool {
+        let added = (seat, Role::Also);
+        match range.chosen.iter_mut().find(|chosen| **chosen == added) {
+            Some(chosen) => {
+                chosen.1 = role;
+                true
+            }
+            None => self.take_pinned(range, seat, role),
         }
     }
 

@@ -50,7 +50,10 @@ impl Planner<'_> {
             notes.push(format!("all copies stand in {only}: its loss loses the disk; `away` would keep one elsewhere"));
         }
         if rules.class.away.is_empty() && sites.len() > 1 {
-            notes.push("some ranges stand in several datacenters, but none is promised to: `away` is empty".into());
+            notes.push(
+                "each write waits for a copy in another datacenter, though `away` asks for none"
+                    .into(),
+            );
         }
         notes
     }

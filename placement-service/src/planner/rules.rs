@@ -31,7 +31,7 @@ pub(super) struct Wants {
     pub demands: Vec<Demand>,
     /// Stores that a pin wants among the near copies.
     pub on: Vec<Seat>,
-    /// Stores that a pin wants besides.
+    /// Stores that a pin wants besides, as far as enough others are there.
     pub also: Vec<Seat>,
     /// Stores that a pin wants none on.
     pub off: Vec<Seat>,

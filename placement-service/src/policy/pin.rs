@@ -27,7 +27,8 @@ pub enum Hold {
     In(DatacenterName),
     /// The copies stand on these stores; those that policy asks for beyond them are placed by policy.
     On(Vec<StoreId>),
-    /// These stores have copies besides those that policy asks for.
+    /// These stores have copies besides those that policy asks for; where one of those is missing they
+    /// count for it.
     Also(Vec<StoreId>),
     /// These stores have none, as soon as others have them.
     Off(Vec<StoreId>),

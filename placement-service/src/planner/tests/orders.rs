@@ -115,6 +115,33 @@ fn an_added_copy_stays_until_it_is_dropped() {
 }
 
 #[test]
+fn copies_that_were_added_ahead_are_the_near_ones_when_the_vm_arrives() {
+    // The old way: add a location, wait, go there.
+    let mut case = Case::new(&[], "tokyo", &[1, 3, 11, 12]);
+    for n in [11, 12] {
+        case.pins.push(Pin {
+            disk: case.record.id,
+            extents: None,
+            hold: Hold::Also(vec![store(n)]),
+            reason: "ahead".into(),
+            until: Until::Lifted,
+        });
+    }
+    add_store(&mut case.fleet, 13, ("osaka", "r3", "o3"), 1000);
+    assert!(case.plan().is_empty());
+    case.home = Home::new(dc("osaka"));
+    assert_eq!(
+        story(&case.plan()),
+        ["switch 11 12", "retire 1 3"],
+        "and no third one"
+    );
+    // In the VM's own datacenter an added copy is one more.
+    let mut near = Case::new(&[], "tokyo", &[1, 3]);
+    near.pins = near.propose(add(2)).unwrap().pins;
+    assert_eq!(near.goal_stores(), [1, 2, 3]);
+}
+
+#[test]
 fn a_copy_is_added_where_it_can_stand() {
     let mut case = Case::new(&[("tokyo", "never = [\"frankfurt\"]")], "tokyo", &[1, 3]);
     case.fleet.stores.get_mut(&store(12)).unwrap().health = Health::Silent;
