@@ -48,6 +48,11 @@ pub(super) fn brief(request: &Request) -> String {
                 asker.epoch, start.0
             )
         }
+        Request::Keep {
+            asker,
+            extents,
+            below,
+        } => format!("Keep {} {extents} below {below}", asker.epoch),
         Request::Settle { asker, extents } => format!("Settle {} {extents}", asker.epoch),
         Request::Collapse {
             asker,
