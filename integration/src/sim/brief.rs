@@ -54,6 +54,11 @@ pub(super) fn brief(request: &Request) -> String {
             below,
         } => format!("Keep {} {extents} below {below}", asker.epoch),
         Request::Settle { asker, extents } => format!("Settle {} {extents}", asker.epoch),
+        Request::Keep {
+            asker,
+            extents,
+            below,
+        } => format!("Keep {} {extents} below {below}", asker.epoch),
         Request::Collapse {
             asker,
             extents,

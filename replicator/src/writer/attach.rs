@@ -234,13 +234,67 @@ impl Writer {
         if lost_replica || (!fresh && !requests.is_empty()) {
             return self.member_lost(store);
         }
+        let keeps = if fresh { self.keeps(store) } else { Vec::new() };
         let peer = self.peer(store);
-        peer.preparing = requests.len();
-        peer.prepared = requests.is_empty();
-        for request in requests {
+        peer.preparing = requests.len() + keeps.len();
+        peer.prepared = peer.preparing == 0;
+        for request in &requests {
+            if let Request::Join { extents, .. } = request
+                && sealed.replicas.iter().any(|r| r.extents.overlaps(*extents))
+            {
+                self.collapse(store, *extents);
+            }
+        }
+        for request in requests.into_iter().chain(keeps) {
             self.call(store, request, Aim::Nowhere, Purpose::Prepare);
         }
         self.open_if_prepared();
+    }
+
+    /// What a member has to keep because others have joined beside it: it may come to be the only one that
+    /// has what stood there before them, and goes on being written over (rule R2).
+    pub(super) fn keeps(&self, store: StoreId) -> Vec<Request> {
+        let asker = self.asker(store);
+        let mut keeps = Vec::new();
+        for range in &self.record.map {
+            let Some(own) = range.history.member(store) else {
+                continue;
+            };
+            let younger = range.history.live().filter(|entry| !entry.whole);
+            keeps.extend(younger.filter(|entry| entry.from > own.from).map(|entry| {
+                Request::Keep {
+                    asker,
+                    extents: range.extents,
+                    below: entry.from,
+                }
+            }));
+        }
+        keeps
+    }
+
+    /// Tells a store which of its older memberships no history names any more. What it no longer needs
+    /// may go; if it does not hear of it, that costs space.
+    pub(super) fn collapse(&mut self, store: StoreId, extents: Extents) {
+        let asker = self.asker(store);
+        let mut requests = Vec::new();
+        for range in &self.record.map {
+            let Some(extents) = range.extents.intersect(extents) else {
+                continue;
+            };
+            let entries = range.history.0.iter().filter(|entry| entry.has(store));
+            let oldest = match range.history.is_whole() {
+                true => asker.epoch,
+                false => entries.map(|entry| entry.from).min().unwrap_or(asker.epoch),
+            };
+            requests.push(Request::Collapse {
+                asker,
+                extents,
+                oldest,
+            });
+        }
+        for request in requests {
+            self.call(store, request, Aim::Nowhere, Purpose::Collapse);
+        }
     }
 
     pub(super) fn prepared(&mut self, store: StoreId) {

@@ -26,7 +26,9 @@ use super::read_through::checked;
 use super::{Aim, Hindrance, Phase, Writer};
 use crate::message::{MAX_DATA_BLOCKS, Pulled, Refusal, Request, SourceFault};
 use crate::plant::{Plant, planted};
-use crate::words::{BLOCK_BYTES, Block, Blocks, Change, Epoch, ExtentSize, Extents, StoreId};
+use crate::words::{
+    BLOCK_BYTES, Block, Blocks, Change, Epoch, ExtentSize, Extents, MapRange, StoreId,
+};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -196,6 +198,7 @@ impl Writer {
             return true;
         }
         if self.fill.joining.insert(key) {
+            self.collapse(target, span.of);
             let request = Request::Join {
                 asker: self.asker(target),
                 extents: span.of,
@@ -600,6 +603,19 @@ impl Writer {
         }
         let by = (self.owner.backend, self.owner.life);
         self.swap(Change::Complete { by, extents, from });
+    }
+
+    /// Some entries are whole now: where all are, nobody needs what older ones had.
+    pub(super) fn collapse_whole(&mut self, extents: Extents) {
+        let of = |range: &&MapRange| range.extents.overlaps(extents) && range.history.is_whole();
+        let ranges: Vec<MapRange> = self.record.map.iter().filter(of).cloned().collect();
+        for range in ranges {
+            for store in range.history.members() {
+                if self.peers[&store].sealed.is_some() {
+                    self.collapse(store, range.extents);
+                }
+            }
+        }
     }
 }
 

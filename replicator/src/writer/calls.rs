@@ -52,6 +52,8 @@ pub(super) enum Purpose {
         round: u64,
     },
     List,
+    /// What becomes of it matters to nobody.
+    Collapse,
 }
 
 #[derive(Default)]

@@ -200,8 +200,9 @@ impl Writer {
                 let fresh = matches!(self.phase, Phase::Ejecting { fresh: true, .. });
                 self.begin_opening(before, fresh);
             }
-            Change::Complete { .. } => {
+            Change::Complete { extents, .. } => {
                 self.fill.look_for_whole = true;
+                self.collapse_whole(extents);
                 self.consider_ejection();
             }
             Change::Settle { .. } => self.settle_committed(),

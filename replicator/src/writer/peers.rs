@@ -104,7 +104,10 @@ impl Writer {
             (Purpose::Read { piece }, _) if self.is_withdrawing(piece) => self.read_ended(piece),
             (_, Reply::Refused(refusal)) => self.refused(id, call, refusal),
             (Purpose::Seal, Reply::Sealed(sealed)) => self.sealed(store, sealed),
-            (Purpose::Prepare, Reply::Joined | Reply::Settled) => self.prepared(store),
+            (Purpose::Prepare, Reply::Joined | Reply::Settled | Reply::Kept) => {
+                self.prepared(store)
+            }
+            (Purpose::Collapse, _) => {}
             (Purpose::Write { piece }, Reply::Written) => self.written(piece, store),
             (Purpose::Read { piece }, Reply::Read(blocks)) => {
                 self.read_answered(piece, store, blocks)
@@ -162,6 +165,7 @@ impl Writer {
             Refusal::Superseded { shown } if shown > self.record.epoch => {
                 return self.superseded(shown);
             }
+            _ if call.purpose == Purpose::Collapse => return,
             // Filling waits for nobody, and nobody waits for it.
             _ if matches!(
                 call.purpose,

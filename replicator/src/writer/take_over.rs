@@ -133,7 +133,22 @@ impl Writer {
                 self.call(store, request, Aim::Nowhere, Purpose::Prepare);
             }
         }
+        // The writer before may have died before it had told them.
+        for store in self.kept_by_plan() {
+            for request in self.keeps(store) {
+                self.peer(store).preparing += 1;
+                self.call(store, request, Aim::Nowhere, Purpose::Prepare);
+            }
+        }
         self.settle_prepared();
+    }
+
+    /// Everybody who stays, of whatever range.
+    fn kept_by_plan(&mut self) -> BTreeSet<StoreId> {
+        let ranges = self.settling().plan.ranges.iter();
+        ranges
+            .flat_map(|range| range.kept.iter().copied())
+            .collect()
     }
 
     /// A join, or the clearing of a mark, was answered.
@@ -163,13 +178,7 @@ impl Writer {
 
     fn sync_settled(&mut self) {
         use crate::plant::{Plant, planted};
-        let kept: BTreeSet<StoreId> = self
-            .settling()
-            .plan
-            .ranges
-            .iter()
-            .flat_map(|range| range.kept.iter().copied())
-            .collect();
+        let kept = self.kept_by_plan();
         self.settling().stage = Stage::Syncing(kept.clone());
         if planted(Plant::SettleWithoutSync) {
             return self.commit_settled();
