@@ -282,6 +282,16 @@ pub enum Place {
     Operator(HostName),
 }
 
+impl Place {
+    /// The node, if it is one.
+    pub fn node(&self) -> Option<&HostName> {
+        match self {
+            Place::Node(host) => Some(host),
+            Place::Operator(_) => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wanted {

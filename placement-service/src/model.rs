@@ -32,6 +32,7 @@ use replicator::words::{
     BackendId, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, Extents, Generation, HostName,
     NewSet, RackName, Revision, Starts, StoreId,
 };
+use replicator::writer::Progress;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -68,7 +69,8 @@ pub struct Attachment {
     pub take_over: bool,
 }
 
-/// A disk's attachments: one a place, at most one of them [`Wanted::Attached`], never none.
+/// A disk's attachments: one a place (besides one that is ending there), at most one of them
+/// [`Wanted::Attached`], never none.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Attachments(pub Vec<Attachment>);
@@ -91,23 +93,25 @@ impl Attachments {
         self.0.iter().filter(standby)
     }
 
+    /// The one at that place; rather one that goes on than one that ends.
     pub fn at(&self, place: &Place) -> Option<&Attachment> {
-        self.0.iter().find(|a| a.place == *place)
+        let there = self.0.iter().filter(|a| a.place == *place);
+        there.min_by_key(|a| a.wanted == Wanted::Detached)
     }
 
     pub fn backend(&self, backend: BackendId) -> Option<&Attachment> {
         self.0.iter().find(|a| a.backend == backend)
     }
 
-    /// The same, with this one in place of what is at its place.
+    /// The same, with this one in place of the former one of its backend.
     pub fn with(&self, attachment: Attachment) -> Attachments {
-        let mut all = self.without(&attachment.place);
+        let mut all = self.without(attachment.backend);
         all.0.push(attachment);
         all
     }
 
-    pub fn without(&self, place: &Place) -> Attachments {
-        let others = self.0.iter().filter(|a| a.place != *place);
+    pub fn without(&self, backend: BackendId) -> Attachments {
+        let others = self.0.iter().filter(|a| a.backend != backend);
         Attachments(others.cloned().collect())
     }
 }
@@ -165,6 +169,9 @@ pub struct MoveRecord {
     pub ended: Option<UnixSeconds>,
     /// As it was last kept; while a backend tells how far it is, that counts.
     pub progress: MoveProgress,
+    /// What the disk's backend had copied before, for other moves.
+    #[serde(default)]
+    pub base: Option<Base>,
     /// As of its start.
     pub plan: Plan,
     /// The pins before the operator's order that it carries out; a cancellation restores them.
@@ -173,6 +180,16 @@ pub struct MoveRecord {
     /// Of [`MoveKind::Prepare`]: what is copied ahead.
     #[serde(default)]
     pub seeds: Vec<NewSet>,
+    /// Where its VM ran when it began; a move is over when the VM goes elsewhere.
+    #[serde(default)]
+    pub home: Option<DatacenterName>,
+}
+
+/// Where a backend's counters stood.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Base {
+    pub backend: BackendId,
+    pub progress: Progress,
 }
 
 /// How many moves are remembered after they ended.

@@ -13,9 +13,10 @@
 
 use crate::api::{StoreAddress, Wanted};
 use replicator::words::{
-    BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, HostName,
-    Incarnation, RackName, Revision, Starts, StoreId,
+    BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, Extents,
+    HostName, Incarnation, RackName, Revision, Starts, StoreId,
 };
+use replicator::writer::{Orders, Progress};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -123,6 +124,9 @@ pub struct Heartbeat {
     /// Every backend that the node has begun to run and that is not gone yet.
     #[serde(default)]
     pub backends: Vec<BackendReport>,
+    /// What it measured to the stores that it speaks to.
+    #[serde(default)]
+    pub links: Vec<LinkReport>,
     /// [`Desired::digest`] of the last answer that the node acts upon; 0 before the first. `backends`
     /// has to be read after that answer was taken in.
     #[serde(default)]
@@ -141,6 +145,9 @@ pub struct StoreReport {
     /// Disks from [`Desired::drop`] that the store durably has no more.
     #[serde(default)]
     pub dropped: Vec<DiskId>,
+    /// Of [`Desired::drop_replicas`], what the store durably has no more.
+    #[serde(default)]
+    pub dropped_replicas: Vec<DropReplica>,
     /// What is wrong with it (full, failed, damaged), in words.
     #[serde(default)]
     pub trouble: Option<String>,
@@ -158,6 +165,28 @@ pub struct BackendReport {
     pub disk: DiskId,
     pub backend: BackendId,
     pub state: BackendState,
+    /// What its guest waits for, if for anything unusual, in words.
+    #[serde(default)]
+    pub stall: Option<String>,
+    /// What keeps its orders from being carried out, in words.
+    #[serde(default)]
+    pub hindrance: Option<String>,
+    /// How far copying is; none: it does not say.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+}
+
+/// What a node measured to one store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LinkReport {
+    pub to: StoreId,
+    pub round_trip_us: u64,
+    /// As last seen under load; none: it was never loaded.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+    /// Bytes before compression for a thousand bytes after it; none: nothing was sent lately.
+    #[serde(default)]
+    pub compression_permille: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -188,6 +217,12 @@ pub struct Desired {
     pub attachments: Vec<DesiredAttachment>,
     /// Disks that were deleted; every store of the node drops what it has of them.
     pub drop: Vec<DiskId>,
+    /// Copies that became superfluous; send each back in [`StoreReport::dropped_replicas`] when it is gone.
+    #[serde(default)]
+    pub drop_replicas: Vec<DropReplica>,
+    /// Far stores whose links are to be measured also while no disk uses them: one a datacenter.
+    #[serde(default)]
+    pub probe: Vec<StoreId>,
     /// Stores of the node that are in no set, and why.
     pub refused: Vec<StoreRefused>,
 }
@@ -198,10 +233,26 @@ pub struct DesiredAttachment {
     pub name: DiskName,
     pub backend: BackendId,
     /// `Detached`: drain, close the epoch, and then leave the backend out of the heartbeats.
+    /// `Copying`: open the disk at once, without a socket.
     pub wanted: Wanted,
     /// Whether an epoch that another backend holds open may be taken over. A backend may always take
     /// over what it held open itself before it was restarted.
     pub take_over: bool,
+    /// None: those that it has hold on.
+    #[serde(default)]
+    pub orders: Option<Orders>,
+    /// Who is expected to open the disk next.
+    #[serde(default)]
+    pub successor: Option<BackendId>,
+}
+
+/// What a store is to delete of a disk, as far as its replica joined below that epoch.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct DropReplica {
+    pub disk: DiskId,
+    pub store: StoreId,
+    pub extents: Vec<Extents>,
+    pub joined_below: Epoch,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]

@@ -131,9 +131,11 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
             used_bytes: 0,
             disks: vec![],
             dropped: vec![],
+            dropped_replicas: vec![],
             trouble: None,
         }],
         backends: vec![],
+        links: vec![],
         seen: 0,
     }
 }
@@ -152,6 +154,9 @@ fn obedient_node(client: PlacementClient, number: u128) -> tokio::task::JoinHand
                     status: String::new(),
                     socket: format!("/run/ukai/{}.sock", attachment.name),
                 },
+                stall: None,
+                hindrance: None,
+                progress: None,
             });
             let mut next = heartbeat(number, &format!("r{number}"));
             next.backends = backends.collect();

@@ -1,11 +1,14 @@
 //! The placement service as a process: QUIC for nodes, HTTPS for operators, one [`Service`] behind
 //! both. Shells only: they give the service the time and fresh ids, and carry its answers.
 
+mod moving;
 mod nodes;
 mod operators;
+mod passes;
 mod tls;
 
 use crate::catalog::{Catalog, CatalogError, RedbCatalog};
+use crate::policy::UnixSeconds;
 use crate::service::{Moment, Service};
 use replicator::net::identity::Credentials;
 use std::future::Future;
@@ -13,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -82,14 +85,15 @@ impl Server {
                 found: identity.to_string(),
             });
         }
-        let service = Arc::new(blocking(move || Service::new(catalog)).await?);
-        let shell = Shell {
-            service,
-            started: Instant::now(),
-        };
+        let started = Instant::now();
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let wall = UnixSeconds(wall.unwrap_or_default().as_secs());
+        let service = Arc::new(blocking(move || Service::new(catalog, wall)).await?);
+        let shell = Shell { service, started };
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let nodes = nodes::listen(&config, shell.clone(), stopped.clone(), &mut tasks)?;
+        tasks.spawn(passes::run(shell.clone(), stopped.clone()));
         let operators =
             operators::listen(&config, shell, nodes.port(), stopped, &mut tasks).await?;
         tracing::info!(%nodes, %operators, "placement service ready");

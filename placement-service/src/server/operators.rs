@@ -66,12 +66,12 @@ pub(super) async fn listen(
 
 /// What the handlers share.
 #[derive(Clone)]
-struct Desk {
+pub(super) struct Desk {
     shell: Shell,
     node_port: u16,
 }
 
-type Answer<T> = Result<Json<T>, Failed>;
+pub(super) type Answer<T> = Result<Json<T>, Failed>;
 
 fn routes(desk: Desk) -> Router {
     Router::new()
@@ -86,6 +86,7 @@ fn routes(desk: Desk) -> Router {
         .route("/v1/disks/{name}/attach", post(attach))
         .route("/v1/disks/{name}/detach", post(detach))
         .route("/v1/disks/{name}/writer", post(take_writer))
+        .merge(super::moving::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -207,19 +208,17 @@ async fn detach(
     let name = name.map_err(bad_path)?.0;
     let until = deadline(request.wait_ms);
     let asked = name.clone();
-    let Json((backend, state)) = desk
+    let Json((backends, state)) = desk
         .ask(move |service, now| {
-            let backend = service.attached_backend(&asked)?;
-            Ok((backend, service.detach(&asked, &request, now)?))
+            let backends = service.attached_backends(&asked, request.node.as_ref())?;
+            Ok((backends, service.detach(&asked, &request, now)?))
         })
         .await?;
-    let backend = match (state, backend) {
-        (DetachState::Done(detached), _) => return Ok(Json(detached)),
-        (DetachState::Waiting { .. }, Some(backend)) => backend,
-        (DetachState::Waiting { status }, None) => return Err(not_detached(&name, status).into()),
-    };
+    if let DetachState::Done(detached) = state {
+        return Ok(Json(detached));
+    }
     desk.wait(until, move |service, now| {
-        Ok(match service.detach_state(&name, backend, now)? {
+        Ok(match service.detach_state(&name, &backends, now)? {
             DetachState::Done(detached) => Ok(detached),
             DetachState::Waiting { status } => Err(not_detached(&name, status)),
         })
@@ -262,7 +261,7 @@ async fn no_such_route(request: Request) -> Failed {
 }
 
 impl Desk {
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Service, Moment) -> Result<T, ServiceError> + Send + 'static,
     ) -> Answer<T> {
@@ -299,9 +298,9 @@ fn deadline(wait_ms: Option<u64>) -> Instant {
     Instant::now() + Duration::from_millis(wait_ms)
 }
 
-type Named = Result<Path<DiskName>, PathRejection>;
+pub(super) type Named = Result<Path<DiskName>, PathRejection>;
 
-fn bad_path(rejection: PathRejection) -> Failed {
+pub(super) fn bad_path(rejection: PathRejection) -> Failed {
     Failed(ServiceError::new(
         Kind::Impossible,
         "the request cannot be understood",
@@ -311,7 +310,7 @@ fn bad_path(rejection: PathRejection) -> Failed {
 }
 
 /// A JSON body; an empty one stands for `{}`.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failed;
@@ -336,7 +335,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 }
 
 /// An error on its way to an operator.
-struct Failed(ServiceError);
+pub(super) struct Failed(ServiceError);
 
 impl From<ServiceError> for Failed {
     fn from(error: ServiceError) -> Self {

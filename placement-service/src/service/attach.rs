@@ -1,4 +1,10 @@
-//! Who may write a disk: at most one backend at a time, on a node or in an operator's own process.
+//! Who may write a disk: at most one backend at a time, on a node or in an operator's own process; and
+//! who stands by for a VM that is about to move.
+//!
+//! A disk that is attached to one node and asked for on another gets a standby there: its socket is
+//! ready, it has no epoch. When the VM arrives it opens the disk, and that makes it the attachment; the
+//! old one is gone with the same transaction ([`super::swap`]). A migration that fails changes nothing:
+//! the source opens the disk again, and the standby stays one until somebody detaches it.
 //!
 //! Attaching and detaching only say what is wanted; the node carries it out, and says in its
 //! heartbeats how far it is. Fencing does not rest on any of this: it rests on the epoch that the
@@ -9,10 +15,11 @@ use super::{Kind, MAX_TRIES, Service, ServiceError};
 use crate::api::{
     Attach, Attached, AttachmentView, Detach, Detached, Liveness, Place, TakeWriter, Wanted, Writer,
 };
-use crate::catalog::{Committed, Transaction};
-use crate::model::{Attachment, HostRecord, Kept, json, key, load, unchanged};
+use crate::catalog::{CatalogError, Committed, Transaction};
+use crate::model::{Attachment, Attachments, HostRecord, Kept, json, key, load, unchanged};
 use crate::node_protocol::BackendState;
-use replicator::words::{BackendId, DiskName, DiskRecord, HostName};
+use replicator::words::{BackendId, DiskId, DiskName, DiskRecord, HostName};
+use std::collections::BTreeSet;
 
 /// How far an attachment has come.
 #[derive(Clone, PartialEq, Debug)]
@@ -62,9 +69,12 @@ impl Service {
     ) -> Result<Writer, ServiceError> {
         let place = Place::Operator(operator.clone());
         let backend = self.place(name, place, request.take_over, fresh, now)?;
-        let (record, attachment) = self.disk_and_attachment(name)?;
+        let (record, attachments) = self.disk_and_attachments(name)?;
         let record = record.value;
-        let take_over = attachment.is_some_and(|kept| kept.value.take_over);
+        let attachment = attachments
+            .as_ref()
+            .and_then(|kept| kept.value.backend(backend));
+        let take_over = attachment.is_some_and(|attachment| attachment.take_over);
         Ok(Writer {
             backend,
             stores: self.store_addresses(&record.stores(), now)?,
@@ -84,86 +94,56 @@ impl Service {
         now: Moment,
     ) -> Result<BackendId, ServiceError> {
         for _ in 0..MAX_TRIES {
-            let (record, current) = self.disk_and_attachment(name)?;
-            let record_is_open = record.value.owner().is_some();
-            let wanted = match &current {
-                None => Attachment {
-                    disk: record.value.id,
-                    name: name.clone(),
-                    backend: fresh,
-                    place: place.clone(),
-                    wanted: Wanted::Attached,
-                    // Nobody is attached any more: whoever left the epoch open was detached by force,
-                    // or its node said that it is gone. That was the explicit word that A3 asks for.
-                    take_over: take_over || record_is_open,
-                },
-                Some(kept) => match self.replace(&kept.value, &place, take_over, fresh, now)? {
-                    wanted if wanted == kept.value => return Ok(wanted.backend),
-                    wanted => wanted,
-                },
+            let (record, kept) = self.disk_and_attachments(name)?;
+            let id = record.value.id;
+            let before = kept.as_ref().map(|kept| kept.value.clone());
+            let before = before.unwrap_or_default();
+            let wish = Wish {
+                record: &record.value,
+                before: &before,
+                place: &place,
+                take_over,
+                fresh,
             };
-            let mut write = Transaction::new()
-                .expect(key::disk(record.value.id), record.unchanged())
-                .expect(key::attachment(record.value.id), unchanged(&current))
-                .put(key::attachment(record.value.id), json(&wanted));
-            if let Some(Place::Node(old)) = current.map(|kept| kept.value.place)
-                && place != Place::Node(old.clone())
-            {
-                write = write.delete(key::at(&old, record.value.id));
+            let (backend, after) = match wish.granted() {
+                Ok(granted) => granted,
+                Err(current) => return Err(self.is_elsewhere(current, now)),
+            };
+            if after == before {
+                return Ok(backend);
             }
-            if let Place::Node(host) = &place {
-                write = write.put(key::at(host, record.value.id), Vec::new());
-            }
+            let write = Transaction::new()
+                .expect(key::disk(id), record.unchanged())
+                .expect(key::attachment(id), unchanged(&kept));
+            let write = put_attachments(write, id, &before, &after);
             if self.catalog.commit(&write)? == Committed::Yes {
-                tracing::info!(disk = %name, to = %at(&place), backend = %wanted.backend, take_over = wanted.take_over, "attaching");
-                self.changed();
-                return Ok(wanted.backend);
+                let standby = after.backend(backend).map(|a| a.wanted) == Some(Wanted::Standby);
+                tracing::info!(disk = %name, to = %at(&place), %backend, take_over, standby, "attaching");
+                self.touch(id);
+                return Ok(backend);
             }
         }
         Err(ServiceError::contended(&format!("disk {name}")))
     }
 
-    /// What the attachment becomes when `place` wants a disk that has one.
-    fn replace(
-        &self,
-        current: &Attachment,
-        place: &Place,
-        take_over: bool,
-        fresh: BackendId,
-        now: Moment,
-    ) -> Result<Attachment, ServiceError> {
+    /// Why a disk that `current` has is not given to somebody else as well.
+    fn is_elsewhere(&self, current: &Attachment, now: Moment) -> ServiceError {
         let name = &current.name;
-        let same_node = current.place == *place && matches!(place, Place::Node(_));
-        if same_node && current.wanted == Wanted::Attached {
-            return Ok(Attachment {
-                take_over: current.take_over || take_over,
-                ..current.clone()
-            });
-        }
-        if take_over {
-            return Ok(Attachment {
-                backend: fresh,
-                place: place.clone(),
-                wanted: Wanted::Attached,
-                take_over: true,
-                ..current.clone()
-            });
-        }
         let status = self.attachment_status(current, now);
-        Err(match current.wanted {
-            Wanted::Detached | Wanted::Standby | Wanted::Copying => ServiceError::new(
+        match current.wanted {
+            Wanted::Detached => ServiceError::new(
                 Kind::NotNow,
                 format!("disk {name} is being detached from {}", at(&current.place)),
                 status,
                 "wait until it is detached; if that writer is gone for good, ask again with take-over",
             ),
-            Wanted::Attached => ServiceError::new(
+            _ => ServiceError::new(
                 Kind::NotNow,
                 format!("disk {name} is attached to {}", at(&current.place)),
                 status,
                 "detach it first; if its VM or process is gone for good, ask again with take-over",
             ),
-        })
+        }
     }
 
     /// Whether the node has the socket ready.
@@ -173,10 +153,11 @@ impl Service {
         backend: BackendId,
         now: Moment,
     ) -> Result<AttachState, ServiceError> {
-        let (record, attachment) = self.disk_and_attachment(name)?;
-        let attachment = attachment
-            .map(|kept| kept.value)
-            .filter(|a| a.backend == backend && a.wanted == Wanted::Attached)
+        let (record, kept) = self.disk_and_attachments(name)?;
+        let attachments = kept.map(|kept| kept.value).unwrap_or_default();
+        let attachment = attachments
+            .backend(backend)
+            .filter(|a| matches!(a.wanted, Wanted::Attached | Wanted::Standby))
             .ok_or_else(|| {
                 ServiceError::new(
                     Kind::NotNow,
@@ -185,6 +166,10 @@ impl Service {
                     "see `ukai disk list` for where it is",
                 )
             })?;
+        let standby_of = attachments
+            .main()
+            .filter(|main| main.backend != backend)
+            .and_then(|main| main.place.node());
         let Place::Node(host) = &attachment.place else {
             return Ok(AttachState::Waiting {
                 status: "an operator's process has it".into(),
@@ -198,7 +183,7 @@ impl Service {
                 node: host.clone(),
                 backend,
                 socket,
-                standby_of: None,
+                standby_of: standby_of.cloned(),
             })),
             Some(BackendState::Failed { why }) => Err(ServiceError::new(
                 Kind::NotNow,
@@ -207,12 +192,12 @@ impl Service {
                 "mend that, then detach the disk and attach it again",
             )),
             _ => Ok(AttachState::Waiting {
-                status: self.attachment_status(&attachment, now),
+                status: self.attachment_status(attachment, now),
             }),
         }
     }
 
-    /// Wants `name` detached. Asking again changes nothing.
+    /// Wants `name` detached: everywhere, or from the node that is named. Asking again changes nothing.
     pub fn detach(
         &self,
         name: &DiskName,
@@ -220,81 +205,120 @@ impl Service {
         now: Moment,
     ) -> Result<DetachState, ServiceError> {
         for _ in 0..MAX_TRIES {
-            let (record, attachment) = self.disk_and_attachment(name)?;
-            let Some(attachment) = attachment else {
+            let (record, kept) = self.disk_and_attachments(name)?;
+            let Some(kept) = kept else {
                 return Ok(DetachState::Done(detached(&record.value)));
             };
-            let backend = attachment.value.backend;
-            let holds_epoch = record
-                .value
-                .owner()
-                .is_some_and(|owner| owner.backend == backend);
-            let id = record.value.id;
-            let key = key::attachment(id);
-            let write = Transaction::new()
-                .expect(&key, attachment.unchanged())
-                .expect(key::disk(id), record.unchanged());
-            let write = match &attachment.value.place {
-                Place::Node(host) if request.force => write.delete(&key).delete(key::at(host, id)),
-                Place::Node(_) if attachment.value.wanted == Wanted::Detached => {
-                    return self.detach_state(name, backend, now);
-                }
-                Place::Node(_) => write.put(
-                    &key,
-                    json(&Attachment {
-                        wanted: Wanted::Detached,
-                        ..attachment.value.clone()
-                    }),
-                ),
-                Place::Operator(_) if request.force || !holds_epoch => write.delete(&key),
-                Place::Operator(_) => {
-                    return Err(ServiceError::new(
-                        Kind::NotNow,
-                        format!("disk {name} was not detached"),
-                        format!("a process of {} is writing it", at(&attachment.value.place)),
-                        "let it finish; if it is gone for good, detach with force",
-                    ));
-                }
+            let meant = |a: &&Attachment| match &request.node {
+                Some(node) => a.place.node() == Some(node),
+                None => true,
             };
+            let backends: Vec<BackendId> = kept
+                .value
+                .0
+                .iter()
+                .filter(meant)
+                .map(|a| a.backend)
+                .collect();
+            let mut after = kept.value.clone();
+            for attachment in kept.value.0.iter().filter(meant) {
+                after = match self.without(&record.value, attachment, request.force)? {
+                    Some(going) => after.with(going),
+                    None => after.without(attachment.backend),
+                };
+            }
+            if after == kept.value {
+                return self.detach_state(name, &backends, now);
+            }
+            let id = record.value.id;
+            let write = Transaction::new()
+                .expect(key::attachment(id), kept.unchanged())
+                .expect(key::disk(id), record.unchanged());
+            let write = put_attachments(write, id, &kept.value, &after);
             if self.catalog.commit(&write)? == Committed::Yes {
-                tracing::info!(disk = %name, from = %at(&attachment.value.place), force = request.force, "detaching");
-                self.changed();
-                return self.detach_state(name, backend, now);
+                tracing::info!(disk = %name, node = ?request.node, force = request.force, "detaching");
+                self.touch(id);
+                return self.detach_state(name, &backends, now);
             }
         }
         Err(ServiceError::contended(&format!("disk {name}")))
     }
 
-    /// Whether the backend is gone.
+    /// What becomes of an attachment that is to end: it goes when its node has let go, or at once.
+    fn without(
+        &self,
+        record: &DiskRecord,
+        attachment: &Attachment,
+        force: bool,
+    ) -> Result<Option<Attachment>, ServiceError> {
+        let holds_epoch = record
+            .owner()
+            .is_some_and(|owner| owner.backend == attachment.backend);
+        match &attachment.place {
+            Place::Node(_) if force => Ok(None),
+            Place::Node(_) => Ok(Some(Attachment {
+                wanted: Wanted::Detached,
+                ..attachment.clone()
+            })),
+            Place::Operator(_) if force || !holds_epoch => Ok(None),
+            Place::Operator(_) => Err(ServiceError::new(
+                Kind::NotNow,
+                format!("disk {} was not detached", record.name),
+                format!("a process of {} is writing it", at(&attachment.place)),
+                "let it finish; if it is gone for good, detach with force",
+            )),
+        }
+    }
+
+    /// Whether these backends are gone.
     pub fn detach_state(
         &self,
         name: &DiskName,
-        backend: BackendId,
+        backends: &[BackendId],
         now: Moment,
     ) -> Result<DetachState, ServiceError> {
-        let (record, attachment) = self.disk_and_attachment(name)?;
-        match attachment.filter(|kept| kept.value.backend == backend) {
-            Some(kept) => Ok(DetachState::Waiting {
-                status: self.attachment_status(&kept.value, now),
+        let (record, kept) = self.disk_and_attachments(name)?;
+        let attachments = kept.map(|kept| kept.value).unwrap_or_default();
+        let left = attachments.0.iter().find(|a| backends.contains(&a.backend));
+        match left {
+            Some(attachment) => Ok(DetachState::Waiting {
+                status: self.attachment_status(attachment, now),
             }),
             None => Ok(DetachState::Done(detached(&record.value))),
         }
     }
 
-    /// The backend that a disk is attached to.
-    pub fn attached_backend(&self, name: &DiskName) -> Result<Option<BackendId>, ServiceError> {
-        let (_, attachment) = self.disk_and_attachment(name)?;
-        Ok(attachment.map(|kept| kept.value.backend))
-    }
-
-    pub(super) fn disk_and_attachment(
+    /// The backends that a disk is attached to, or only the one at that node.
+    pub fn attached_backends(
         &self,
         name: &DiskName,
-    ) -> Result<(Kept<DiskRecord>, Option<Kept<Attachment>>), ServiceError> {
+        node: Option<&HostName>,
+    ) -> Result<Vec<BackendId>, ServiceError> {
+        let (_, kept) = self.disk_and_attachments(name)?;
+        let attachments = kept.map(|kept| kept.value).unwrap_or_default();
+        let meant = |a: &&Attachment| node.is_none() || a.place.node() == node;
+        Ok(attachments
+            .0
+            .iter()
+            .filter(meant)
+            .map(|a| a.backend)
+            .collect())
+    }
+
+    pub(super) fn disk_and_attachments(
+        &self,
+        name: &DiskName,
+    ) -> Result<(Kept<DiskRecord>, Option<Kept<Attachments>>), ServiceError> {
         let record = self.disk_named(name)?;
-        let key = key::attachment(record.value.id);
-        let attachment = load::<Attachment>(&*self.catalog, &key)?;
-        Ok((record, attachment))
+        let attachments = self.attachments(record.value.id)?;
+        Ok((record, attachments))
+    }
+
+    pub(super) fn attachments(
+        &self,
+        disk: DiskId,
+    ) -> Result<Option<Kept<Attachments>>, CatalogError> {
+        load::<Attachments>(&*self.catalog, &key::attachment(disk))
     }
 
     pub(super) fn attachment_view(&self, attachment: &Attachment, now: Moment) -> AttachmentView {
@@ -334,12 +358,133 @@ impl Service {
         match heard {
             None => format!("node {host} has not begun to serve it"),
             Some(BackendState::Starting) => format!("node {host} is starting to serve it"),
+            Some(BackendState::Ready { .. }) if attachment.wanted == Wanted::Standby => {
+                format!("node {host} is ready for its VM")
+            }
             Some(BackendState::Ready { status, .. }) if !status.is_empty() => status,
             Some(BackendState::Ready { .. }) => format!("node {host} serves it"),
             Some(BackendState::Stopping) => format!("node {host} is closing it"),
             Some(BackendState::Failed { why }) => format!("node {host} could not serve it: {why}"),
         }
     }
+}
+
+/// Somebody wants a disk at a place.
+struct Wish<'a> {
+    record: &'a DiskRecord,
+    before: &'a Attachments,
+    place: &'a Place,
+    take_over: bool,
+    fresh: BackendId,
+}
+
+impl<'a> Wish<'a> {
+    /// The backend that gets it, and all attachments as they are to be. The error is who has it instead.
+    fn granted(&self) -> Result<(BackendId, Attachments), &'a Attachment> {
+        let before = self.before;
+        let serves = |a: &&Attachment| matches!(a.wanted, Wanted::Attached | Wanted::Detached);
+        let other = before
+            .0
+            .iter()
+            .filter(serves)
+            .find(|a| a.place != *self.place);
+        let is_node = |place: &Place| place.node().is_some();
+        match before.at(self.place) {
+            Some(here) if self.take_over => {
+                let keeps = is_node(self.place)
+                    && matches!(here.wanted, Wanted::Attached | Wanted::Standby);
+                let backend = if keeps { here.backend } else { self.fresh };
+                Ok(self.instead_of_all(backend))
+            }
+            None if self.take_over => Ok(self.instead_of_all(self.fresh)),
+            Some(here) if here.wanted == Wanted::Detached || !is_node(self.place) => Err(here),
+            Some(here) if here.wanted == Wanted::Attached => Ok((here.backend, before.clone())),
+            Some(here) if here.wanted == Wanted::Standby && other.is_some() => {
+                Ok((here.backend, before.clone()))
+            }
+            Some(here) if here.wanted == Wanted::Standby => {
+                let wanted = Wanted::Attached;
+                Ok((
+                    here.backend,
+                    before.with(Attachment {
+                        wanted,
+                        ..here.clone()
+                    }),
+                ))
+            }
+            // It copies here; its node ends that before it serves a guest.
+            Some(_) => Ok(self.beside(Wanted::Attached)),
+            None => match other {
+                Some(other) if !is_node(&other.place) || !is_node(self.place) => Err(other),
+                Some(other) if before.0.len() >= Attachments::MAX => Err(other),
+                Some(other) if other.wanted == Wanted::Attached => Ok(self.beside(Wanted::Standby)),
+                _ => Ok(self.beside(Wanted::Attached)),
+            },
+        }
+    }
+
+    /// A new one besides those that there are; whoever only copies is to let go.
+    fn beside(&self, wanted: Wanted) -> (BackendId, Attachments) {
+        let mut after = self.before.clone();
+        for attachment in &mut after.0 {
+            if attachment.wanted == Wanted::Copying {
+                attachment.wanted = Wanted::Detached;
+            }
+        }
+        // Nobody is attached any more: whoever left the epoch open was detached by force, or its node
+        // said that it is gone. That was the explicit word that A3 asks for.
+        let left_open = self.record.owner().is_some() && self.before.0.is_empty();
+        after.0.push(self.attachment(self.fresh, wanted, left_open));
+        (self.fresh, after)
+    }
+
+    /// The word that every other writer is gone; who stands by elsewhere goes on doing so.
+    fn instead_of_all(&self, backend: BackendId) -> (BackendId, Attachments) {
+        let standbys = self.before.standbys().filter(|a| a.place != *self.place);
+        let mut after = Attachments(standbys.cloned().collect());
+        after
+            .0
+            .push(self.attachment(backend, Wanted::Attached, true));
+        (backend, after)
+    }
+
+    fn attachment(&self, backend: BackendId, wanted: Wanted, take_over: bool) -> Attachment {
+        Attachment {
+            disk: self.record.id,
+            name: self.record.name.clone(),
+            backend,
+            place: self.place.clone(),
+            wanted,
+            take_over,
+        }
+    }
+}
+
+/// Adds the attachments as they are to be, and where nodes find theirs.
+pub(super) fn put_attachments(
+    mut write: Transaction,
+    disk: DiskId,
+    before: &Attachments,
+    after: &Attachments,
+) -> Transaction {
+    write = match after.0.is_empty() {
+        true => write.delete(key::attachment(disk)),
+        false => write.put(key::attachment(disk), json(after)),
+    };
+    let hosts = |all: &Attachments| -> BTreeSet<HostName> {
+        all.0
+            .iter()
+            .filter_map(|a| a.place.node().cloned())
+            .collect()
+    };
+    let (before, after) = (hosts(before), hosts(after));
+    for left in before.difference(&after) {
+        write = write.delete(key::at(left, disk));
+    }
+    for new in after.difference(&before) {
+        write = write.put(key::at(new, disk), Vec::new());
+    }
+    write
 }
 
 fn detached(record: &DiskRecord) -> Detached {

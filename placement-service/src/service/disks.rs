@@ -2,19 +2,24 @@
 
 use super::pulse::Moment;
 use super::{Kind, MAX_TRIES, Service, ServiceError};
-use crate::api::{CreateDisk, Created, Deleted, Disk, DiskMap, EntryView, MapStore, RangeView};
-use crate::catalog::{Committed, Expect, Transaction};
+use crate::api::{
+    CreateDisk, Created, Deleted, Disk, DiskMap, EntryView, MapStore, RangeView, RetiredView,
+};
+use crate::catalog::{CatalogError, Committed, Expect, Transaction};
 use crate::choose::{Candidate, Impossible, Wish, choose};
 use crate::model::{
-    Attachment, Dropping, HostRecord, Kept, StoreRecord, Terms, json, key, list, load, load_disk,
+    Attachments, Dropping, HostRecord, Kept, RetiredCopy, StoreRecord, Terms, json, key, list,
+    load, load_disk,
 };
-use crate::policy::Home;
+use crate::policy::{Home, Policies};
 use crate::service::fleet::unwritten;
 use crate::service::terms::Places;
 use replicator::words::{
     BLOCK_BYTES, DiskId, DiskName, DiskRecord, Entry, Epoch, ExtentSize, History, MapRange,
     Revision, State, StoreId, Version,
 };
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The largest disk: 2^28 of the smallest extents still count in 32 bits.
 const MAX_DISK_BYTES: u64 = 256 << 40;
@@ -72,8 +77,9 @@ impl Service {
             map: choice.ranges.into_iter().map(range).collect(),
         };
         assert_eq!(record.check(), Ok(()), "a new record is a true one");
-        let places = self.places()?;
-        let (_, mut terms) = self.terms(&record, &places)?;
+        let standing = self.standing()?;
+        let (_, mut terms) = self.terms(&record, &standing.places)?;
+        let places = &standing.places;
         if let Some(near) = request.near.as_ref().and_then(|h| places.hosts.get(h)) {
             terms.home = Home::new(near.clone());
         }
@@ -91,7 +97,7 @@ impl Service {
         let notes: Vec<String> = choice.notes.iter().map(ToString::to_string).collect();
         tracing::info!(disk = %name, %id, bytes, copies = request.copies, ?notes, "disk created");
         Ok(Created {
-            disk: self.view(&record, &terms, None, &places, now),
+            disk: self.view(&record, &terms, &Attachments::default(), &standing, now)?,
             notes,
         })
     }
@@ -153,25 +159,37 @@ impl Service {
     }
 
     pub fn disks(&self, now: Moment) -> Result<Vec<Disk>, ServiceError> {
-        let places = self.places()?;
+        let standing = self.standing()?;
         let mut disks = Vec::new();
         for kept in list::<DiskRecord>(&*self.catalog, key::DISKS)? {
-            let key = key::attachment(kept.value.id);
-            let attachment = load::<Attachment>(&*self.catalog, &key)?;
-            let attachment = attachment.as_ref().map(|kept| &kept.value);
-            let (_, terms) = self.terms(&kept.value, &places)?;
-            disks.push(self.view(&kept.value, &terms, attachment, &places, now));
+            disks.push(self.shown(&kept.value, &standing, now)?);
         }
         disks.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(disks)
     }
 
     pub fn disk(&self, name: &DiskName, now: Moment) -> Result<Disk, ServiceError> {
-        let (record, attachment) = self.disk_and_attachment(name)?;
-        let attachment = attachment.as_ref().map(|kept| &kept.value);
-        let places = self.places()?;
-        let (_, terms) = self.terms(&record.value, &places)?;
-        Ok(self.view(&record.value, &terms, attachment, &places, now))
+        let record = self.disk_named(name)?;
+        Ok(self.shown(&record.value, &self.standing()?, now)?)
+    }
+
+    fn shown(
+        &self,
+        record: &DiskRecord,
+        standing: &Standing,
+        now: Moment,
+    ) -> Result<Disk, CatalogError> {
+        let attachments = self.attachments(record.id)?.map(|kept| kept.value);
+        let attachments = attachments.unwrap_or_default();
+        let (_, terms) = self.terms(record, &standing.places)?;
+        self.view(record, &terms, &attachments, standing, now)
+    }
+
+    fn standing(&self) -> Result<Standing, CatalogError> {
+        Ok(Standing {
+            places: self.places()?,
+            policies: self.policies()?,
+        })
     }
 
     /// Which extents stand on which stores.
@@ -180,8 +198,12 @@ impl Service {
         let allocated = self.pulses.allocated(record.id);
         let places = self.places()?;
         let (_, terms) = self.terms(&record, &places)?;
+        let retired = self.retired_copies(record.id)?.map(|kept| kept.value);
+        let retired = retired.unwrap_or_default();
+        let mut named: BTreeSet<StoreId> = record.stores().into_iter().collect();
+        named.extend(retired.iter().map(|copy| copy.store));
         let mut stores = Vec::new();
-        for id in record.stores() {
+        for id in named {
             let host =
                 load::<StoreRecord>(&*self.catalog, &key::store(id))?.map(|store| store.value.host);
             let heard = host.as_ref().and_then(|h| self.pulses.store(h, id));
@@ -211,7 +233,7 @@ impl Service {
             extent_size: record.extent_size,
             epoch: record.epoch,
             home: terms.home.datacenter,
-            retired: Vec::new(),
+            retired: retired.iter().map(retired_view).collect(),
             ranges: record.map.into_iter().map(range).collect(),
             stores,
         })
@@ -220,8 +242,8 @@ impl Service {
     /// Deletes a disk that is attached nowhere. Every store is told to drop it until each has.
     pub fn delete_disk(&self, name: &DiskName) -> Result<Deleted, ServiceError> {
         for _ in 0..MAX_TRIES {
-            let (record, attachment) = self.disk_and_attachment(name)?;
-            if attachment.is_some() {
+            let (record, attachments) = self.disk_and_attachments(name)?;
+            if attachments.is_some() {
                 return Err(ServiceError::new(
                     Kind::NotNow,
                     format!("disk {name} was not deleted"),
@@ -246,7 +268,10 @@ impl Service {
                 .expect(key::attachment(id), Expect::Absent)
                 .delete(key::disk(id))
                 .delete(key::name(name))
-                .delete(key::terms(id));
+                .delete(key::terms(id))
+                .delete(key::moving(id))
+                .delete(key::retired(id))
+                .delete(key::deletions(id));
             let write = if dropping.stores.is_empty() {
                 write
             } else {
@@ -254,7 +279,7 @@ impl Service {
             };
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(disk = %name, %id, "disk deleted");
-                self.changed();
+                self.touch(id);
                 return Ok(Deleted {
                     name: name.clone(),
                     id,
@@ -284,12 +309,14 @@ impl Service {
         &self,
         record: &DiskRecord,
         terms: &Terms,
-        attachment: Option<&Attachment>,
-        places: &Places,
+        attachments: &Attachments,
+        standing: &Standing,
         now: Moment,
-    ) -> Disk {
+    ) -> Result<Disk, CatalogError> {
         let home = &terms.home.datacenter;
-        let wanted = record.copies;
+        let places = &standing.places;
+        let class = standing.policies.class(home, terms.class.as_ref());
+        let wanted = class.total(record.copies);
         let count = |so: &dyn Fn(&History) -> bool| -> u64 {
             let ranges = record.map.iter().filter(|range| so(&range.history));
             ranges.map(|range| u64::from(range.extents.count())).sum()
@@ -297,7 +324,7 @@ impl Service {
         let is_home = |store: &StoreId| places.datacenter(*store) == Some(home);
         let at_home = |entry: &Entry| entry.stores.iter().any(is_home);
         let copies = record.map.iter().map(|range| range.history.copies());
-        Disk {
+        Ok(Disk {
             id: record.id,
             name: record.name.clone(),
             bytes: record.bytes,
@@ -306,8 +333,11 @@ impl Service {
             epoch: record.epoch,
             open_for: record.owner().map(|owner| owner.host.clone()),
             allocated_bytes: self.pulses.allocated(record.id).values().sum(),
-            attachment: attachment.map(|a| self.attachment_view(a, now)),
-            standbys: Vec::new(),
+            attachment: attachments.main().map(|a| self.attachment_view(a, now)),
+            standbys: attachments
+                .standbys()
+                .map(|a| self.attachment_view(a, now))
+                .collect(),
             class: terms.class.clone(),
             home: home.clone(),
             wanted_copies: wanted,
@@ -316,8 +346,24 @@ impl Service {
             extents: u64::from(record.extents().count()),
             near_extents: count(&|history| history.live().any(|e| e.whole && at_home(e))),
             near_member_extents: count(&|history| history.live().any(at_home)),
-            moving: None,
-        }
+            moving: self.move_brief(record.id)?,
+        })
+    }
+}
+
+/// What a disk is shown against.
+struct Standing {
+    places: Places,
+    policies: Arc<Policies>,
+}
+
+fn retired_view(copy: &RetiredCopy) -> RetiredView {
+    RetiredView {
+        store: copy.store,
+        extents: copy.extents.clone(),
+        since: copy.since,
+        superseded_by: copy.superseded_by.clone(),
+        dropping: copy.ordered.is_some(),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::pulse::Moment;
 use super::{Kind, MAX_TRIES, Service, ServiceError};
-use crate::api::{Datacenter, Host, Liveness, MoveStore, Status, Store};
-use crate::catalog::{Committed, Expect, Transaction};
+use crate::api::{Datacenter, Host, Liveness, MoveState, MoveStore, Status, Store};
+use crate::catalog::{CatalogError, Committed, Expect, Transaction};
 use crate::model::{
-    Attachment, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, list, load,
+    Attachments, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, list, load,
+    suffixes,
 };
-use replicator::words::{DatacenterName, DiskRecord, HostName, StoreId};
+use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Service {
@@ -156,7 +157,8 @@ impl Service {
         let stores = self.stores(now)?;
         let disks = self.disks(now)?;
         let datacenters = list::<DatacenterRecord>(&*self.catalog, key::DATACENTERS)?;
-        let attachments = list::<Attachment>(&*self.catalog, key::ATTACHMENTS)?;
+        let attachments = list::<Attachments>(&*self.catalog, key::ATTACHMENTS)?;
+        let (retired_copies, retired_bytes) = self.count_retired()?;
         let up = |store: &&Store| store.liveness == Liveness::Up;
         let copies = |disk: &crate::api::Disk| disk.bytes.saturating_mul(disk.copies.into());
         let mut problems = Vec::new();
@@ -181,9 +183,19 @@ impl Service {
         }
         for disk in disks.iter().filter(|disk| disk.short_extents > 0) {
             problems.push(format!(
-                "disk {}: {} extents stand on fewer than {} stores",
-                disk.name, disk.short_extents, disk.copies
+                "disk {}: {} extents have fewer than {} complete copies",
+                disk.name, disk.short_extents, disk.wanted_copies
             ));
+        }
+        for moving in disks.iter().filter_map(|disk| disk.moving.as_ref()) {
+            if let MoveState::Stuck { why } = &moving.state {
+                problems.push(format!("the move of disk {} is stuck: {why}", moving.disk));
+            }
+        }
+        for disk in &disks {
+            let held = self.course().held(disk.id);
+            let say = |why| format!("disk {}: {why}", disk.name);
+            problems.extend(held.into_iter().map(say));
         }
         for kept in list::<Dropping>(&*self.catalog, key::DROPPING)? {
             problems.push(format!(
@@ -214,21 +226,43 @@ impl Service {
                 .filter(|d| d.open_for.is_some() && d.near_extents < d.extents)
                 .count() as u64,
             moving: disks.iter().filter_map(|d| d.moving.clone()).collect(),
-            retired_copies: 0,
-            retired_bytes: 0,
+            retired_copies,
+            retired_bytes,
             disks: disks.len() as u64,
             problems,
         })
     }
 }
 
+impl Service {
+    /// Superfluous copies that are not deleted yet, and what they occupy at most.
+    fn count_retired(&self) -> Result<(u64, u64), ServiceError> {
+        let allocated = self.pulses.all_allocated();
+        let (mut copies, mut bytes) = (0, 0);
+        for disk in suffixes(&*self.catalog, key::RETIRED)? {
+            let Ok(disk) = disk.parse::<DiskId>() else {
+                continue;
+            };
+            let retired = self.retired_copies(disk)?.map(|kept| kept.value);
+            for copy in retired.unwrap_or_default() {
+                copies += 1;
+                let occupied = allocated
+                    .get(&disk)
+                    .and_then(|stores| stores.get(&copy.store));
+                bytes += occupied.copied().unwrap_or(0);
+            }
+        }
+        Ok((copies, bytes))
+    }
+}
+
 /// What all disks promise of each store.
-fn provisioned(service: &Service) -> Result<BTreeMap<StoreId, u64>, ServiceError> {
+fn provisioned(service: &Service) -> Result<BTreeMap<StoreId, u64>, CatalogError> {
     per_store(service, |_, promised| promised)
 }
 
 /// What they promise and have not written there yet.
-pub(super) fn unwritten(service: &Service) -> Result<BTreeMap<StoreId, u64>, ServiceError> {
+pub(super) fn unwritten(service: &Service) -> Result<BTreeMap<StoreId, u64>, CatalogError> {
     per_store(service, |written, promised| {
         promised.saturating_sub(written)
     })
@@ -237,11 +271,13 @@ pub(super) fn unwritten(service: &Service) -> Result<BTreeMap<StoreId, u64>, Ser
 fn per_store(
     service: &Service,
     of_disk: impl Fn(u64, u64) -> u64,
-) -> Result<BTreeMap<StoreId, u64>, ServiceError> {
+) -> Result<BTreeMap<StoreId, u64>, CatalogError> {
     let mut sums: BTreeMap<StoreId, u64> = BTreeMap::new();
+    let allocated = service.pulses.all_allocated();
+    let nothing = BTreeMap::new();
     for kept in list::<DiskRecord>(&*service.catalog, key::DISKS)? {
         let record = kept.value;
-        let written = service.pulses.allocated(record.id);
+        let written = allocated.get(&record.id).unwrap_or(&nothing);
         let mut promised: BTreeMap<StoreId, u64> = BTreeMap::new();
         for range in &record.map {
             let bytes = u64::from(range.extents.count()) * record.extent_size.bytes();

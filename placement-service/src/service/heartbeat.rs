@@ -4,13 +4,13 @@
 //! datacenter that its configuration names. A store belongs to the host that first showed it, and its
 //! starts may only grow.
 
-use super::pulse::{Moment, Pulse, Pulses};
+use super::attach::put_attachments;
+use super::pulse::{Moment, Pulse};
 use super::{MAX_TRIES, Service};
-use crate::api::{Place, Wanted};
-use crate::catalog::{Catalog, CatalogError, Committed, Expect, Transaction};
+use crate::api::Wanted;
+use crate::catalog::{CatalogError, Committed, Expect, Transaction};
 use crate::model::{
-    self, Attachment, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, load,
-    unchanged,
+    self, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, load, unchanged,
 };
 use crate::node_protocol::{
     BackendReport, Desired, DesiredAttachment, Heartbeat, StoreFault, StoreRefused, StoreReport,
@@ -33,6 +33,7 @@ impl Service {
             stores: Vec::new(),
             refused: Vec::new(),
             backends: heartbeat.backends,
+            links: heartbeat.links,
         };
         for report in heartbeat.stores {
             match self.admit_store(host, &report)? {
@@ -44,15 +45,16 @@ impl Service {
             }
         }
         let mut changed = self.note_dropped(&pulse.stores)?;
-        let wanted = desired(&*self.catalog, &self.pulses, host)?;
+        for report in &pulse.stores {
+            changed |= self.note_dropped_replicas(report, now)?;
+        }
+        let wanted = desired(self, host)?;
         if wanted.digest == heartbeat.seen {
             changed |= self.end_detached(host, &wanted, &pulse.backends)?;
         }
+        self.course().hear(&pulse.backends, now);
         let before = self.pulses.beat(host, pulse.clone());
-        let same = before.is_some_and(|before| {
-            before.backends == pulse.backends && before.refused == pulse.refused
-        });
-        if changed || !same {
+        if changed || !before.is_some_and(|before| before.is_like(&pulse)) {
             self.changed();
         }
         self.desired(host)
@@ -185,22 +187,26 @@ impl Service {
             let runs = running
                 .iter()
                 .any(|report| report.backend == attachment.backend);
-            if attachment.wanted == Wanted::Attached || runs {
+            if attachment.wanted != Wanted::Detached || runs {
                 continue;
             }
-            let key = key::attachment(attachment.disk);
-            let kept = load::<Attachment>(&*self.catalog, &key)?;
-            let Some(kept) = kept.filter(|kept| {
-                kept.value.backend == attachment.backend && kept.value.wanted == Wanted::Detached
-            }) else {
+            let Some(kept) = self.attachments(attachment.disk)? else {
                 continue;
             };
-            let write = Transaction::new()
-                .expect(&key, kept.unchanged())
-                .delete(&key)
-                .delete(key::at(host, attachment.disk));
+            let ends = kept
+                .value
+                .backend(attachment.backend)
+                .is_some_and(|a| a.wanted == Wanted::Detached);
+            if !ends {
+                continue;
+            }
+            let disk = attachment.disk;
+            let after = kept.value.without(attachment.backend);
+            let write = Transaction::new().expect(key::attachment(disk), kept.unchanged());
+            let write = put_attachments(write, disk, &kept.value, &after);
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(%host, disk = %attachment.name, "detached");
+                self.touch(disk);
                 changed = true;
             }
         }
@@ -224,27 +230,28 @@ fn fault(recorded: &StoreRecord, host: &HostName, report: &StoreReport) -> Optio
     }
 }
 
-pub(super) fn desired(
-    catalog: &dyn Catalog,
-    pulses: &Pulses,
-    host: &HostName,
-) -> Result<Desired, CatalogError> {
+pub(super) fn desired(service: &Service, host: &HostName) -> Result<Desired, CatalogError> {
+    let (catalog, pulses) = (&*service.catalog, &service.pulses);
     let mut desired = Desired::default();
     for disk in model::suffixes(catalog, &key::at_host(host))? {
         let Ok(disk) = disk.parse::<DiskId>() else {
             continue;
         };
-        let Some(kept) = load::<Attachment>(catalog, &key::attachment(disk))? else {
+        let Some(kept) = service.attachments(disk)? else {
             continue;
         };
-        let attachment = kept.value;
-        if attachment.place == Place::Node(host.clone()) {
+        let course = service.course();
+        let here = kept.value.0.iter();
+        for attachment in here.filter(|a| a.place.node() == Some(host)) {
+            let successor = kept.value.standbys().last().map(|a| a.backend);
             desired.attachments.push(DesiredAttachment {
                 disk,
-                name: attachment.name,
+                name: attachment.name.clone(),
                 backend: attachment.backend,
                 wanted: attachment.wanted,
                 take_over: attachment.take_over,
+                orders: course.orders(disk, attachment.backend),
+                successor: successor.filter(|_| attachment.wanted == Wanted::Attached),
             });
         }
     }
@@ -262,6 +269,8 @@ pub(super) fn desired(
             desired.drop.push(kept.value.disk);
         }
     }
+    desired.drop_replicas = service.course().drops(&pulses.stores_at(host));
+    desired.probe = service.probes(host)?;
     desired.refused = pulses.refused_at(host);
     let mut hasher = DefaultHasher::new();
     desired.hash(&mut hasher);

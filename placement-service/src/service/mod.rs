@@ -5,11 +5,20 @@
 //! restart it is simply heard again.
 
 mod attach;
+mod course;
+mod decide;
 mod disks;
 mod error;
 mod fleet;
 mod heartbeat;
+mod links;
+mod moves;
+mod orders;
+mod passes;
+mod policies;
 mod pulse;
+mod retire;
+mod scene;
 mod swap;
 mod terms;
 
@@ -20,11 +29,13 @@ pub use pulse::Moment;
 use crate::catalog::{Catalog, CatalogError};
 use crate::model;
 use crate::node_protocol::{Desired, Refusal, Request, Response};
+use crate::policy::UnixSeconds;
+use course::Course;
 use pulse::Pulses;
 use replicator::net::identity::{Identity, Role};
 use replicator::words::{Generation, HostName};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 #[cfg(test)]
@@ -38,14 +49,21 @@ pub struct Service {
     catalog: Arc<dyn Catalog>,
     generation: Generation,
     pulses: Pulses,
+    /// The time of day at [`Moment`] zero.
+    started: UnixSeconds,
+    /// What the last passes over the disks came to.
+    course: Mutex<Course>,
     /// Counts changes that somebody may be waiting for: what is wanted of nodes, and what they said
     /// of their backends.
     changes: watch::Sender<u64>,
 }
 
 impl Service {
-    pub fn new(catalog: Arc<dyn Catalog>) -> Result<Service, CatalogError> {
+    /// `started` is the time of day at [`Moment`] zero.
+    pub fn new(catalog: Arc<dyn Catalog>, started: UnixSeconds) -> Result<Service, CatalogError> {
         Ok(Service {
+            started,
+            course: Mutex::default(),
             generation: model::generation(&*catalog)?,
             catalog,
             pulses: Pulses::default(),
@@ -74,7 +92,15 @@ impl Service {
                 backend,
                 expected,
                 change,
-            } => self.swap(who, disk, backend, expected, &change),
+            } => {
+                let asked = swap::Swap {
+                    disk,
+                    backend,
+                    expected,
+                    change,
+                };
+                self.swap(who, asked, now)
+            }
             Request::Stores { stores } => self.store_addresses(&stores, now).map(Response::Stores),
         };
         answer.unwrap_or_else(|error| {
@@ -87,12 +113,16 @@ impl Service {
 
     /// What is wanted of a host's node now.
     pub fn desired(&self, host: &HostName) -> Result<Desired, CatalogError> {
-        heartbeat::desired(&*self.catalog, &self.pulses, host)
+        heartbeat::desired(self, host)
     }
 
     /// Wakes whoever waits for something to change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn wall(&self, now: Moment) -> UnixSeconds {
+        self.started.after(now.0)
     }
 
     fn changed(&self) {

@@ -2,7 +2,7 @@
 
 use crate::api::Liveness;
 use crate::node_protocol::{
-    BackendReport, BackendState, SILENT_AFTER, StoreFault, StoreRefused, StoreReport,
+    BackendReport, BackendState, LinkReport, SILENT_AFTER, StoreFault, StoreRefused, StoreReport,
 };
 use replicator::words::{BackendId, DiskId, HostName, StoreId};
 use std::collections::BTreeMap;
@@ -21,6 +21,20 @@ pub(super) struct Pulse {
     pub stores: Vec<StoreReport>,
     pub refused: Vec<StoreRefused>,
     pub backends: Vec<BackendReport>,
+    pub links: Vec<LinkReport>,
+}
+
+impl Pulse {
+    /// Whether it says the same that somebody may be waiting to hear.
+    pub fn is_like(&self, other: &Pulse) -> bool {
+        let state = |report: &BackendReport| (report.backend, report.state.clone());
+        self.refused == other.refused
+            && self
+                .backends
+                .iter()
+                .map(state)
+                .eq(other.backends.iter().map(state))
+    }
 }
 
 #[derive(Default)]
@@ -74,6 +88,42 @@ impl Pulses {
         backends
             .find(|report| report.backend == backend)
             .map(|report| report.state.clone())
+    }
+
+    /// The accepted stores of a host.
+    pub fn stores_at(&self, host: &HostName) -> Vec<StoreId> {
+        let all = self.all();
+        let stores = |pulse: &Pulse| pulse.stores.iter().map(|report| report.id).collect();
+        all.get(host).map(stores).unwrap_or_default()
+    }
+
+    /// How long nothing was heard of a host; none: nothing ever was.
+    pub fn silence(&self, host: &HostName, now: Moment) -> Option<Duration> {
+        let at = self.all().get(host)?.at;
+        Some(now.0.saturating_sub(at.0))
+    }
+
+    /// What each node measured.
+    pub fn links(&self) -> Vec<(HostName, LinkReport)> {
+        let all = self.all();
+        let each = |(host, pulse): (&HostName, &Pulse)| -> Vec<(HostName, LinkReport)> {
+            let links = pulse.links.iter();
+            links.map(|link| (host.clone(), *link)).collect()
+        };
+        all.iter().flat_map(each).collect()
+    }
+
+    /// What every disk occupies in each store that has said so.
+    pub fn all_allocated(&self) -> BTreeMap<DiskId, BTreeMap<StoreId, u64>> {
+        let mut disks: BTreeMap<DiskId, BTreeMap<StoreId, u64>> = BTreeMap::new();
+        let all = self.all();
+        for report in all.values().flat_map(|pulse| &pulse.stores) {
+            for usage in &report.disks {
+                let stores = disks.entry(usage.disk).or_default();
+                stores.insert(report.id, usage.allocated_bytes);
+            }
+        }
+        disks
     }
 
     pub fn backends(&self, host: &HostName) -> u64 {

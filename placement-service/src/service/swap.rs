@@ -1,11 +1,16 @@
 //! A disk's record, read and changed: one compare-and-swap at a time, by the one backend that the
 //! disk is attached to (I3, I8).
 
+use super::attach::put_attachments;
 use super::pulse::Moment;
+use super::retire::{put_retired, retired};
 use super::{MAX_TRIES, Service};
 use crate::api::{Liveness, Place, StoreAddress, Wanted};
 use crate::catalog::{CatalogError, Committed, Transaction};
-use crate::model::{Attachment, HostRecord, StoreRecord, json, key, load, load_disk};
+use crate::model::{
+    Attachment, Attachments, HostRecord, RetiredCopy, StoreRecord, json, key, load, load_disk,
+    load_or_default, unchanged,
+};
 use crate::node_protocol::{Refusal, Response};
 use replicator::net::identity::{Identity, Role};
 use replicator::words::{
@@ -23,25 +28,32 @@ impl Service {
     pub(super) fn swap(
         &self,
         who: &Identity,
-        disk: DiskId,
-        backend: BackendId,
-        expected: Revision,
-        change: &Change,
+        asked: Swap,
+        now: Moment,
     ) -> Result<Response, CatalogError> {
+        let Swap {
+            disk,
+            backend,
+            expected,
+            change,
+        } = &asked;
         for _ in 0..MAX_TRIES {
-            let Some(kept) = load_disk(&*self.catalog, disk)? else {
-                return Ok(Response::Refused(Refusal::NoSuchDisk { disk }));
+            let Some(kept) = load_disk(&*self.catalog, *disk)? else {
+                return Ok(Response::Refused(Refusal::NoSuchDisk { disk: *disk }));
             };
             // First of all: whoever asks again after a lost answer has to see what it has done.
-            if kept.value.revision != expected {
+            if kept.value.revision != *expected {
                 return Ok(Response::Conflict(Box::new(kept.value)));
             }
-            let key = key::attachment(disk);
-            let attachment = load::<Attachment>(&*self.catalog, &key)?;
-            let Some(attachment) = attachment.filter(|a| names(&a.value, who, backend)) else {
+            let attachments = self.attachments(*disk)?;
+            let mine = attachments
+                .as_ref()
+                .and_then(|kept| kept.value.backend(*backend))
+                .filter(|a| names(a, who));
+            let (Some(attachments), Some(mine)) = (&attachments, mine) else {
                 return Ok(Response::ChangeRefused(ChangeRefused::NotOwner));
             };
-            if let Err(response) = self.check(who, &attachment.value, &kept.value, change)? {
+            if let Err(response) = self.check(who, mine, &kept.value, change)? {
                 return Ok(response);
             }
             let next = match kept.value.apply(self.generation, change) {
@@ -49,19 +61,75 @@ impl Service {
                 Err(why) => return Ok(Response::ChangeRefused(why)),
             };
             let write = Transaction::new()
-                .expect(key::disk(disk), kept.unchanged())
+                .expect(key::disk(*disk), kept.unchanged())
                 // An attachment that is withdrawn now withdraws the right to this change.
-                .expect(&key, attachment.unchanged())
-                .put(key::disk(disk), json(&next));
+                .expect(key::attachment(*disk), attachments.unchanged())
+                .put(key::disk(*disk), json(&next));
+            let write = self.with_retired(write, &kept.value, &next, now)?;
+            let write = if matches!(change, Change::Attach { .. } | Change::TakeOver { .. }) {
+                let write = self.with_home(write, &next, mine, now)?;
+                let after = opened(&attachments.value, mine);
+                put_attachments(write, *disk, &attachments.value, &after)
+            } else {
+                write
+            };
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(disk = %next.name, epoch = %next.epoch, revision = next.revision.0, by = %who, "{}", what(change));
-                self.changed();
+                self.touch(*disk);
                 return Ok(Response::Swapped(Box::new(next)));
             }
         }
         Ok(Response::Refused(Refusal::Catalog {
             why: "the disk's record kept changing".into(),
         }))
+    }
+
+    /// Notes which copies the change makes superfluous, in the transaction that makes it.
+    fn with_retired(
+        &self,
+        write: Transaction,
+        before: &DiskRecord,
+        after: &DiskRecord,
+        now: Moment,
+    ) -> Result<Transaction, CatalogError> {
+        let disk = before.id;
+        let (expect, known) =
+            load_or_default::<Vec<RetiredCopy>>(&*self.catalog, &key::retired(disk))?;
+        let copies = retired(before, after, &known, self.generation, self.wall(now));
+        if copies == known {
+            return Ok(write);
+        }
+        let write = write.expect(key::retired(disk), expect);
+        Ok(put_retired(write, disk, &copies))
+    }
+
+    /// The disk's home is where its VM runs from now on.
+    fn with_home(
+        &self,
+        write: Transaction,
+        record: &DiskRecord,
+        attachment: &Attachment,
+        now: Moment,
+    ) -> Result<Transaction, CatalogError> {
+        let Place::Node(host) = &attachment.place else {
+            return Ok(write);
+        };
+        if attachment.wanted == Wanted::Copying {
+            return Ok(write);
+        }
+        let places = self.places()?;
+        let Some(here) = places.hosts.get(host) else {
+            return Ok(write);
+        };
+        let (kept, mut terms) = self.terms(record, &places)?;
+        let hold_down = self.policies()?.class(here, terms.class.as_ref()).hold_down;
+        let home = terms.home.moved_to(here, self.wall(now), hold_down);
+        if home == terms.home && kept.is_some() {
+            return Ok(write);
+        }
+        terms.home = home;
+        let key = key::terms(record.id);
+        Ok(write.expect(&key, unchanged(&kept)).put(&key, json(&terms)))
     }
 
     /// Whether this backend may make this change at all. The inner error is the answer if not.
@@ -77,6 +145,13 @@ impl Service {
                 why: why.to_owned(),
             })
         };
+        if let Change::Attach { sets, .. } | Change::Switch { sets, .. } = change {
+            for store in sets.iter().flat_map(|set| &set.stores) {
+                if self.catalog.get(&key::store(*store))?.is_none() {
+                    return Ok(Err(malformed(&format!("there is no store {store}"))));
+                }
+            }
+        }
         let (Change::Attach { owner, .. } | Change::TakeOver { owner }) = change else {
             let by = match change {
                 Change::Settle { by, .. }
@@ -96,7 +171,7 @@ impl Service {
         if owner.backend != attachment.backend || owner.host != who.host {
             return Ok(Err(malformed("the owner is not the one who asks")));
         }
-        // A backend that is to go does not open another epoch.
+        // A backend that is to go does not open another epoch; one that stands by does, when its VM is there.
         if attachment.wanted == Wanted::Detached {
             return Ok(Err(Response::ChangeRefused(ChangeRefused::NotOwner)));
         }
@@ -106,13 +181,6 @@ impl Service {
             return Ok(Err(Response::ChangeRefused(ChangeRefused::AlreadyOpen {
                 host: current.host.to_string(),
             })));
-        }
-        if let Change::Attach { sets, .. } = change {
-            for store in sets.iter().flat_map(|set| &set.stores) {
-                if self.catalog.get(&key::store(*store))?.is_none() {
-                    return Ok(Err(malformed(&format!("there is no store {store}"))));
-                }
-            }
         }
         Ok(Ok(()))
     }
@@ -146,14 +214,39 @@ impl Service {
     }
 }
 
-/// Whether the disk is attached to this backend of the process that asks.
-fn names(attachment: &Attachment, who: &Identity, backend: BackendId) -> bool {
+/// What a backend asks of a disk's record.
+pub(super) struct Swap {
+    pub disk: DiskId,
+    pub backend: BackendId,
+    pub expected: Revision,
+    pub change: Change,
+}
+
+/// The attachments once `mine` has opened the disk: whoever had it before has it no more.
+fn opened(attachments: &Attachments, mine: &Attachment) -> Attachments {
+    let stays = |a: &&Attachment| {
+        a.backend != mine.backend && matches!(a.wanted, Wanted::Standby | Wanted::Detached)
+    };
+    let mut after = Attachments(attachments.0.iter().filter(stays).cloned().collect());
+    let wanted = match mine.wanted {
+        Wanted::Copying => Wanted::Copying,
+        _ => Wanted::Attached,
+    };
+    after.0.push(Attachment {
+        wanted,
+        ..mine.clone()
+    });
+    after
+}
+
+/// Whether the attachment is one of the process that asks.
+fn names(attachment: &Attachment, who: &Identity) -> bool {
     let place = match who.role {
         Role::Node => Place::Node(who.host.clone()),
         Role::Operator => Place::Operator(who.host.clone()),
         Role::Placement => return false,
     };
-    attachment.place == place && attachment.backend == backend
+    attachment.place == place
 }
 
 /// A restarted backend takes over what it held itself; another's only with an operator's word (rule A3).

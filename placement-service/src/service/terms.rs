@@ -18,6 +18,10 @@ impl Places {
     pub fn datacenter(&self, store: StoreId) -> Option<&DatacenterName> {
         self.stores.get(&store).map(|(_, datacenter)| datacenter)
     }
+
+    pub fn host(&self, store: StoreId) -> Option<&HostName> {
+        self.stores.get(&store).map(|(host, _)| host)
+    }
 }
 
 impl Service {

@@ -55,6 +55,7 @@ fn store(n: u128) -> StoreReport {
         used_bytes: 0,
         disks: vec![],
         dropped: vec![],
+        dropped_replicas: vec![],
         trouble: None,
     }
 }
@@ -66,6 +67,7 @@ fn heartbeat(stores: Vec<StoreReport>) -> Heartbeat {
         listen: "0.0.0.0:7000".parse().unwrap(),
         stores,
         backends: vec![],
+        links: vec![],
         seen: 0,
     }
 }
@@ -80,7 +82,7 @@ impl Play {
 
     fn over(catalog: Arc<dyn Catalog>) -> Play {
         Play {
-            service: Service::new(catalog).unwrap(),
+            service: Service::new(catalog, UnixSeconds(1_795_298_400)).unwrap(),
             now: at(0),
         }
     }
@@ -107,6 +109,9 @@ impl Play {
             disk: *disk,
             backend: *backend,
             state: state.clone(),
+            stall: None,
+            hindrance: None,
+            progress: None,
         });
         let number = name[1..].parse().unwrap();
         let heartbeat = Heartbeat {
@@ -477,14 +482,20 @@ fn taking_over_needs_an_operators_word_or_ones_own_former_life() {
     let taken = play.swap(&node("t1"), id, first, own);
     assert!(matches!(taken, Response::Swapped(_)), "{taken:?}");
 
-    let refused = play.attach("web1", "t2", false).unwrap_err();
-    assert_eq!(refused.kind, Kind::NotNow);
+    let standby = play.attach("web1", "t2", false).unwrap();
+    let take = Change::TakeOver {
+        owner: owner(standby, 3, "t2"),
+    };
+    let refused = play.swap(&node("t2"), id, standby, take);
     assert!(
-        refused.to_string().contains("attached to node t1"),
-        "{refused}"
+        matches!(
+            refused,
+            Response::ChangeRefused(ChangeRefused::AlreadyOpen { .. })
+        ),
+        "who stands by waits until the disk is closed: {refused:?}"
     );
     let second = play.attach("web1", "t2", true).unwrap();
-    assert_ne!(first, second);
+    assert_eq!(second, standby, "its VM may be there already");
     // The old backend has lost the right to change anything, before the new one has begun.
     let late = play.swap(&node("t1"), id, first, close(first, 2));
     assert_eq!(late, Response::ChangeRefused(ChangeRefused::NotOwner));

@@ -128,7 +128,6 @@ impl Fill {
         self.joining.clear();
         self.not_before = None;
         self.exhausted = false;
-        self.look_for_whole = true;
     }
 
     pub fn set_jobs(&mut self, jobs: Vec<Job>) {

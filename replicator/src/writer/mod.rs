@@ -231,7 +231,6 @@ impl Writer {
             self.stop_timeout(),
             self.start_timeout(),
             self.fill_timeout(),
-            self.switch_timeout(),
         ]
         .into_iter()
         .flatten()

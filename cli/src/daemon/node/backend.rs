@@ -1,8 +1,10 @@
-//! One backend from its order to its end: fetch the disk's record, serve its socket, let it go.
+//! One backend from its order to its end: fetch the disk's record, serve its socket, let it go. And one
+//! without a socket, that only copies for a disk which nobody has attached.
 
 use super::Config;
 use super::reactor::{Reactor, Seat};
 use crate::addresses::Addresses;
+use placement_service::api::Wanted;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttachment};
 use replicator::net::identity::Credentials;
@@ -18,9 +20,14 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 use vhost_backend::device::{Backend, Options};
 use vhost_backend::disk::{
-    DiskStatus, OrdersHandle, Phase, ReplicatedDisk, StatusHandle, Surroundings,
+    Disk, DiskStatus, Orders, OrdersHandle, Phase, ReplicatedDisk, StatusHandle, Surroundings,
 };
 
+/// A backend whose disk another one has opened waits so long for its VM's process to leave: that one has
+/// migrated, and sees no error in its last moments.
+const FAREWELL: Duration = Duration::from_secs(30);
+/// Between two looks at whether it has.
+const LOOK: Duration = Duration::from_millis(100);
 /// Between two tries to fetch a disk's record, or to listen on its socket.
 const PAUSE: Duration = Duration::from_millis(500);
 /// A century will do.
@@ -37,13 +44,22 @@ pub enum State {
     Gone,
 }
 
+/// Whether a backend is to end. It only goes from one to the next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Stop {
+    No,
+    /// When the VM's process has left, or has not in time; at once if the disk is open here.
+    Soon,
+    Now,
+}
+
 /// The supervisor's handle of a backend.
 pub struct Running {
     pub disk: DiskId,
     pub backend: BackendId,
     pub take_over: bool,
     state: watch::Receiver<State>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
     handles: Arc<OnceLock<Handles>>,
 }
 
@@ -56,7 +72,7 @@ struct Handles {
 /// The backend's own end of it.
 pub struct Serving {
     state: watch::Sender<State>,
-    stop: watch::Receiver<bool>,
+    stop: watch::Receiver<Stop>,
     handles: Arc<OnceLock<Handles>>,
     changed: Arc<Notify>,
 }
@@ -64,7 +80,7 @@ pub struct Serving {
 impl Running {
     pub fn new(attachment: &DesiredAttachment, changed: Arc<Notify>) -> (Running, Serving) {
         let (state, state_seen) = watch::channel(State::Runs(BackendState::Starting));
-        let (stop, stop_seen) = watch::channel(false);
+        let (stop, stop_seen) = watch::channel(Stop::No);
         let handles = Arc::new(OnceLock::new());
         let running = Running {
             disk: attachment.disk,
@@ -86,7 +102,16 @@ impl Running {
     }
 
     pub fn stop(&self) {
-        self.stop.send_replace(true);
+        self.stop.send_replace(Stop::Now);
+    }
+
+    /// Its disk is somebody else's now.
+    pub fn leave(&self) {
+        self.stop.send_if_modified(|stop| {
+            let changes = *stop == Stop::No;
+            *stop = Stop::Soon.max(*stop);
+            changes
+        });
     }
 
     pub fn is_gone(&self) -> bool {
@@ -99,13 +124,11 @@ impl Running {
         let _ = self.state.wait_for(|state| *state == State::Gone).await;
     }
 
-    /// Passes on whether an epoch of another backend may be ended at the next start.
-    pub fn allow_take_over(&mut self, allowed: bool) {
-        self.take_over = allowed;
+    /// Passes on what is wanted of it while it runs.
+    pub fn instruct(&mut self, attachment: &DesiredAttachment) {
+        self.take_over = attachment.take_over;
         if let Some(handles) = self.handles.get() {
-            handles
-                .orders
-                .change(|orders| orders.take_over = take_over(allowed));
+            handles.orders.change(|orders| give(orders, attachment));
         }
     }
 
@@ -119,16 +142,28 @@ impl Running {
         let State::Runs(mut state) = self.state.borrow().clone() else {
             return None;
         };
-        if let (BackendState::Ready { status, .. }, Some(handles)) =
-            (&mut state, self.handles.get())
-        {
-            *status = describe(&handles.status.now());
+        let status = self.handles.get().map(|handles| handles.status.now());
+        if let (BackendState::Ready { status: words, .. }, Some(status)) = (&mut state, &status) {
+            *words = describe(status);
         }
+        let stall = status.as_ref().and_then(|status| status.stall.as_ref());
+        let hindrance = status.as_ref().and_then(|s| s.hindrance.as_ref());
         Some(BackendReport {
             disk: self.disk,
             backend: self.backend,
             state,
+            stall: stall.map(ToString::to_string),
+            hindrance: hindrance.map(ToString::to_string),
+            progress: status.map(|status| status.progress),
         })
+    }
+}
+
+fn give(orders: &mut Orders, attachment: &DesiredAttachment) {
+    orders.take_over = take_over(attachment.take_over);
+    orders.successor = attachment.successor;
+    if let Some(given) = &attachment.orders {
+        orders.placement.clone_from(given);
     }
 }
 
@@ -166,7 +201,24 @@ impl Serving {
 
     async fn stopped(&mut self) {
         // An error means that nobody is left who could want it to go on.
-        let _ = self.stop.wait_for(|stop| *stop).await;
+        let _ = self.stop.wait_for(|stop| *stop != Stop::No).await;
+    }
+
+    /// After [`Serving::stopped`]: gives the VM's process time to leave, where that is still possible.
+    async fn farewell(&mut self, backend: &Backend<ReplicatedDisk>) {
+        let is_idle = |handles: &Handles| {
+            let phase = handles.status.now().phase;
+            matches!(phase, Phase::Closed | Phase::LeftOpen | Phase::Superseded)
+        };
+        let until = tokio::time::Instant::now() + FAREWELL;
+        while *self.stop.borrow() == Stop::Soon
+            && backend.status().connected
+            && self.handles.get().is_some_and(is_idle)
+            && tokio::time::Instant::now() < until
+        {
+            // However the wait ends, the next look decides.
+            let _ = tokio::time::timeout(LOOK, self.stop.wait_for(|stop| *stop == Stop::Now)).await;
+        }
     }
 }
 
@@ -230,7 +282,10 @@ impl Spawn for Backends {
         let reactor = Reactor::least_loaded(&self.reactors);
         let (site, seat, attachment) = (self.site.clone(), reactor.seat(), attachment.clone());
         reactor.run(move || {
-            tokio::task::spawn_local(serve(site, attachment, serving, seat));
+            match attachment.wanted {
+                Wanted::Copying => tokio::task::spawn_local(copy(site, attachment, serving, seat)),
+                _ => tokio::task::spawn_local(serve(site, attachment, serving, seat)),
+            };
         });
         running
     }
@@ -262,10 +317,46 @@ async fn serve(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serv
         status: String::new(),
     }));
     serving.stopped().await;
+    serving.farewell(&backend).await;
     serving.is(State::Runs(BackendState::Stopping));
     if backend.shutdown().await.is_none() {
         tracing::warn!(disk = %attachment.name, "requests did not end in time: the epoch stays open, the next start settles it");
     }
+    tracing::info!(disk = %attachment.name, "let go");
+}
+
+/// Opens the disk without a device, so that its orders are carried out, until it is to let go.
+async fn copy(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serving, _seat: Seat) {
+    let record = tokio::select! {
+        record = site.record(attachment.disk) => record,
+        () = serving.stopped() => return,
+    };
+    let mut disk = match site.disk(record, &attachment) {
+        Ok(disk) => disk,
+        Err(error) => {
+            let why = error.to_string();
+            tracing::error!(disk = %attachment.name, "cannot copy: {why}");
+            serving.is(State::Runs(BackendState::Failed { why }));
+            return serving.stopped().await;
+        }
+    };
+    let _ = serving.handles.set(Handles {
+        status: disk.status(),
+        orders: disk.orders(),
+    });
+    tracing::info!(disk = %attachment.name, "opening it to copy");
+    serving.is(State::Runs(BackendState::Ready {
+        socket: String::new(),
+        status: String::new(),
+    }));
+    disk.start();
+    tokio::select! {
+        // Nobody asks it for anything: this only lets it work.
+        _ = disk.completed() => {}
+        () = serving.stopped() => {}
+    }
+    serving.is(State::Runs(BackendState::Stopping));
+    disk.stop().await;
     tracing::info!(disk = %attachment.name, "let go");
 }
 
@@ -328,9 +419,7 @@ impl Site {
         };
         let disk =
             ReplicatedDisk::new(record, owner, config, around).pulling_with(self.puller.clone());
-        let allowed = attachment.take_over;
-        disk.orders()
-            .change(|orders| orders.take_over = take_over(allowed));
+        disk.orders().change(|orders| give(orders, attachment));
         Ok(disk)
     }
 

@@ -5,13 +5,15 @@ use super::backend::Spawn;
 use super::supervisor::Supervisor;
 use parking_lot::Mutex;
 use placement_service::client::PlacementClient;
-use placement_service::node_protocol::{DiskUse, Heartbeat, StoreReport};
+use placement_service::node_protocol::{DiskUse, DropReplica, Heartbeat, LinkReport, StoreReport};
 use replicator::message::Reply;
+use replicator::net::{LinkMeasurement, Links};
 use replicator::store::SharedStore;
 use replicator::words::{DatacenterName, DiskId, RackName};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Between two tries while the placement service is away.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -25,15 +27,25 @@ pub struct Heart {
     client: PlacementClient,
     store: Option<SharedStore>,
     seen: u64,
-    dropping: Arc<Mutex<Dropping>>,
+    links: Links,
+    dropping: Arc<Mutex<Dropping<DiskId>>>,
+    dropping_replicas: Arc<Mutex<Dropping<DropReplica>>>,
     away: bool,
 }
 
-/// Deleted disks on their way out of the store.
-#[derive(Default)]
-struct Dropping {
-    begun: Vec<DiskId>,
-    done: Vec<DiskId>,
+/// What is on its way out of the store: deleted disks, superfluous copies.
+struct Dropping<T> {
+    begun: Vec<T>,
+    done: Vec<T>,
+}
+
+impl<T> Default for Dropping<T> {
+    fn default() -> Self {
+        Dropping {
+            begun: Vec::new(),
+            done: Vec::new(),
+        }
+    }
 }
 
 impl Heart {
@@ -42,6 +54,7 @@ impl Heart {
         listen: SocketAddr,
         client: PlacementClient,
         store: Option<SharedStore>,
+        links: Links,
     ) -> Self {
         Heart {
             datacenter: config.datacenter.clone(),
@@ -50,7 +63,9 @@ impl Heart {
             client,
             store,
             seen: 0,
+            links,
             dropping: Arc::default(),
+            dropping_replicas: Arc::default(),
             away: false,
         }
     }
@@ -74,6 +89,8 @@ impl Heart {
                     }
                     supervisor.follow(&desired);
                     self.drop_disks(&desired.drop);
+                    self.drop_replicas(&desired.drop_replicas);
+                    self.links.keep_open(desired.probe.iter().copied());
                     self.seen = desired.digest;
                 }
                 Err(error) => {
@@ -104,6 +121,7 @@ impl Heart {
                 .into_iter()
                 .collect(),
             backends: supervisor.reports(),
+            links: self.links.measurements().iter().map(link_report).collect(),
             seen: self.seen,
         }
     }
@@ -125,6 +143,7 @@ impl Heart {
                 })
                 .collect(),
             dropped: self.dropping.lock().done.clone(),
+            dropped_replicas: self.dropping_replicas.lock().done.clone(),
             trouble: store.has_failed().then(|| {
                 "a write or a sync failed: it refuses everything until its node is restarted".into()
             }),
@@ -137,32 +156,89 @@ impl Heart {
         let fresh = self.dropping.lock().begin(disks);
         for disk in fresh {
             let dropping = self.dropping.clone();
-            store.drop_disk(disk, move |reply| dropping.lock().ended(disk, &reply));
+            store.drop_disk(disk, move |reply| {
+                if let Reply::Refused(refusal) = &reply {
+                    tracing::warn!(%disk, "a deleted disk could not be dropped yet: {refusal}");
+                }
+                dropping
+                    .lock()
+                    .ended(disk, !matches!(reply, Reply::Refused(_)));
+            });
+        }
+    }
+
+    fn drop_replicas(&self, replicas: &[DropReplica]) {
+        let Some(store) = &self.store else { return };
+        let mine = replicas
+            .iter()
+            .filter(|replica| replica.store == store.id());
+        let mine: Vec<DropReplica> = mine.cloned().collect();
+        let fresh = self.dropping_replicas.lock().begin(&mine);
+        for replica in fresh {
+            let (store, dropping) = (store.clone(), self.dropping_replicas.clone());
+            // It looks through the index of all that it deletes.
+            tokio::spawn(async move {
+                let gone = drop_replica(&store, &replica).await;
+                dropping.lock().ended(replica, gone);
+            });
         }
     }
 }
 
-impl Dropping {
+/// Whether the store durably has no more of it.
+async fn drop_replica(store: &SharedStore, replica: &DropReplica) -> bool {
+    let disk = replica.disk;
+    for extents in replica.extents.iter().copied() {
+        let (done, dropped) = oneshot::channel();
+        let (store, below) = (store.clone(), replica.joined_below);
+        let asked = tokio::task::spawn_blocking(move || {
+            store.drop_replica(disk, extents, below, move |reply| {
+                // Nobody is left to hear it only when the node stops.
+                let _ = done.send(reply);
+            });
+        });
+        match (asked.await, dropped.await) {
+            (Ok(()), Ok(Reply::Refused(refusal))) => {
+                tracing::warn!(%disk, %extents, "a superfluous copy could not be deleted yet: {refusal}");
+                return false;
+            }
+            (Ok(()), Ok(_)) => {}
+            _ => return false,
+        }
+    }
+    tracing::info!(%disk, "a superfluous copy is deleted");
+    true
+}
+
+fn link_report(link: &LinkMeasurement) -> LinkReport {
+    LinkReport {
+        to: link.store,
+        round_trip_us: link.round_trip.as_micros().min(u128::from(u64::MAX)) as u64,
+        bytes_per_second: Some(link.bytes_per_second).filter(|rate| *rate > 0),
+        compression_permille: None,
+    }
+}
+
+impl<T: Clone + PartialEq> Dropping<T> {
     /// Those that are still to be begun.
-    fn begin(&mut self, disks: &[DiskId]) -> Vec<DiskId> {
-        self.begun.retain(|disk| disks.contains(disk));
-        self.done.retain(|disk| disks.contains(disk));
-        let fresh: Vec<DiskId> = disks
+    fn begin(&mut self, wanted: &[T]) -> Vec<T> {
+        self.begun.retain(|one| wanted.contains(one));
+        self.done.retain(|one| wanted.contains(one));
+        let fresh: Vec<T> = wanted
             .iter()
-            .copied()
-            .filter(|disk| !self.begun.contains(disk))
+            .filter(|one| !self.begun.contains(one))
+            .cloned()
             .collect();
-        self.begun.extend(&fresh);
+        self.begun.extend(fresh.iter().cloned());
         fresh
     }
 
-    fn ended(&mut self, disk: DiskId, reply: &Reply) {
-        match reply {
-            Reply::Refused(refusal) => {
-                tracing::warn!(%disk, "a deleted disk could not be dropped yet: {refusal}");
-                self.begun.retain(|begun| *begun != disk);
-            }
-            _ => self.done.push(disk),
+    /// What is not gone yet is begun again when it is wanted again.
+    fn ended(&mut self, one: T, gone: bool) {
+        if !gone {
+            self.begun.retain(|begun| *begun != one);
+        } else if self.begun.contains(&one) {
+            self.done.push(one);
         }
     }
 }

@@ -86,6 +86,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         .context("cannot start a thread")?;
     tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, "node is up");
 
+    let probing = puller.links().clone();
     let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
     let changed = Arc::new(Notify::new());
     let backends = Backends::new(
@@ -97,7 +98,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         changed.clone(),
     );
     let mut supervisor = Supervisor::new(backends, changed);
-    let mut heart = Heart::new(&config, listen, client, store.clone());
+    let mut heart = Heart::new(&config, listen, client, store.clone(), probing);
     tokio::select! {
         () = heart.beat(&mut supervisor) => {}
         () = stop => {}

@@ -29,18 +29,20 @@ impl<S: Spawn> Supervisor<S> {
     pub fn follow(&mut self, desired: &Desired) {
         self.running.retain(|_, running| !running.is_gone());
         for running in self.running.values_mut() {
-            let wanted = desired
+            let of_disk = desired
                 .attachments
                 .iter()
-                .find(|attachment| attachment.backend == running.backend);
-            if wanted.is_some_and(|attachment| goes_on(running, attachment)) {
-                running.allow_take_over(wanted.is_some_and(|attachment| attachment.take_over));
-            } else {
-                running.stop();
+                .filter(|a| a.disk == running.disk);
+            let wanted = of_disk.clone().find(|a| a.backend == running.backend);
+            match wanted {
+                Some(attachment) if goes_on(running, attachment) => running.instruct(attachment),
+                // A new one of the same disk needs its socket.
+                None if of_disk.count() == 0 => running.leave(),
+                _ => running.stop(),
             }
         }
         for attachment in &desired.attachments {
-            if attachment.wanted == Wanted::Attached {
+            if attachment.wanted != Wanted::Detached {
                 self.start(attachment);
             }
         }
@@ -84,7 +86,7 @@ impl<S: Spawn> Supervisor<S> {
 /// A backend that was superseded is started anew once a take-over is ordered.
 fn goes_on(running: &Running, attachment: &DesiredAttachment) -> bool {
     let ordered_since = attachment.take_over && !running.take_over;
-    attachment.wanted == Wanted::Attached && !(ordered_since && running.is_superseded())
+    attachment.wanted != Wanted::Detached && !(ordered_since && running.is_superseded())
 }
 
 #[cfg(test)]
@@ -114,6 +116,8 @@ mod tests {
             backend: BackendId::from_u128(backend),
             wanted,
             take_over: false,
+            orders: None,
+            successor: None,
         }
     }
 

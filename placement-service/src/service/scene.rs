@@ -1,0 +1,201 @@
+//! The fleet and its disks as the planner is told of them: from the catalog, and from what nodes said.
+
+use super::Service;
+use super::fleet::unwritten;
+use super::pulse::Moment;
+use super::retire::for_planner;
+use super::terms::Places;
+use crate::api::{Liveness, Wanted};
+use crate::catalog::CatalogError;
+use crate::model::{
+    Attachments, DatacenterRecord, HostRecord, Kept, MoveRecord, RetiredCopy, StoreRecord, Terms,
+    key, list, load,
+};
+use crate::planner::{Planner, Retired, Subject};
+use crate::policy::{Health, HostPlace, Policies, StorePlace, Topology, UnixSeconds};
+use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A store that was not heard of for this long has its copies made anew elsewhere. Longer than a host takes
+/// to restart: copying is dearer than waiting.
+pub(super) const GONE_AFTER: Duration = Duration::from_secs(600);
+
+pub(super) struct Scene {
+    pub topology: Topology,
+    pub policies: Arc<Policies>,
+    pub places: Places,
+    pub allocated: BTreeMap<DiskId, BTreeMap<StoreId, u64>>,
+    pub wall: UnixSeconds,
+}
+
+impl Scene {
+    pub fn planner(&self) -> Planner<'_> {
+        Planner::new(&self.topology, &self.policies, self.wall)
+    }
+
+    pub fn is_well(&self, store: StoreId) -> bool {
+        let place = self.topology.stores.get(&store);
+        place.is_some_and(|place| place.health == Health::Up)
+    }
+
+    /// Each once, in order.
+    pub fn datacenters(&self, stores: impl IntoIterator<Item = StoreId>) -> Vec<DatacenterName> {
+        let stores = stores.into_iter();
+        let mut names: Vec<DatacenterName> = stores
+            .filter_map(|store| self.places.datacenter(store).cloned())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+/// One disk, with all that is kept about it.
+pub(super) struct DiskNow {
+    pub record: Kept<DiskRecord>,
+    pub terms_kept: Option<Kept<Terms>>,
+    pub terms: Terms,
+    pub attachments_kept: Option<Kept<Attachments>>,
+    pub attachments: Attachments,
+    pub retired_kept: Option<Kept<Vec<RetiredCopy>>>,
+    pub moving: Option<Kept<MoveRecord>>,
+    pub allocated: BTreeMap<StoreId, u64>,
+    /// Where its VM runs.
+    pub host: Option<HostName>,
+    retired: Vec<Retired>,
+}
+
+impl DiskNow {
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            record: &self.record.value,
+            class: self.terms.class.as_ref(),
+            home: &self.terms.home,
+            host: self.host.as_ref(),
+            pins: &self.terms.pins,
+            allocated: &self.allocated,
+            retired: &self.retired,
+        }
+    }
+
+    pub fn retired(&self) -> &[RetiredCopy] {
+        self.retired_kept
+            .as_ref()
+            .map_or(&[], |kept| &kept.value[..])
+    }
+
+    pub fn moving(&self) -> Option<&MoveRecord> {
+        self.moving.as_ref().map(|kept| &kept.value)
+    }
+}
+
+impl Service {
+    pub(super) fn scene(&self, now: Moment) -> Result<Scene, CatalogError> {
+        let unwritten = match self.course().unwritten() {
+            Some(known) => known,
+            None => self.count_unwritten()?,
+        };
+        let mut topology = Topology::default();
+        for kept in list::<DatacenterRecord>(&*self.catalog, key::DATACENTERS)? {
+            topology.datacenters.insert(kept.value.name);
+        }
+        for kept in list::<HostRecord>(&*self.catalog, key::HOSTS)? {
+            let place = HostPlace {
+                datacenter: Some(kept.value.datacenter),
+                rack: Some(kept.value.rack),
+            };
+            topology.hosts.insert(kept.value.name, place);
+        }
+        for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
+            let StoreRecord { id, host, .. } = kept.value;
+            let report = self.pulses.store(&host, id);
+            let place = StorePlace {
+                health: self.health(id, &host, now),
+                capacity_bytes: report.as_ref().map_or(0, |report| report.capacity_bytes),
+                used_bytes: report.as_ref().map_or(0, |report| report.used_bytes),
+                unwritten_bytes: unwritten.get(&id).copied().unwrap_or(0),
+                host,
+            };
+            topology.stores.insert(id, place);
+        }
+        let places = self.places()?;
+        topology.links = self.measured_links(&places);
+        Ok(Scene {
+            topology,
+            policies: self.policies()?,
+            places,
+            allocated: self.pulses.all_allocated(),
+            wall: self.wall(now),
+        })
+    }
+
+    /// Reads every disk: what the stores' disks promise and have not written yet.
+    pub(super) fn count_unwritten(&self) -> Result<Arc<BTreeMap<StoreId, u64>>, CatalogError> {
+        let counted = Arc::new(unwritten(self)?);
+        self.course().set_unwritten(counted.clone());
+        Ok(counted)
+    }
+
+    fn health(&self, store: StoreId, host: &HostName, now: Moment) -> Health {
+        if self.pulses.refused(store).is_some() {
+            return Health::Gone;
+        }
+        let report = self.pulses.store(host, store);
+        let is_well = report.is_some_and(|report| report.trouble.is_none());
+        match self.pulses.liveness(host, now) {
+            Liveness::Up if is_well => Health::Up,
+            _ => {
+                // Of one that was not heard at all it is known only since this service started.
+                let silence = self.pulses.silence(host, now).unwrap_or(now.0);
+                match silence > GONE_AFTER {
+                    true => Health::Gone,
+                    false => Health::Silent,
+                }
+            }
+        }
+    }
+
+    /// Whether the fleet is known well enough to decide anything: every node has been heard, or has been
+    /// silent for so long that it counts as silent.
+    pub(super) fn fleet_is_known(&self, now: Moment) -> Result<bool, CatalogError> {
+        if now.0 > crate::node_protocol::SILENT_AFTER {
+            return Ok(true);
+        }
+        let hosts = list::<HostRecord>(&*self.catalog, key::HOSTS)?;
+        let heard = |host: &Kept<HostRecord>| self.pulses.silence(&host.value.name, now).is_some();
+        Ok(hosts.iter().all(heard))
+    }
+
+    pub(super) fn disk_now(
+        &self,
+        record: Kept<DiskRecord>,
+        scene: &Scene,
+    ) -> Result<DiskNow, CatalogError> {
+        let id = record.value.id;
+        let (terms_kept, terms) = self.terms(&record.value, &scene.places)?;
+        let attachments_kept = self.attachments(id)?;
+        let attachments = attachments_kept.as_ref().map(|kept| kept.value.clone());
+        let attachments = attachments.unwrap_or_default();
+        let retired_kept = self.retired_copies(id)?;
+        let retired = retired_kept
+            .as_ref()
+            .map_or(Vec::new(), |kept| for_planner(&kept.value));
+        let runs = |wanted| wanted == Wanted::Attached;
+        let main = attachments.main().filter(|main| runs(main.wanted));
+        let host = main.and_then(|main| main.place.node()).cloned();
+        Ok(DiskNow {
+            terms_kept,
+            terms,
+            attachments,
+            attachments_kept,
+            retired,
+            retired_kept,
+            moving: load::<MoveRecord>(&*self.catalog, &key::moving(id))?,
+            allocated: scene.allocated.get(&id).cloned().unwrap_or_default(),
+            host,
+            record,
+        })
+    }
+}
