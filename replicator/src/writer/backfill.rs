@@ -557,7 +557,7 @@ impl Writer {
     /// Every extent of an entry is done: sync it, and say so (rule F2).
     fn complete_if_whole(&mut self) {
         let busy = self.fill.completing.is_some() || self.errand.is_some();
-        if busy || self.switching.is_some() || !self.may_fill() || !self.fill.look_for_whole {
+        if busy || self.holds_writes() || !self.may_fill() || !self.fill.look_for_whole {
             return;
         }
         let Some((extents, from)) = self.fill.whole() else {
@@ -585,7 +585,8 @@ impl Writer {
         }
         let (extents, from) = (completing.extents, completing.from);
         self.fill.completing = None;
-        if !self.may_fill() || self.errand.is_some() || self.switching.is_some() {
+        if !self.may_fill() || self.errand.is_some() || self.holds_writes() {
+            self.fill.look_for_whole = true;
             return;
         }
         for extent in extents.iter() {

@@ -196,7 +196,12 @@ impl Writer {
                 self.begin_opening(before, true);
             }
             Change::TakeOver { .. } => self.begin_settling(before),
-            Change::Eject { .. } => {
+            Change::Eject { stores, .. } => {
+                // Who comes and goes would hold the guest's writes up each time.
+                let rejoins_at = Some(self.now + self.config.settle_patience * 2);
+                for store in stores {
+                    self.peer(store).rejoins_at = rejoins_at;
+                }
                 let fresh = matches!(self.phase, Phase::Ejecting { fresh: true, .. });
                 self.begin_opening(before, fresh);
             }

@@ -128,6 +128,7 @@ impl Fill {
         self.joining.clear();
         self.not_before = None;
         self.exhausted = false;
+        self.look_for_whole = true;
     }
 
     pub fn set_jobs(&mut self, jobs: Vec<Job>) {

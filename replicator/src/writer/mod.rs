@@ -231,6 +231,7 @@ impl Writer {
             self.stop_timeout(),
             self.start_timeout(),
             self.fill_timeout(),
+            self.switch_timeout(),
         ]
         .into_iter()
         .flatten()

@@ -2,7 +2,7 @@
 
 use super::attach::Opening;
 use super::calls::{Call, Purpose};
-use super::{Aim, CallId, Effect, Phase, Writer};
+use super::{Aim, CallId, Effect, Now, Phase, Writer};
 use crate::message::{Asker, Refusal, Reply, Request, Sealed};
 use crate::words::{Epoch, Incarnation, StoreId};
 
@@ -21,6 +21,8 @@ pub(super) struct Peer {
     pub lost: bool,
     /// It leaves something unanswered for too long.
     pub overdue: bool,
+    /// It was ejected: not before then is it made a member again.
+    pub rejoins_at: Option<Now>,
 }
 
 impl Writer {

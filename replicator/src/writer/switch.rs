@@ -52,7 +52,8 @@ impl Writer {
         }
         let stage = self.switching.as_ref().expect("it was begun").stage;
         match stage {
-            Stage::Calling if self.joiners_answered() => {
+            // What is about to be whole is so first: that needs a member less, perhaps.
+            Stage::Calling if self.fill.completing.is_none() && self.joiners_answered() => {
                 self.switching.as_mut().expect("it was begun").stage = Stage::Draining;
                 self.orders_hindrance = None;
                 if planted(Plant::SwitchWithoutDrain) {
@@ -101,6 +102,10 @@ impl Writer {
         let since = switching.since;
         let mut missing = Vec::new();
         for store in joiners(&self.record, &switching.sets) {
+            if self.peer(store).rejoins_at.is_some_and(|at| at > self.now) {
+                missing.push(store);
+                continue;
+            }
             self.seal(store);
             let peer = &self.peers[&store];
             if !peer.connected || peer.sealed.is_none() {
@@ -111,6 +116,16 @@ impl Writer {
             self.orders_hindrance = Some(Hindrance::NoAnswer(missing.clone()));
         }
         missing.is_empty()
+    }
+
+    /// When a store that was ejected may be called again.
+    pub(super) fn switch_timeout(&self) -> Option<Now> {
+        let switching = self.switching.as_ref()?;
+        let open = matches!(self.phase, Phase::Open) && switching.stage == Stage::Calling;
+        let joiners = joiners(&self.record, &switching.sets);
+        let at = |store: &StoreId| self.peers.get(store)?.rejoins_at;
+        let next = joiners.iter().filter_map(at).filter(|at| *at > self.now);
+        next.min().filter(|_| open)
     }
 
     pub(super) fn switch_synced(&mut self, round: u64) {

@@ -7,6 +7,8 @@ use crate::message::{
 use crate::words::*;
 use bytes::Bytes;
 
+mod moving;
+
 const G: Generation = Generation(0);
 const EXTENT: u64 = 1 << 20;
 const A: StoreId = StoreId::from_u128(0xa);

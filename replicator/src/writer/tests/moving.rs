@@ -1,0 +1,470 @@
+//! Scripts of moves: members are switched, filled, called whole, and let go.
+
+use super::*;
+use crate::message::{Pulled, SourceFault};
+
+fn two() -> Epoch {
+    Epoch::from_u64(2)
+}
+
+fn three() -> Epoch {
+    Epoch::from_u64(3)
+}
+
+fn all() -> Extents {
+    Extents::new(Extent(0), Extent(4))
+}
+
+fn surveyed(runs: &[(u64, u32)]) -> Reply {
+    let runs = runs
+        .iter()
+        .map(|(first, count)| Blocks::new(Block(*first), *count))
+        .collect();
+    Reply::Surveyed { runs, next: None }
+}
+
+fn copied(blocks: u32) -> Reply {
+    Reply::Pulled(Pulled {
+        copied: blocks,
+        bytes: u64::from(blocks) * 4096,
+        ..Pulled::default()
+    })
+}
+
+/// Open on `before` in epoch 2, then ordered to `after`, whose new stores answer. In epoch 3.
+fn switched(before: &[StoreId], after: &[StoreId], fill: FillOrders) -> Script {
+    let mut script = Script::open(before);
+    script.orders(&[(0, 4, after)], fill);
+    let joining: Vec<StoreId> = after
+        .iter()
+        .copied()
+        .filter(|store| !before.contains(store))
+        .collect();
+    for store in &joining {
+        script.seal(*store, 1, 0, false);
+    }
+    for store in before {
+        assert!(matches!(
+            script.answer(*store, Reply::Synced),
+            Request::Sync { .. }
+        ));
+    }
+    assert!(matches!(script.commit(), Change::Switch { .. }));
+    for store in after {
+        let from = if joining.contains(store) { 0 } else { 1 };
+        script.seal(*store, 1, from, false);
+    }
+    for store in after {
+        let request = if joining.contains(store) {
+            script.answer(*store, Reply::Joined)
+        } else {
+            // It may come to be the only one that has what stood there before.
+            script.answer(*store, Reply::Kept)
+        };
+        match request {
+            Request::Join { from, .. } => assert_eq!(from, three()),
+            Request::Keep { below, .. } => assert_eq!(below, three()),
+            other => panic!("neither a join nor a keep: {other:?}"),
+        }
+    }
+    assert!(script.writer.is_serving());
+    script
+}
+
+fn paused() -> FillOrders {
+    FillOrders {
+        paused: true,
+        ..FillOrders::default()
+    }
+}
+
+#[test]
+fn members_are_switched_between_two_writes() {
+    let mut script = Script::open(&[A]);
+    let before = script.write(0, 4096, 1);
+    script.orders(&[(0, 4, &[A, B])], paused());
+    // The guest does not wait for a store that is to join and has not answered.
+    let (in_flight, _) = script.asked(A);
+    let reply = Reply::Written;
+    script.event(Event::Reply {
+        call: in_flight,
+        reply,
+    });
+    assert_eq!(script.is_done(before), Some(Ok(())));
+    let last = script.write(4096, 4096, 1);
+    script.seal(B, 1, 0, false);
+    let held = script.write(8192, 4096, 1);
+    let (in_flight, request) = script.asked(A);
+    assert_eq!(Script::version(&request), (2, 2));
+    assert!(
+        !script.is_asked(A),
+        "W8: the sync waits for what is in flight"
+    );
+    let reply = Reply::Written;
+    script.event(Event::Reply {
+        call: in_flight,
+        reply,
+    });
+    assert_eq!(script.is_done(last), Some(Ok(())));
+    assert!(script.swaps.is_empty(), "S4: synced first");
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Switch { .. }));
+    script.seal(A, 1, 1, false);
+    script.seal(B, 1, 0, false);
+    script.answer(A, Reply::Kept);
+    script.answer(B, Reply::Joined);
+    for store in [A, B] {
+        let request = script.answer(store, Reply::Written);
+        assert_eq!(Script::version(&request), (3, 1));
+    }
+    assert_eq!(script.is_done(held), Some(Ok(())));
+    assert_eq!(script.record.even_below, three());
+}
+
+#[test]
+fn a_store_that_does_not_answer_keeps_nobody_waiting() {
+    let mut script = Script::open(&[A]);
+    script.orders(&[(0, 4, &[A, B])], paused());
+    script.wait(60);
+    assert_eq!(
+        script.writer.hindrance(),
+        Some(&Hindrance::NoAnswer(vec![B]))
+    );
+    let id = script.write(0, 4096, 1);
+    script.answer(A, Reply::Written);
+    assert_eq!(script.is_done(id), Some(Ok(())));
+    script.orders(&[], paused());
+    assert_eq!(script.writer.hindrance(), None);
+    assert!(script.swaps.is_empty());
+}
+
+#[test]
+fn orders_that_are_met_change_nothing() {
+    let mut script = Script::open(&[A, B]);
+    script.orders(&[(0, 4, &[B, A])], FillOrders::default());
+    script.wait(60);
+    assert!(script.swaps.is_empty() && script.asked.is_empty());
+}
+
+#[test]
+fn a_full_history_is_said_once_and_the_guest_goes_on() {
+    let mut script = Script::open(&[A]);
+    let stores: Vec<StoreId> = (0x10..0x20).map(StoreId::from_u128).collect();
+    let entries = (0..History::MAX_ENTRIES as u64).map(|n| {
+        let store = [stores[n as usize]];
+        match n {
+            0 => Entry::whole(Epoch::from_u64(1), store).sealed(Epoch::from_u64(2)),
+            _ => Entry::new(Epoch::from_u64(n + 1), store).sealed(Epoch::from_u64(n + 2)),
+        }
+    });
+    let mut entries: Vec<Entry> = entries.collect();
+    entries.last_mut().unwrap().until = None;
+    entries.last_mut().unwrap().stores = vec![A];
+    entries.reverse();
+    script.record.epoch = Epoch::from_u64(20);
+    script.record.even_below = Epoch::from_u64(20);
+    script.record.map[0].history = History(entries);
+    script.record.check().unwrap();
+    script.writer.record = script.record.clone();
+    script.orders(&[(0, 4, &[B])], paused());
+    let refused = Hindrance::Refused(ChangeRefused::HistoryFull { extents: all() });
+    assert_eq!(script.writer.hindrance(), Some(&refused));
+    assert!(script.swaps.is_empty());
+    assert!(script.writer.is_serving());
+}
+
+#[test]
+fn what_the_older_entry_has_is_pulled_synced_and_called_whole() {
+    let mut script = switched(&[B], &[A], FillOrders::default());
+    assert_eq!(script.record.map[0].history.0.len(), 2);
+    script.seal(B, 1, 1, false);
+    let request = script.answer(B, surveyed(&[(0, 2), (5, 1), (600, 300)]));
+    assert!(
+        matches!(request, Request::Survey { from, below, extents, .. }
+            if (from, below) == (Epoch::from_u64(1), three()) && extents == all())
+    );
+    // A hole in between costs less than a question; a hole of a whole extent crosses nothing.
+    let mut pulled = Vec::new();
+    for blocks in [3, 168, 132] {
+        let Request::Pull {
+            source,
+            from,
+            below,
+            blocks,
+            ..
+        } = script.answer(A, copied(blocks))
+        else {
+            panic!("a pull");
+        };
+        assert_eq!(
+            (source.store, from, below),
+            (B, Epoch::from_u64(1), three())
+        );
+        pulled.push(blocks);
+    }
+    let at = |first, count| Blocks::new(Block(first), count);
+    assert_eq!(pulled, [at(0, 6), at(600, 168), at(768, 132)]);
+    let progress = script.writer.progress();
+    assert_eq!((progress.extents, progress.extents_done), (4, 4));
+    assert_eq!(progress.copied_bytes, 303 * 4096);
+    assert!(script.swaps.is_empty(), "F2: synced first");
+    script.answer(A, Reply::Synced);
+    let change = script.commit();
+    assert!(
+        matches!(change, Change::Complete { extents, from, .. } if (extents, from) == (all(), three()))
+    );
+    assert_eq!(
+        script.record.map[0].history,
+        History(vec![Entry::whole(three(), [A])])
+    );
+    assert!(matches!(
+        script.answer(A, Reply::Collapsed),
+        Request::Collapse { .. }
+    ));
+    script.wait(60);
+    assert!(script.asked.is_empty() && script.swaps.is_empty());
+    assert_eq!(script.writer.progress().extents, 0);
+}
+
+#[test]
+fn the_second_store_is_filled_from_the_first() {
+    let mut script = switched(&[B], &[A, C], FillOrders::default());
+    script.seal(B, 1, 1, false);
+    script.answer(B, surveyed(&[(0, 1)]));
+    script.answer(A, copied(1));
+    let request = script.answer(A, surveyed(&[(0, 1)]));
+    assert!(matches!(request, Request::Survey { from, below, .. }
+        if (from, below) == (three(), Epoch::MAX)));
+    let request = script.answer(C, copied(1));
+    assert!(matches!(request, Request::Pull { source, .. } if source.store == A));
+    script.answer(A, Reply::Synced);
+    assert!(script.swaps.is_empty());
+    script.answer(C, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Complete { .. }));
+}
+
+#[test]
+fn an_ejection_before_the_swap_voids_a_completion() {
+    let mut script = switched(&[B], &[A, C], FillOrders::default());
+    script.seal(B, 1, 1, false);
+    script.answer(B, surveyed(&[]));
+    script.answer(A, surveyed(&[]));
+    script.answer(A, Reply::Synced);
+    let now = Incarnation(2);
+    script.answer(C, Reply::Refused(Refusal::OtherIncarnation { now }));
+    assert!(matches!(script.commit(), Change::Eject { .. }));
+    script.seal(A, 1, 3, false);
+    // What A has it still has; its sync counts anew.
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Complete { from, .. } if from == three()));
+    assert_eq!(
+        script.record.map[0].history,
+        History(vec![Entry::whole(three(), [A])])
+    );
+}
+
+#[test]
+fn a_read_of_what_is_not_near_brings_it_near() {
+    let mut script = switched(&[B], &[A], paused());
+    let id = script.read(0, 3 * 4096);
+    let none = ReadBlocks {
+        found: vec![Found::Absent; 3],
+        data: Bytes::new(),
+    };
+    script.answer(A, Reply::Read(none));
+    script.seal(B, 1, 1, false);
+    let absent = vec![Blocks::new(Block(1), 1)];
+    let request = script.answer(
+        A,
+        Reply::Pulled(Pulled {
+            absent,
+            copied: 2,
+            bytes: 8192,
+            ..Pulled::default()
+        }),
+    );
+    assert!(matches!(request, Request::Pull { blocks, .. } if blocks.count == 3));
+    for block in [0, 2] {
+        let version = Version::new(Epoch::from_u64(1), Seq(9));
+        let data = Found::Data { version, sum: 0 };
+        let request = script.answer(
+            A,
+            Reply::Read(ReadBlocks {
+                found: vec![data],
+                data: Bytes::new(),
+            }),
+        );
+        assert!(
+            matches!(request, Request::Read { blocks, .. } if blocks == Blocks::new(Block(block), 1))
+        );
+    }
+    assert_eq!(script.is_done(id), Some(Ok(())));
+    assert!(!script.is_asked(B), "it was never read from afar");
+    let progress = script.writer.progress();
+    assert_eq!((progress.near_blocks, progress.far_blocks), (0, 3));
+    assert_eq!(progress.read_through_bytes, 8192);
+}
+
+#[test]
+fn a_pull_that_takes_too_long_is_read_from_afar() {
+    let mut script = switched(&[B], &[A], paused());
+    let id = script.read(0, 4096);
+    script.answer(A, absent());
+    script.seal(B, 1, 1, false);
+    let (late, _) = script.asked(A);
+    script.wait(3);
+    let request = script.answer(B, absent());
+    assert!(matches!(request, Request::Read { below, .. } if below == three()));
+    assert_eq!(script.is_done(id), Some(Ok(())));
+    script.event(Event::Reply {
+        call: late,
+        reply: copied(1),
+    });
+}
+
+#[test]
+fn a_hole_of_an_extent_that_was_filled_is_known_near() {
+    let mut script = switched(&[B], &[A], FillOrders::default());
+    script.seal(B, 1, 1, false);
+    script.answer(B, surveyed(&[]));
+    let (_, request) = script.asked(A);
+    assert!(matches!(request, Request::Sync { .. }), "{request:?}");
+    let id = script.read(0, 4096);
+    script.answer(A, absent());
+    assert_eq!(script.is_done(id), Some(Ok(())));
+    assert_eq!(script.writer.progress().near_blocks, 1);
+}
+
+#[test]
+fn a_move_is_cancelled_by_switching_back() {
+    let mut script = switched(&[B], &[A], paused());
+    script.orders(&[(0, 4, &[B])], paused());
+    script.seal(B, 1, 1, false);
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Switch { .. }));
+    // B joins again, above what it holds; A is asked for what was written meanwhile.
+    let from = [4, 3, 1].map(Epoch::from_u64);
+    let history = &script.record.map[0].history;
+    let entries: Vec<Epoch> = history.0.iter().map(|entry| entry.from).collect();
+    assert_eq!(entries, from);
+    assert_eq!(history.older(from[0]), Some(from[1]));
+}
+
+#[test]
+fn a_member_that_others_are_filled_from_may_be_ejected_and_is_still_asked() {
+    let mut script = switched(&[B], &[B, A], paused());
+    let id = script.write(0, 4096, 1);
+    script.answer(A, Reply::Written);
+    let now = Incarnation(2);
+    script.answer(B, Reply::Refused(Refusal::OtherIncarnation { now }));
+    assert!(matches!(script.commit(), Change::Eject { stores, .. } if stores == [B]));
+    script.seal(A, 1, 3, false);
+    script.answer(A, Reply::Written);
+    assert_eq!(script.is_done(id), Some(Ok(())));
+    let history = &script.record.map[0].history;
+    assert_eq!(
+        history.0[1],
+        Entry::whole(Epoch::from_u64(1), [B]).sealed(three())
+    );
+    script.read(4096, 4096);
+    script.answer(A, absent());
+    script.seal(B, 2, 1, true);
+    let (_, request) = script.asked(A);
+    assert!(matches!(request, Request::Pull { below, .. } if below == three()));
+}
+
+#[test]
+fn a_live_store_is_asked_without_a_bound() {
+    // It may have let go of what stood there before, and holds whatever came since.
+    let mut script = switched(&[B], &[B, A], paused());
+    script.read(0, 4096);
+    script.answer(A, absent());
+    let (_, request) = script.asked(A);
+    assert!(matches!(request, Request::Pull { from, below, .. }
+        if (from, below) == (Epoch::from_u64(1), Epoch::MAX)));
+}
+
+#[test]
+fn the_limit_is_kept_and_a_full_store_is_said_and_tried_again() {
+    let fill = FillOrders {
+        paused: false,
+        bytes_per_second: Some(1 << 20),
+    };
+    let mut script = switched(&[B], &[A], fill);
+    script.wait(1);
+    script.seal(B, 1, 1, false);
+    script.answer(B, surveyed(&[(0, 1024)]));
+    let (free, needed) = (0, 1);
+    script.answer(A, Reply::Refused(Refusal::Full { free, needed }));
+    assert_eq!(script.writer.hindrance(), Some(&Hindrance::Full(A)));
+    assert_eq!(script.writer.stall(), None);
+    let mut pulls = 0;
+    let began = script.now;
+    while pulls < 4 {
+        script.wait(1);
+        while script.is_asked(B) {
+            script.answer(B, surveyed(&[(0, 1024)]));
+        }
+        while script.is_asked(A) {
+            script.answer(A, copied(256));
+            pulls += 1;
+        }
+        assert!(script.now < began + Duration::from_secs(30), "{pulls}");
+    }
+    assert!(script.now >= began + Duration::from_secs(3));
+    assert_eq!(script.writer.hindrance(), None);
+}
+
+#[test]
+fn another_source_is_asked_where_one_is_away() {
+    let mut script = switched(&[B, C], &[A], FillOrders::default());
+    let from = if script.is_asked(B) { B } else { C };
+    let other = if from == B { C } else { B };
+    script.seal(from, 1, 1, false);
+    script.answer(from, surveyed(&[(0, 1)]));
+    script.answer(A, Reply::Refused(Refusal::Source(SourceFault::Away)));
+    script.wait(1);
+    script.seal(other, 1, 1, false);
+    script.answer(other, surveyed(&[(0, 1)]));
+    let request = script.answer(A, copied(1));
+    assert!(matches!(request, Request::Pull { source, .. } if source.store == other));
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Complete { .. }));
+}
+
+#[test]
+fn a_copy_ahead_joins_nothing_and_is_pulled_like_any_other() {
+    let mut script = Script::open(&[A]);
+    let seed = vec![NewSet {
+        extents: all(),
+        stores: vec![C],
+    }];
+    script.event(Event::Orders(Orders {
+        seed,
+        ..Orders::default()
+    }));
+    script.seal(C, 1, 0, false);
+    script.answer(C, Reply::Refused(Refusal::NoReplica));
+    let request = script.answer(C, Reply::Joined);
+    assert!(matches!(request, Request::Join { from, .. } if from == two()));
+    script.answer(A, surveyed(&[(0, 2)]));
+    let request = script.answer(C, copied(2));
+    assert!(matches!(request, Request::Pull { source, .. } if source.store == A));
+    let progress = script.writer.progress();
+    assert_eq!((progress.seed_extents, progress.seed_extents_done), (4, 4));
+    script.wait(60);
+    assert!(script.swaps.is_empty() && script.asked.is_empty());
+    assert_eq!(script.record.members(), [A]);
+}
+
+#[test]
+fn an_attach_takes_the_ordered_members_if_they_are_there() {
+    let mut script = Script::new(used(&[B]));
+    script.orders(&[(0, 4, &[A])], paused());
+    script.start(TakeOver::Own);
+    assert!(matches!(script.commit(), Change::Attach { sets, .. } if sets.len() == 1));
+    script.seal(A, 1, 0, false);
+    script.answer(A, Reply::Joined);
+    assert!(script.writer.is_serving());
+    assert_eq!(script.record.members(), [A]);
+}
