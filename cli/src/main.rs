@@ -24,7 +24,7 @@ use std::process::ExitCode;
 #[command(name = "ukai", version, after_help = exit::CODES, propagate_version = true)]
 struct Ukai {
     /// Print JSON instead of tables.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "With every command")]
     json: bool,
 
     #[command(flatten)]

@@ -24,6 +24,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// How to reach the placement service.
 #[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "With every command")]
 pub struct Connection {
     /// The placement service, as operators reach it: HOST[:PORT].
     #[arg(

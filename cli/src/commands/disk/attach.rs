@@ -18,7 +18,7 @@ pub struct AttachArgs {
     disk: DiskName,
 
     /// The host where the VM runs.
-    #[arg(long)]
+    #[arg(long, value_name = "HOST")]
     node: HostName,
 
     /// Take the disk from whoever has it, when that writer's VM is known to be gone. It is fenced:
@@ -40,7 +40,7 @@ pub struct DetachArgs {
     disk: DiskName,
 
     /// Only what is attached, or stands by, there [default: everywhere].
-    #[arg(long)]
+    #[arg(long, value_name = "HOST")]
     node: Option<HostName>,
 
     /// Let go without waiting for the node, which then can write no more: for a host that is gone.

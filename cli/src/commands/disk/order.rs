@@ -20,8 +20,8 @@ use replicator::words::{DatacenterName, DiskName};
 pub struct MoveArgs {
     disk: DiskName,
 
-    /// The datacenter.
-    #[arg(long)]
+    /// Where to.
+    #[arg(long, value_name = "DATACENTER")]
     to: DatacenterName,
 
     /// Only these bytes; whole extents are moved.

@@ -17,12 +17,12 @@ use replicator::words::{DatacenterName, DiskName, HostName};
 pub struct Args {
     disk: DiskName,
 
-    /// The datacenter.
-    #[arg(long)]
+    /// Where to.
+    #[arg(long, value_name = "DATACENTER")]
     to: DatacenterName,
 
     /// The host that the VM will run on: its store is chosen if it can be.
-    #[arg(long)]
+    #[arg(long, value_name = "HOST")]
     node: Option<HostName>,
 
     /// Begin it, and do not stay to show how far it is.

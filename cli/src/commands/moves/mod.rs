@@ -43,19 +43,34 @@ pub struct Args {
 enum Verb {
     /// Copy nothing more for now but what the guest reads.
     #[command(after_help = "Example:\n  ukai moves pause web1")]
-    Pause { which: String },
+    Pause {
+        /// A disk, or a move's number.
+        #[arg(value_name = "DISK|NUMBER")]
+        which: String,
+    },
     /// Go on with a paused move.
     #[command(after_help = "Example:\n  ukai moves resume web1")]
-    Resume { which: String },
+    Resume {
+        /// A disk, or a move's number.
+        #[arg(value_name = "DISK|NUMBER")]
+        which: String,
+    },
     /// Go back to where the disk stood; refused where that would break what policy promises.
     #[command(after_help = "Example:\n  ukai moves cancel web1")]
-    Cancel { which: String },
+    Cancel {
+        /// A disk, or a move's number.
+        #[arg(value_name = "DISK|NUMBER")]
+        which: String,
+    },
     /// Copy at this rate instead of policy's; without one, at policy's again.
     #[command(
         after_help = "Examples:\n  ukai moves throttle web1 20MiB/s\n  ukai moves throttle web1"
     )]
     Throttle {
+        /// A disk, or a move's number.
+        #[arg(value_name = "DISK|NUMBER")]
         which: String,
+
         /// Bytes a second: 20MiB/s, 1G.
         #[arg(value_parser = parse_rate)]
         rate: Option<u64>,
