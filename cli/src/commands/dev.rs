@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
 /// Host, datacenter, rack.
-const NODES: [(&str, &str, &str); 3] = [
+const NODES: [(&str, &str, &str); 4] = [
     ("tokyo-1", "tokyo", "tokyo-r1"),
     ("tokyo-2", "tokyo", "tokyo-r2"),
     ("osaka-1", "osaka", "osaka-r1"),
+    ("osaka-2", "osaka", "osaka-r2"),
 ];
 
-/// Run a placement service and three nodes in two datacenters, in one process, on loopback.
+/// Run a placement service and four nodes in two datacenters, in one process, on loopback.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  ukai dev --dir /tmp/try-ukai\n\nIts data stays in the folder: run it again to go on."
@@ -29,8 +30,8 @@ pub struct Args {
     #[arg(long, default_value = "ukai-dev", value_name = "DIR")]
     dir: PathBuf,
 
-    /// The first of five ports on 127.0.0.1.
-    #[arg(long, default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1024..65531))]
+    /// The first of six ports on 127.0.0.1.
+    #[arg(long, default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1024..65530))]
     port: u16,
 }
 

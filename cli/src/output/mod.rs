@@ -39,6 +39,11 @@ impl Output {
         print_line(text.trim_end());
     }
 
+    /// Shows one of several results as a line of JSON, at once.
+    pub fn stream<T: Serialize>(&self, value: &T) {
+        print_line(&serde_json::to_string(value).expect("our own types become JSON"));
+    }
+
     /// Says something beside the result, on its way: nothing with `--json`, where only the result counts.
     pub fn say(&self, text: impl std::fmt::Display) {
         if !self.json {

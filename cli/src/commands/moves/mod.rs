@@ -31,7 +31,8 @@ pub struct Args {
     #[arg(value_name = "DISK|NUMBER")]
     which: Option<String>,
 
-    /// Stay and show how far it is, until it has ended; ctrl-c leaves, and the move goes on.
+    /// Stay and show how far it is, until it has ended; ctrl-c leaves, and the move goes on. With --json, a line for
+    /// each change.
     #[arg(long)]
     watch: bool,
 
@@ -102,12 +103,11 @@ fn look(args: Args, service: &Service, output: Output) -> anyhow::Result<()> {
         (None, true) => watch::all(service, output),
         (Some(one), false) => show(&one, service, output),
         (Some(one), true) => {
-            if !one.state.has_ended() {
-                let number = one.number;
-                watch(&one.disk, number, service, output)?.or_left()?;
+            if one.state.has_ended() {
+                return show(&one, service, output);
             }
-            let one = find(&one.number.to_string(), service)?;
-            show(&one, service, output)
+            watch::follow(&one.disk, one.number, service, output)?.or_left()?;
+            Ok(())
         }
     }
 }

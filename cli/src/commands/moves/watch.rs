@@ -5,7 +5,7 @@ use crate::exit::{Code, Failure};
 use crate::operator::Service;
 use crate::output::{Output, human_bytes, percent};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use placement_service::api::{Move, MoveState, Moves};
+use placement_service::api::{Move, MoveProgress, MoveState, Moves};
 use replicator::words::DiskName;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -55,14 +55,39 @@ pub fn was_cancelled(one: &Move) -> Option<Failure> {
     })
 }
 
-/// Shows how far move `number` of `disk` is until it has ended.
+/// Shows how far move `number` of `disk` is until it has ended; nothing with `--json`.
 pub fn watch(
     disk: &DiskName,
     number: u64,
     service: &Service,
     output: Output,
 ) -> anyhow::Result<Watched> {
-    let mut screen = Screen::new(output);
+    one(disk, number, service, output, Screen::new(output))
+}
+
+/// The same; with `--json` each change is a line of JSON, the last one of what has ended.
+pub fn follow(
+    disk: &DiskName,
+    number: u64,
+    service: &Service,
+    output: Output,
+) -> anyhow::Result<Watched> {
+    let watched = one(disk, number, service, output, Screen::streaming(output))?;
+    if let Watched::Ended(one) = &watched
+        && output.is_json()
+    {
+        output.stream(one);
+    }
+    Ok(watched)
+}
+
+fn one(
+    disk: &DiskName,
+    number: u64,
+    service: &Service,
+    output: Output,
+    mut screen: Screen,
+) -> anyhow::Result<Watched> {
     let looks = async |screen: &mut Screen| {
         let mut away = Away::default();
         loop {
@@ -111,7 +136,7 @@ async fn look(disk: &DiskName, number: u64, service: &Service) -> anyhow::Result
 
 /// Shows all moves that are under way, and those that join them, until somebody leaves.
 pub fn all(service: &Service, output: Output) -> anyhow::Result<()> {
-    let mut screen = Screen::new(output);
+    let mut screen = Screen::streaming(output);
     let looks = async |screen: &mut Screen| -> anyhow::Result<()> {
         let mut away = Away::default();
         loop {
@@ -160,10 +185,12 @@ impl Away {
 
 /// What is drawn, or said line by line.
 struct Screen {
+    output: Output,
     how: How,
     bars: BTreeMap<u64, ProgressBar>,
     note: Option<ProgressBar>,
     said: BTreeMap<u64, (String, Instant)>,
+    told: BTreeMap<u64, (String, MoveProgress)>,
     noted: String,
     multi: MultiProgress,
 }
@@ -172,6 +199,7 @@ struct Screen {
 enum How {
     Drawn,
     Lines,
+    Json,
     Silent,
 }
 
@@ -183,12 +211,26 @@ impl Screen {
             (false, false) => How::Lines,
         };
         Screen {
+            output,
             how,
             bars: BTreeMap::new(),
             note: None,
             said: BTreeMap::new(),
+            told: BTreeMap::new(),
             noted: String::new(),
             multi: MultiProgress::new(),
+        }
+    }
+
+    /// One that speaks JSON, too.
+    fn streaming(output: Output) -> Screen {
+        let screen = Screen::new(output);
+        match screen.how {
+            How::Silent => Screen {
+                how: How::Json,
+                ..screen
+            },
+            _ => screen,
         }
     }
 
@@ -196,7 +238,18 @@ impl Screen {
         match self.how {
             How::Drawn => self.draw(moves),
             How::Lines => moves.iter().for_each(|one| self.line(one)),
+            How::Json => self.json(moves),
             How::Silent => {}
+        }
+    }
+
+    /// A line a move, whenever it is not what it was.
+    fn json(&mut self, moves: &[Move]) {
+        for one in moves {
+            let now = (state(&one.state), one.progress);
+            if self.told.insert(one.number, now.clone()) != Some(now) {
+                self.output.stream(one);
+            }
         }
     }
 
