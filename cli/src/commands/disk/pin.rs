@@ -136,21 +136,31 @@ fn which(args: &UnpinArgs, service: &Service) -> anyhow::Result<Option<usize>> {
     if args.all {
         return Ok(None);
     }
-    if let Some(number) = args.pin {
-        return Ok(Some(usize::try_from(number - 1)?));
-    }
     let pins: Vec<Pin> = service.get(&path(&args.disk))?;
-    match pins.len() {
-        0 => Err(Failure::new(Code::NotFound, format!("{} has no pin", args.disk)).into()),
-        1 => Ok(Some(0)),
-        n => Err(
-            Failure::new(Code::Refused, format!("{} has {n} pins", args.disk))
+    Ok(Some(chosen(args.pin, pins.len(), &args.disk)?))
+}
+
+/// Which of `count` pins is meant: the one with this number, or the only one.
+fn chosen(number: Option<u64>, count: usize, disk: &DiskName) -> Result<usize, Failure> {
+    let numbered = format!("`ukai disk pins {disk}` numbers them");
+    match (number, count) {
+        (_, 0) => Err(Failure::new(
+            Code::NotFound,
+            format!("{disk} has no pin to lift"),
+        )),
+        (Some(number), count) => {
+            let pin = usize::try_from(number - 1).ok();
+            pin.filter(|pin| *pin < count).ok_or_else(|| {
+                Failure::new(Code::NotFound, format!("{disk} has no pin {number}"))
+                    .because(format!("it has {count}"))
+                    .try_next(numbered)
+            })
+        }
+        (None, 1) => Ok(0),
+        (None, count) => Err(
+            Failure::new(Code::Refused, format!("{disk} has {count} pins"))
                 .because("it was not said which one is meant")
-                .try_next(format!(
-                    "`ukai disk pins {}` numbers them; --pin lifts one, --all lifts all",
-                    args.disk
-                ))
-                .into(),
+                .try_next(format!("{numbered}; --pin lifts one, --all lifts all")),
         ),
     }
 }
@@ -263,6 +273,17 @@ mod tests {
 2    not on tokyo-2  0..8     until 2026-11-21 22:00 UTC  rebuilt"
         );
         assert!(describe(&disk, &[], &places()).contains("policy decides"));
+    }
+
+    #[test]
+    fn the_only_pin_needs_no_number() {
+        let disk = DiskName::new("web1").unwrap();
+        let chosen = |number, count| chosen(number, count, &disk).map_err(|fault| fault.code);
+        assert_eq!(chosen(None, 1), Ok(0));
+        assert_eq!(chosen(Some(2), 2), Ok(1));
+        assert_eq!(chosen(None, 2), Err(Code::Refused));
+        assert_eq!(chosen(Some(3), 2), Err(Code::NotFound));
+        assert_eq!(chosen(None, 0), Err(Code::NotFound));
     }
 
     #[test]

@@ -153,7 +153,10 @@ fn scale(map: &DiskMap, columns: &Columns) -> String {
     let step = count.div_ceil(4).max(1);
     let mut text = String::new();
     for column in (0..count).step_by(step as usize) {
-        let mark = format!("^{}", human_bytes(u64::from(column) * per_column));
+        let mark = match column {
+            0 => "^0".into(),
+            column => format!("^{}", human_bytes(u64::from(column) * per_column)),
+        };
         let at = column as usize;
         if text.chars().count() < at || column == 0 {
             text += &" ".repeat(at - text.chars().count());

@@ -86,7 +86,7 @@ osaka, where its VM runs or ran last
 tokyo
   tokyo-1  ................oooooooo########  3 GiB
   tokyo-2  ----------------oooooooo########  3 GiB, silent for 9 s
-           ^0 B    ^512 MiB        ^1.5 GiB
+           ^0      ^512 MiB        ^1.5 GiB
 
 # whole, written to   + written to, being filled   o sealed: older writes are read from it   - stale: not needed, deleted in time   . nothing"
     );
