@@ -75,11 +75,14 @@ fn does(action: &Action, places: &Places) -> String {
     match action {
         Action::Switch { sets } => {
             let set = |set: &NewSet| format!("{} to {}", set.extents, places.names(&set.stores));
-            format!("switch the writes of {}", listed(sets, set))
+            format!("switch the writes of extents {}", listed(sets, set))
         }
-        Action::Fill { extents } => format!("copy {}", listed(extents, Extents::to_string)),
+        Action::Fill { extents } => format!("copy extents {}", listed(extents, Extents::to_string)),
         Action::Complete { extents } => {
-            format!("record {} as whole", listed(extents, Extents::to_string))
+            format!(
+                "record extents {} as whole",
+                listed(extents, Extents::to_string)
+            )
         }
         Action::Retire { copies } => {
             let copy = |copy: &RetiredCopy| {
@@ -89,7 +92,7 @@ fn does(action: &Action, places: &Places) -> String {
                     .map_or(String::new(), |at| format!(" (not before {at})"));
                 format!("{extents} from {}{when}", places.name(copy.store))
             };
-            format!("delete {}", listed(copies, copy))
+            format!("delete extents {}", listed(copies, copy))
         }
     }
 }
@@ -228,10 +231,10 @@ pub mod tests {
         let expected = "\
 web1: 4 steps; it has 2 complete copies now, at no moment fewer than 2; policy asks for 2
 STEP  WHAT IT DOES                                                             COPIES  CROSSES                        TAKES   A WRITE WAITS
-1     switch the writes of 0..32 to osaka-1/00000003, osaka-1/00000004         2 -> 2  -                              -       210 us
-2     copy 0..32                                                               2 -> 2  at most 11 GiB tokyo -> osaka  1m 53s  210 us
-3     record 0..32 as whole                                                    2 -> 2  -                              -       210 us
-4     delete 0..32 from tokyo-1, 0..32 from tokyo-2 (not before 2026-11-21 22:00 UTC)  2 -> 2  -                      -       210 us
+1     switch the writes of extents 0..32 to osaka-1/00000003, osaka-1/00000004         2 -> 2  -                              -       210 us
+2     copy extents 0..32                                                               2 -> 2  at most 11 GiB tokyo -> osaka  1m 53s  210 us
+3     record extents 0..32 as whole                                                    2 -> 2  -                              -       210 us
+4     delete extents 0..32 from tokyo-1, 0..32 from tokyo-2 (not before 2026-11-21 22:00 UTC)  2 -> 2  -                      -       210 us
 11 GiB to copy in all, in about 1m 53s
 note: all copies stand in osaka";
         let squeezed = |text: &str| {
@@ -270,7 +273,7 @@ note: all copies stand in osaka";
         let action = Action::Fill { extents: parts };
         assert_eq!(
             does(&action, &places()),
-            "copy 0..1, 2..3, 4..5, 6..7 and 5 more"
+            "copy extents 0..1, 2..3, 4..5, 6..7 and 5 more"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! `ukai status`: safe? local? moving?, in one screen.
 
-use crate::commands::disk::{copies, nearness};
+use crate::commands::disk::nearness;
 use crate::commands::moves;
 use crate::operator::Connection;
 use crate::output::{Output, aligned, counted, human_bytes};
@@ -8,6 +8,8 @@ use placement_service::api::{Disk, Status};
 
 /// Of each kind so many disks are named; the others are counted.
 const SHOWN: usize = 8;
+/// The service lists the widest trouble first: hosts, stores, then disks.
+const PROBLEMS_SHOWN: usize = 12;
 
 /// Show in one screen whether everything is safe, near its VM, and moving as it should.
 #[derive(clap::Args)]
@@ -17,8 +19,7 @@ pub struct Args {}
 pub fn run(_: Args, connection: &Connection, output: Output) -> anyhow::Result<()> {
     let service = connection.service()?;
     let status: Status = service.get("/v1/status")?;
-    let somebody_asks = status.disks_short + status.disks_far > 0 && !output.is_json();
-    let disks: Vec<Disk> = match somebody_asks {
+    let disks: Vec<Disk> = match status.disks_far > 0 && !output.is_json() {
         true => service.get("/v1/disks")?,
         false => Vec::new(),
     };
@@ -26,11 +27,9 @@ pub fn run(_: Args, connection: &Connection, output: Output) -> anyhow::Result<(
     Ok(())
 }
 
-/// `disks` are needed only where some want attention.
+/// `disks` are needed only where some are not near their VMs.
 fn describe(status: &Status, disks: &[Disk]) -> String {
     let mut lines = vec![format!("safe?    {}", safe(status))];
-    let short = disks.iter().filter(|disk| disk.short_extents > 0);
-    lines.extend(named(short, copies));
     lines.push(format!("local?   {}", local(status)));
     let far = disks.iter().filter(|disk| is_far(disk));
     lines.extend(named(far, nearness));
@@ -40,7 +39,12 @@ fn describe(status: &Status, disks: &[Disk]) -> String {
     }
     lines.push(format!("fleet    {}", fleet(status)));
     lines.push(format!("room     {}", room(status)));
-    lines.extend(status.problems.iter().map(|problem| format!("! {problem}")));
+    let problems = status.problems.iter().take(PROBLEMS_SHOWN);
+    lines.extend(problems.map(|problem| format!("! {problem}")));
+    if status.problems.len() > PROBLEMS_SHOWN {
+        let more = status.problems.len() - PROBLEMS_SHOWN;
+        lines.push(format!("! and {more} more: --json lists them all"));
+    }
     lines.join("\n")
 }
 
@@ -76,8 +80,12 @@ fn moving(status: &Status) -> String {
         0 => "no".into(),
         moves => {
             let left = status.moving.iter();
-            let left = left.filter_map(|one| one.progress.left_bytes).sum();
-            format!("{}, {} left", counted(moves, "disk"), human_bytes(left))
+            let left: Vec<u64> = left.filter_map(|one| one.progress.left_bytes).collect();
+            let disks = counted(moves, "disk");
+            match left.is_empty() {
+                true => disks,
+                false => format!("{disks}, {} left", human_bytes(left.iter().sum())),
+            }
         }
     }
 }
@@ -205,28 +213,24 @@ room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted"
                 state: one.state.clone(),
                 progress: one.progress,
             }],
-            problems: vec!["store 7 on tokyo-2 is silent for 40 s".into()],
+            problems: vec!["disk db1: 320 extents have fewer than 2 complete copies".into()],
             ..quiet()
         };
-        let mut short = disk("db1");
-        short.copies_now = 1;
-        short.short_extents = 320;
         let mut far = disk("web1");
         far.open_for = Some(HostName::new("osaka-1").unwrap());
         far.near_extents = 15;
         far.near_member_extents = 32;
         let fine = disk("web2");
         assert_eq!(
-            describe(&status, &[short, far, fine]),
+            describe(&status, &[far, fine]),
             "safe?    1 of 12 disks with fewer complete copies than policy asks for
-  db1  1 of 2 copies (320 extents short)
 local?   1 of 4 attached disks with blocks that are not near its VM yet
   web1  tokyo, 46% near
 moving?  1 disk, 4 GiB left
   web1  tokyo -> osaka  copying  50%  95 MiB/s  43s
 fleet    3 of 3 hosts up, 3 of 3 stores up, in 2 datacenters; 12 disks, 4 attached
 room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted; 6 GiB in 2 copies that nobody needs any more
-! store 7 on tokyo-2 is silent for 40 s"
+! disk db1: 320 extents have fewer than 2 complete copies"
         );
     }
 
@@ -234,17 +238,23 @@ room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted; 6
     fn many_are_counted() {
         let disks: Vec<Disk> = (0..20)
             .map(|n| Disk {
-                short_extents: 1,
+                open_for: Some(HostName::new("osaka-1").unwrap()),
+                near_extents: 0,
                 ..disk(&format!("web{n}"))
             })
             .collect();
         let status = Status {
-            disks_short: 20,
+            disks_far: 20,
+            problems: (0..40).map(|n| format!("problem {n}")).collect(),
             ..quiet()
         };
         let text = describe(&status, &disks);
         assert!(
             text.contains("\n  and 12 more: `ukai disk list`\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("! problem 11\n! and 28 more: --json lists them all"),
             "{text}"
         );
     }

@@ -65,7 +65,7 @@ fn state(copy: &ExplainedCopy) -> String {
         CopyState::Planned => "wanted, not there yet".into(),
     };
     let role = match copy.role {
-        Some(Role::Near) => ", near its VM or where a pin wants it",
+        Some(Role::Near) => ", a near copy",
         Some(Role::Away) => ", kept away",
         Some(Role::StandIn) => ", standing in",
         Some(Role::Also) => ", added by hand",

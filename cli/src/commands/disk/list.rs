@@ -86,7 +86,7 @@ fn backend(attachment: &AttachmentView) -> [String; 2] {
 }
 
 /// Complete copies of the worst placed extent, and how many policy asks for.
-pub fn copies(disk: &Disk) -> String {
+fn copies(disk: &Disk) -> String {
     match disk.short_extents {
         0 => disk.copies_now.to_string(),
         short => format!(

@@ -11,9 +11,9 @@ mod order;
 mod pin;
 mod prepare;
 
+pub use list::nearness;
 #[cfg(test)]
 pub use list::tests;
-pub use list::{copies, nearness};
 
 use crate::operator::{Connection, Service};
 use crate::output::{Bytes, Output};

@@ -5,7 +5,7 @@ use crate::exit::{Code, Failure};
 use crate::operator::{Connection, Service};
 use crate::output::{Bytes, Output, table};
 use crate::places::{Places, SaidStore};
-use placement_service::api::{AddPin, Disk, LiftPins, SetClass};
+use placement_service::api::{AddPin, Disk, LiftPins, PolicyView, SetClass};
 use placement_service::policy::{ClassName, Hold, Pin, UnixSeconds, Until};
 use replicator::words::{DatacenterName, DiskName, StoreId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -115,20 +115,35 @@ pub fn unpin(args: UnpinArgs, connection: &Connection, output: Output) -> anyhow
 }
 
 pub fn class(args: ClassArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
+    let service = connection.service()?;
     let request = SetClass { class: args.class };
-    let path = format!("/v1/disks/{}/class", args.disk);
-    let disk: Disk = connection.service()?.put(&path, &request)?;
-    output.show(&disk, |disk| match &disk.class {
-        Some(class) => format!(
-            "{} is governed by class {class} of the policy of {}",
-            disk.name, disk.home
-        ),
-        None => format!(
-            "{} is governed by the default class of the policy of {}",
-            disk.name, disk.home
-        ),
-    });
+    let disk: Disk = service.put(&format!("/v1/disks/{}/class", args.disk), &request)?;
+    let policy: PolicyView = service.get(&format!("/v1/policies/{}", disk.home))?;
+    output.show(&disk, |disk| classed(disk, &policy));
     Ok(())
+}
+
+/// Which class governs; that its datacenter's policy has none of that name, if so.
+fn classed(disk: &Disk, policy: &PolicyView) -> String {
+    let Disk { name, home, .. } = disk;
+    let Some(class) = &disk.class else {
+        return format!("{name} is governed by the default class of the policy of {home}");
+    };
+    let known: Vec<&str> = policy
+        .classes
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if known.contains(&class.as_str()) {
+        return format!("{name} is governed by class {class} of the policy of {home}");
+    }
+    let known = match known.is_empty() {
+        true => "it names none".to_owned(),
+        false => format!("it has {}", known.join(", ")),
+    };
+    format!(
+        "{name} is of class {class}\nnote: the policy of {home} has no class {class} ({known}): its default class governs until it has"
+    )
 }
 
 /// The place in the list of the pin to lift; none: all.
@@ -273,6 +288,29 @@ mod tests {
 2    not on tokyo-2  0..8     until 2026-11-21 22:00 UTC  rebuilt"
         );
         assert!(describe(&disk, &[], &places()).contains("policy decides"));
+    }
+
+    #[test]
+    fn a_class_that_no_file_names_is_said() {
+        let mut web1 = crate::commands::disk::tests::disk("web1");
+        let policy = PolicyView {
+            datacenter: web1.home.clone(),
+            text: None,
+            applied: None,
+            applied_by: None,
+            default: String::new(),
+            classes: vec![("database".parse().unwrap(), String::new())],
+            at_once: 4,
+            disks: 1,
+        };
+        web1.class = Some("database".parse().unwrap());
+        assert!(classed(&web1, &policy).ends_with("by class database of the policy of tokyo"));
+        web1.class = Some("databse".parse().unwrap());
+        let said = classed(&web1, &policy);
+        assert!(
+            said.contains("no class databse (it has database)"),
+            "{said}"
+        );
     }
 
     #[test]
