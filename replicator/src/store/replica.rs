@@ -8,6 +8,10 @@ use crate::message::ReplicaState;
 use crate::words::{Epoch, Extent, Extents, History, Incarnation};
 use smallvec::SmallVec;
 
+/// How many earlier memberships a replica remembers. More than a history has entries: those that ended with
+/// an ejection are named by none, and stay until a collapse says so.
+const MOST_MEMBERSHIPS: usize = 64;
+
 /// One range's record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Replica {
@@ -119,7 +123,7 @@ impl Replicas {
         }
         if touched
             .clone()
-            .any(|replica| replica.from < from && replica.past.len() >= History::MAX_ENTRIES)
+            .any(|replica| replica.from < from && replica.past.len() >= MOST_MEMBERSHIPS)
         {
             return Err("the replica is needed by too many older entries");
         }

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod files;
 mod fill;
+mod moves;
 mod rng;
 mod script;
 mod space;
