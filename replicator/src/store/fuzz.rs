@@ -5,9 +5,10 @@ use super::frame::{HEADER_BYTES, Header, Kind, RawHeader};
 use super::media::sim::SimMedia;
 use super::place::Place;
 use super::segment::file_name;
-use super::{BootId, Handled, Options, Store};
-use crate::message::{Asker, Request, checksum};
+use super::{BootId, Filling, Handled, Options, Store};
+use crate::message::{Asker, Fetch, Request, checksum};
 use crate::words::{Block, Blocks, DiskId, Epoch, Extent, Extents, StoreId, Version};
+use bytes::Bytes;
 
 const STORE: StoreId = StoreId::from_u128(7);
 const MOST_BYTES: usize = 1 << 20;
@@ -67,9 +68,55 @@ pub fn fuzz_recover(input: &[u8]) {
             start: Block(0),
         };
         let _ = store.handle(list);
+        move_it(&mut store, asker);
     }
     for _ in 0..64 {
         store.housekeep();
+    }
+}
+
+/// What a move does to a store, with whatever replica that makes.
+fn move_it(store: &mut Store<SimMedia>, asker: Asker) {
+    let extents = Extents::new(Extent(0), Extent(4));
+    let survey = Request::Survey {
+        asker,
+        from: Epoch::ZERO,
+        below: Epoch::MAX,
+        extents,
+        start: Block(0),
+    };
+    let _ = store.handle(survey);
+    for first in [0, 200] {
+        let blocks = Blocks::new(Block(first), 16);
+        let Ok(missing) = store.missing(asker, Epoch::MAX, blocks) else {
+            continue;
+        };
+        let fetch = Request::Fetch {
+            asker,
+            from: Epoch::ZERO,
+            below: Epoch::MAX,
+            blocks: missing.blocks.clone(),
+            known: missing.known.clone(),
+            compress: false,
+        };
+        if let Handled::Fetch(plan) = store.handle(fetch) {
+            let _ = plan.run();
+        }
+        let filling = Filling {
+            found: vec![Fetch::Same; missing.known.len()],
+            data: Bytes::new(),
+            wire_bytes: 0,
+        };
+        let _ = store.fill(asker, Epoch::MAX, &missing, &filling);
+    }
+    let collapse = Request::Collapse {
+        asker,
+        extents,
+        oldest: asker.epoch,
+    };
+    let _ = store.handle(collapse);
+    for _ in 0..4 {
+        let _ = store.drop_replica(asker.disk, extents, Epoch::MAX);
     }
 }
 

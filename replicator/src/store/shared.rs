@@ -74,7 +74,15 @@ struct Core {
 #[derive(Default)]
 struct Reads {
     queue: VecDeque<(Wanted, Done)>,
+    /// Fetches of other stores: after everything that somebody waits for.
+    fetches: VecDeque<(Wanted, Done)>,
     closing: bool,
+}
+
+impl Reads {
+    fn next(&mut self) -> Option<(Wanted, Done)> {
+        self.queue.pop_front().or_else(|| self.fetches.pop_front())
+    }
 }
 
 /// What has to wait for the media.
@@ -358,7 +366,8 @@ impl Shared {
     fn fail(&self) {
         let mut reads = self.reads.lock();
         reads.closing = true;
-        let queue = std::mem::take(&mut reads.queue);
+        let mut queue = std::mem::take(&mut reads.queue);
+        queue.append(&mut reads.fetches);
         drop(reads);
         let mut core = self.core.lock();
         if let Some(store) = &mut core.store {
@@ -437,7 +446,10 @@ impl Shared {
             drop(reads);
             return done(Reply::Refused(Refusal::Failed));
         }
-        reads.queue.push_back((wanted, done));
+        match wanted {
+            Wanted::Read(..) => reads.queue.push_back((wanted, done)),
+            Wanted::Fetch(_) => reads.fetches.push_back((wanted, done)),
+        }
         drop(reads);
         self.read_wanted.notify_one();
     }
@@ -445,7 +457,7 @@ impl Shared {
     fn read_loop(&self) {
         let mut reads = self.reads.lock();
         loop {
-            if let Some((wanted, done)) = reads.queue.pop_front() {
+            if let Some((wanted, done)) = reads.next() {
                 MutexGuard::unlocked(&mut reads, || done(wanted.run()));
             } else if reads.closing {
                 return;

@@ -7,7 +7,7 @@ use crate::store::check::check_media;
 use crate::store::media::Media;
 use crate::store::media::sim::SimMedia;
 use crate::store::{BootId, Options, Store, StoreError, fuzz_recover};
-use crate::words::{Block, Blocks, Epoch, StoreId};
+use crate::words::{Block, Blocks, Epoch, Extent, Extents, StoreId};
 
 /// A store with every kind of frame, a checkpoint in the middle, and a clean end.
 fn sample() -> (SimMedia, super::bench::Oracle, Options) {
@@ -26,6 +26,23 @@ fn sample() -> (SimMedia, super::bench::Oracle, Options) {
     bench
         .fill(2, Blocks::new(Block(0), 9), source)
         .expect("there is room");
+    let extents = Extents::new(Extent(32), Extent(64));
+    let (asker, below) = (bench.asker(), Epoch::from_u64(2));
+    let request = Request::Keep {
+        asker,
+        extents,
+        below,
+    };
+    assert_eq!(bench.ask(request), Reply::Kept);
+    let request = Request::Collapse {
+        asker,
+        extents,
+        oldest: below,
+    };
+    assert_eq!(bench.ask(request), Reply::Collapsed);
+    let extents = Extents::new(Extent(48), Extent(64));
+    let dropped = bench.store.drop_replica(DISK, extents, Epoch::from_u64(3));
+    assert!(matches!(dropped, Ok(Some(_))));
     bench.write(2, 1, true);
     bench.write(3, 1, false);
     bench.close()
