@@ -1,231 +1,147 @@
 //! Dropping one copy by hand: what policy promises is not broken, or, forced, what is lost is named.
+//!
+//! A dropped copy is a pin off its store until the VM runs elsewhere: so that policy does not bring it
+//! back, and so that what is left of it is deleted at once.
 
-use super::held::segments;
 use super::order::{Proposal, Refused, Wanted, refused};
-use super::pins::without;
-use super::ranges::{inside, intersection, joined, overlap};
+use super::ranges::{intersection, joined, overlap};
 use super::steps::side_by_side;
-use super::{Action, Goal, GoalRange, Plan, RetiredCopy, Role, Step, Subject};
-use crate::policy::{Hold, Pin, Until};
+use super::{Goal, GoalRange, Role, Shortfall};
+use crate::policy::{Hold, Until};
 use replicator::words::{Extents, History, StoreId};
 
 impl Wanted<'_> {
     pub(super) fn dropped(mut self, store: StoreId, force: bool) -> Result<Proposal, Refused> {
-        let name = self.subject.record.name.clone();
+        let name = &self.subject.record.name;
         let error = format!("the copy of disk {name} on store {store} is not dropped");
-        let named: Vec<Extents> =
-            self.parts(|history| history.0.iter().any(|entry| entry.has(store)));
-        let member: Vec<Extents> = self.parts(|history| history.member(store).is_some());
+        self.there_is_one(store, &error)?;
+        let until = Until::VmLeaves(self.subject.home.datacenter.clone());
+        self.pins = self.pins_without(store);
+        let needed = self.goal();
+        let needed = needed.ranges.iter().filter(|range| self.touches(range));
+        let needed: Vec<Extents> = needed
+            .filter(|range| range.stores().contains(&store))
+            .map(|range| intersection(range.extents, self.part))
+            .collect();
+        self.pins
+            .push(self.pin(Hold::Off(vec![store]), until.clone()));
+        let goal = self.goal();
+        if needed.is_empty() || self.is_made_up_for(&goal) {
+            return Ok(self.proposal(goal, Vec::new()));
+        }
+        if !force {
+            return Err(refused(
+                error,
+                self.why_needed(&needed, &goal, store),
+                "add a copy on another store there and wait until it is complete, or force it",
+            ));
+        }
+        self.pins.pop();
+        self.pins.push(self.pin(Hold::Without(vec![store]), until));
+        let goal = self.goal();
+        let stays = |range: &&GoalRange| self.touches(range) && range.stores().contains(&store);
+        if let Some(range) = goal.ranges.iter().find(stays) {
+            return Err(refused(
+                error,
+                format!(
+                    "no other store has extents {}, or can have them now: all that is in them would be lost",
+                    intersection(range.extents, self.part)
+                ),
+                "make room for another copy first, wait until it is complete, then drop this one",
+            ));
+        }
+        let losses = self.losses(&goal);
+        Ok(self.proposal(goal, losses))
+    }
+
+    /// Refuses what is no copy, or one that is only there to fill others from.
+    fn there_is_one(&self, store: StoreId, error: &str) -> Result<(), Refused> {
+        let map = self.subject.record.map.iter();
+        let in_part = |so: &dyn Fn(&History) -> bool| {
+            map.clone()
+                .any(|range| overlap(range.extents, self.part) && so(&range.history))
+        };
+        let named = in_part(&|history| history.0.iter().any(|entry| entry.has(store)));
+        let member = in_part(&|history| history.member(store).is_some());
         let retired = self
             .subject
             .retired
             .iter()
             .any(|retired| retired.store == store);
-        if named.is_empty() && !retired {
-            return Err(refused(
-                error,
-                format!("it has none of extents {}", self.part),
-                "see `ukai disk map` for the copies that there are",
-            ));
-        }
-        if member.is_empty() && !named.is_empty() {
-            return Err(refused(
-                error,
+        match (named, member) {
+            (true, false) => Err(refused(
+                error.into(),
                 "new copies are still filled from it".into(),
                 "it goes by itself when they are whole: see `ukai moves`",
-            ));
+            )),
+            (false, _) if !retired => Err(refused(
+                error.into(),
+                format!("it has none of extents {}", self.part),
+                "see `ukai disk map` for the copies that there are",
+            )),
+            _ => Ok(()),
         }
-        self.pins = without(
-            &self.pins,
-            store,
-            self.part,
-            self.subject.record.extents(),
-            |hold| !matches!(hold, Hold::Off(_)),
-        );
-        let goal = self.goal();
-        let needed: Vec<&GoalRange> = goal
-            .ranges
-            .iter()
-            .filter(|range| overlap(range.extents, self.part) && range.stores().contains(&store))
-            .collect();
-        if needed.is_empty() {
-            let mut proposal = self.proposal(goal, Vec::new());
-            self.drop_at_once(&mut proposal.plan, store);
-            return Ok(proposal);
-        }
-        if !force {
-            let why = self.why_needed(&needed, store);
-            return Err(refused(
-                error,
-                why,
-                "add a copy elsewhere first and pin the disk off this store, or force it and go without",
-            ));
-        }
-        let reduced = self.reduced(store);
-        if let Some(range) = reduced.ranges.iter().find(|range| range.copies.is_empty()) {
-            return Err(refused(
-                error,
+    }
+
+    fn touches(&self, range: &GoalRange) -> bool {
+        overlap(range.extents, self.part)
+    }
+
+    /// Whether all that policy asks for without the store is there and whole, where it should be: a copy
+    /// that was added by hand takes the place of this one.
+    fn is_made_up_for(&self, goal: &Goal) -> bool {
+        let there = |history: &History, (store, role): &(StoreId, Role)| {
+            let whole = history.member(*store).is_some_and(|entry| entry.whole);
+            whole && !matches!(role, Role::StandIn | Role::Retained)
+        };
+        let all_there = side_by_side(self.subject.record, goal)
+            .filter(|(extents, _, _)| overlap(*extents, self.part))
+            .all(|(_, history, copies)| copies.iter().all(|copy| there(history, copy)));
+        let short = |shortfall: &Shortfall| overlap(shortfall.extents, self.part);
+        all_there && !goal.shortfalls.iter().any(short)
+    }
+
+    /// What a forced order leaves short.
+    fn losses(&self, goal: &Goal) -> Vec<String> {
+        let short = goal.ranges.iter().filter(|range| self.touches(range));
+        let short = short.filter(|range| range.copies.len() < usize::from(range.wanted));
+        short
+            .map(|range| {
+                let part = intersection(range.extents, self.part);
+                let copies = match range.copies.len() {
+                    1 => "1 copy: the loss of its store loses them".to_owned(),
+                    n => format!("{n} copies"),
+                };
                 format!(
-                    "it is the only member of extents {}: all that is in them would be lost",
-                    range.extents
-                ),
-                "add a copy elsewhere first, wait until it is complete, then drop this one",
-            ));
-        }
-        let losses = self.losses(&reduced, store);
-        self.pins
-            .push(self.pin(Hold::Off(vec![store]), Until::Lifted));
-        let mut proposal = self.proposal(reduced, losses);
-        self.drop_at_once(&mut proposal.plan, store);
-        Ok(proposal)
+                    "extents {part} are left with {copies}; policy asks for {}, and there is no room for another",
+                    range.wanted
+                )
+            })
+            .collect()
     }
 
-    /// The ranges of the part whose history is so.
-    fn parts(&self, so: impl Fn(&History) -> bool) -> Vec<Extents> {
-        let map = self.subject.record.map.iter();
-        let there = map.filter(|range| overlap(range.extents, self.part) && so(&range.history));
-        joined(there.map(|range| intersection(range.extents, self.part)))
-    }
-
-    /// The members as they are, but for `store` in the part.
-    fn reduced(&self, store: StoreId) -> Goal {
-        let rules = self.planner.rules(self.subject);
-        let cut = Pin {
-            hold: Hold::Off(vec![store]),
-            ..self.pin(Hold::Off(Vec::new()), Until::Lifted)
-        };
-        let pins = [cut];
-        let subject = Subject {
-            pins: &pins,
-            ..*self.subject
-        };
-        let cut_rules = self.planner.rules(&subject);
-        let total = rules.class.total(subject.record.copies);
-        let ranges = segments(&subject, &cut_rules).map(|(extents, history)| {
-            let gone = inside(extents, self.part);
-            let members = history.members().filter(|member| !gone || *member != store);
-            let mut copies: Vec<(StoreId, Role)> =
-                members.map(|member| (member, Role::Near)).collect();
-            copies.sort_unstable();
-            GoalRange {
-                extents,
-                wanted: total,
-                copies,
-            }
-        });
-        Goal {
-            ranges: ranges.collect(),
-            shortfalls: Vec::new(),
-        }
-    }
-
-    fn losses(&self, reduced: &Goal, store: StoreId) -> Vec<String> {
-        let rules = self.planner.rules(self.subject);
-        let total = rules.class.total(self.subject.record.copies);
-        let mut losses: Vec<(usize, Vec<Extents>)> = Vec::new();
-        for (extents, history, copies) in side_by_side(self.subject.record, reduced) {
-            if history.member(store).is_none() || !inside(extents, self.part) {
-                continue;
-            }
-            let left = copies
-                .iter()
-                .filter(|(member, _)| history.member(*member).is_some_and(|entry| entry.whole));
-            let left = left.count();
-            match losses.iter_mut().find(|(count, _)| *count == left) {
-                Some((_, parts)) => parts.push(extents),
-                None => losses.push((left, vec![extents])),
-            }
-        }
-        let sentence = |(left, parts): (usize, Vec<Extents>)| {
-            let parts: Vec<String> = joined(parts.into_iter())
-                .iter()
-                .map(Extents::to_string)
-                .collect();
-            let copies = match left {
-                0 => "no complete copy but this one until their new copies are whole".to_owned(),
-                1 => "1 complete copy: the loss of its store loses them".to_owned(),
-                _ => format!("{left} complete copies"),
-            };
-            format!(
-                "extents {} are left with {copies}; policy asks for {total}",
-                parts.join(", ")
-            )
-        };
-        losses.into_iter().map(sentence).collect()
-    }
-
-    fn why_needed(&self, needed: &[&GoalRange], store: StoreId) -> String {
-        let parts = joined(
-            needed
-                .iter()
-                .map(|range| intersection(range.extents, self.part)),
-        );
-        let parts: Vec<String> = parts.iter().map(Extents::to_string).collect();
+    fn why_needed(&self, needed: &[Extents], without: &Goal, store: StoreId) -> String {
+        let parts: Vec<String> = joined(needed.iter().copied())
+            .iter()
+            .map(Extents::to_string)
+            .collect();
         let datacenter = &self.subject.home.datacenter;
-        let wanted = needed.iter().map(|range| range.wanted).max().unwrap_or(0);
-        let roles = needed.iter().flat_map(|range| &range.copies);
-        let away = roles
-            .filter(|(other, _)| *other == store)
-            .any(|(_, role)| *role == Role::Away);
-        let keeps = match (away, self.planner.fleet.site_of(store)) {
-            (true, Some(site)) => {
-                format!(" and keeps this one in {}", self.planner.fleet.name(site))
-            }
-            _ => String::new(),
+        let touched = || without.ranges.iter().filter(|range| self.touches(range));
+        let wanted = touched().map(|range| range.wanted).max().unwrap_or(0);
+        let rules = self.planner.rules(self.subject);
+        let site = self.planner.fleet.site_of(store);
+        let away = rules
+            .class
+            .away
+            .keys()
+            .any(|dc| self.planner.fleet.site(dc) == site);
+        let keeps = match site.filter(|_| away) {
+            Some(site) => format!(", one of them in {}", self.planner.fleet.name(site)),
+            None => String::new(),
         };
         format!(
-            "the policy of {datacenter} asks for {wanted} copies of extents {}{keeps}, and there are no more than that",
+            "the policy of {datacenter} asks for {wanted} copies of extents {}{keeps}, and without this one there are not so many that are complete and where they should be",
             parts.join(", ")
         )
-    }
-
-    /// What an operator drops goes now, whatever `drop` says of copies that moves leave behind.
-    fn drop_at_once(&self, plan: &mut Plan, store: StoreId) {
-        let mut extents = self.parts(|history| history.0.iter().any(|entry| entry.has(store)));
-        let retired = self
-            .subject
-            .retired
-            .iter()
-            .filter(|retired| retired.store == store);
-        let retired = retired.flat_map(|retired| &retired.extents);
-        extents.extend(
-            retired
-                .filter(|part| overlap(**part, self.part))
-                .map(|part| intersection(*part, self.part)),
-        );
-        extents.sort_unstable_by_key(|part| part.first);
-        let copy = RetiredCopy {
-            store,
-            extents: joined(extents.into_iter()),
-            not_before: None,
-        };
-        let retire = plan
-            .steps
-            .iter_mut()
-            .find_map(|step| match &mut step.action {
-                Action::Retire { copies } => Some(copies),
-                _ => None,
-            });
-        match retire {
-            Some(copies) => {
-                copies.retain(|other| other.store != store);
-                copies.push(copy);
-            }
-            None => {
-                let copies_left = plan
-                    .steps
-                    .last()
-                    .map_or(plan.copies_now, |step| step.copies_after);
-                let write_round_trip = plan.steps.last().and_then(|step| step.write_round_trip);
-                plan.steps.push(Step {
-                    action: Action::Retire { copies: vec![copy] },
-                    copies_before: copies_left,
-                    copies_after: copies_left,
-                    crossings: Vec::new(),
-                    time: None,
-                    write_round_trip,
-                });
-            }
-        }
     }
 }

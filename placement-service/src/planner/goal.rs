@@ -222,7 +222,7 @@ impl<'a> Placing<'a> {
                 .map(|(seat, role)| (self.fleet.place(*seat).store, *role))
                 .collect();
             if range.short > 0 {
-                retain(&range, &mut copies);
+                self.retain(&range, &mut copies);
                 goal.shortfalls.push(self.shortfall(&range));
             }
             copies.sort_unstable();
@@ -242,6 +242,30 @@ impl<'a> Placing<'a> {
         goal
     }
 
+    /// A copy is given up only for another one: where some are missing, members that should go stay.
+    /// Nothing is put where it must not be; but what is there is not deleted before it is elsewhere.
+    fn retain(&self, range: &Range, copies: &mut Vec<(StoreId, Role)>) {
+        let mut left = range.short;
+        let whole_first = [true, false].into_iter().flat_map(|whole| {
+            let live = range.history.live();
+            live.filter(move |entry| entry.whole == whole)
+        });
+        let members: Vec<StoreId> = whole_first
+            .flat_map(|entry| entry.stores.iter().copied())
+            .filter(|store| copies.iter().all(|(other, _)| other != store))
+            .collect();
+        for store in &members {
+            if left > 0 && !self.rules.is_off(*store, range.extents, true) {
+                copies.push((*store, Role::Retained));
+                left -= 1;
+            }
+        }
+        // Whatever was forced, the last one stays.
+        if copies.is_empty() {
+            copies.extend(members.first().map(|last| (*last, Role::Retained)));
+        }
+    }
+
     fn shortfall(&self, range: &Range) -> Shortfall {
         let barred: Vec<&str> = self
             .rules
@@ -259,26 +283,6 @@ impl<'a> Placing<'a> {
             why: format!(
                 "no other host that is up and has room is left for it{but}: start a node with a store, or make room"
             ),
-        }
-    }
-}
-
-/// A copy is given up only for another one: where some are missing, members that should go stay.
-/// Nothing is put where it must not be; but what is there is not deleted before it is elsewhere.
-fn retain(range: &Range, copies: &mut Vec<(StoreId, Role)>) {
-    let mut left = range.short;
-    let whole_first = [true, false];
-    let members = whole_first.iter().flat_map(|whole| {
-        let entries = range
-            .history
-            .live()
-            .filter(move |entry| entry.whole == *whole);
-        entries.flat_map(|entry| &entry.stores)
-    });
-    for store in members {
-        if left > 0 && copies.iter().all(|(other, _)| other != store) {
-            copies.push((*store, Role::Retained));
-            left -= 1;
         }
     }
 }

@@ -13,26 +13,31 @@ pub(super) fn segments<'a>(
     subject: &Subject<'a>,
     rules: &Rules,
 ) -> impl Iterator<Item = (Extents, &'a History)> + use<'a> {
+    let cuts = cuts(rules);
+    subject.record.map.iter().flat_map(move |range| {
+        let parts = cut(range.extents, &cuts).into_iter();
+        parts.map(|extents| (extents, &range.history))
+    })
+}
+
+/// Where pins begin and end.
+pub(super) fn cuts(rules: &Rules) -> Vec<Extent> {
     let mut cuts: Vec<Extent> = Vec::new();
     for extents in rules.pins.iter().filter_map(|pin| pin.extents) {
         cuts.extend([extents.first, extents.end]);
     }
     cuts.sort_unstable();
     cuts.dedup();
-    subject.record.map.iter().flat_map(move |range| {
-        let inside = cuts
-            .iter()
-            .copied()
-            .filter(|cut| range.extents.first < *cut && range.extents.contains(*cut));
-        let mut edges = vec![range.extents.first];
-        edges.extend(inside);
-        edges.push(range.extents.end);
-        let pieces: Vec<Extents> = edges
-            .windows(2)
-            .map(|pair| Extents::new(pair[0], pair[1]))
-            .collect();
-        pieces.into_iter().map(|extents| (extents, &range.history))
-    })
+    cuts
+}
+
+pub(super) fn cut(extents: Extents, cuts: &[Extent]) -> Vec<Extents> {
+    let inside = |cut: &Extent| extents.first < *cut && extents.contains(*cut);
+    let mut edges = vec![extents.first];
+    edges.extend(cuts.iter().copied().filter(inside));
+    edges.push(extents.end);
+    let part = |pair: &[Extent]| Extents::new(pair[0], pair[1]);
+    edges.windows(2).map(part).collect()
 }
 
 /// A store that has some of a range already.

@@ -86,7 +86,7 @@ impl Planner<'_> {
                     )
                 })
             }
-            Hold::Off(_) => None,
+            Hold::Off(_) | Hold::Without(_) => None,
         }
     }
 }

@@ -173,13 +173,7 @@ impl Wanted<'_> {
         };
         self.store_is_fit(store, &error)?;
         // One that a pin kept off gets it all the same: the latest order counts.
-        self.pins = without(
-            &self.pins,
-            store,
-            self.part,
-            self.subject.record.extents(),
-            |hold| matches!(hold, Hold::Off(_)),
-        );
+        self.pins = self.pins_without(store);
         self.pins
             .push(self.pin(Hold::Also(vec![store]), Until::Lifted));
         let goal = self.goal();
@@ -281,6 +275,11 @@ impl Wanted<'_> {
                 "start a node with a store there, or make room",
             )
         })
+    }
+
+    /// The pins, none of which speaks of `store` in the part.
+    pub(super) fn pins_without(&self, store: StoreId) -> Vec<Pin> {
+        without(&self.pins, store, self.part, self.subject.record.extents())
     }
 
     pub(super) fn pin(&self, hold: Hold, until: Until) -> Pin {

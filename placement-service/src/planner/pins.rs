@@ -4,25 +4,21 @@ use super::ranges::intersection;
 use crate::policy::{Hold, Pin};
 use replicator::words::{Extents, StoreId};
 
-/// The pins without `store` in `part`, as far as `these` holds are concerned. A pin of more extents
-/// than that goes on for the others; `all` are the disk's.
-pub(super) fn without(
-    pins: &[Pin],
-    store: StoreId,
-    part: Extents,
-    all: Extents,
-    these: impl Fn(&Hold) -> bool,
-) -> Vec<Pin> {
+/// The pins without `store` in `part`. A pin of more extents than that goes on for the others; `all` are
+/// the disk's.
+pub(super) fn without(pins: &[Pin], store: StoreId, part: Extents, all: Extents) -> Vec<Pin> {
     let mut left = Vec::with_capacity(pins.len());
     for pin in pins {
         let stores = match &pin.hold {
-            Hold::On(stores) | Hold::Also(stores) | Hold::Off(stores) => stores,
+            Hold::On(stores) | Hold::Also(stores) | Hold::Off(stores) | Hold::Without(stores) => {
+                stores
+            }
             Hold::In(_) => {
                 left.push(pin.clone());
                 continue;
             }
         };
-        if !stores.contains(&store) || !these(&pin.hold) {
+        if !stores.contains(&store) {
             left.push(pin.clone());
             continue;
         }
@@ -44,6 +40,7 @@ pub(super) fn without(
             let hold = match &pin.hold {
                 Hold::On(_) => Hold::On(stores.clone()),
                 Hold::Also(_) => Hold::Also(stores.clone()),
+                Hold::Without(_) => Hold::Without(stores.clone()),
                 _ => Hold::Off(stores.clone()),
             };
             left.push(Pin {

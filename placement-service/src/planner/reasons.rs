@@ -337,6 +337,7 @@ impl Telling<'_> {
             Hold::On(stores) => format!("to {}", hosts(stores)),
             Hold::Also(stores) => format!("to {} besides", hosts(stores)),
             Hold::Off(stores) => format!("off {}", hosts(stores)),
+            Hold::Without(stores) => format!("off {}, with or without another", hosts(stores)),
         }
     }
 

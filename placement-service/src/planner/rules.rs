@@ -8,7 +8,7 @@ use super::fleet::{Fleet, Seat, Site};
 use super::layout::Apart;
 use super::subject::Subject;
 use crate::policy::{Class, Follow, Hold, Pin, Policies, Rigor, Spread, UnixSeconds};
-use replicator::words::{DatacenterName, Extents, History};
+use replicator::words::{DatacenterName, Extents, History, StoreId};
 use std::collections::BTreeMap;
 
 /// A disk's rules, once for all its extents.
@@ -102,6 +102,23 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// Whether the latest pin that speaks of `store` in `extents` wants none there: with `forced`, even
+    /// if no other store can have them.
+    pub fn is_off(&self, store: StoreId, extents: Extents, forced: bool) -> bool {
+        let speaks = self.pins.iter().rev().find_map(|pin| match &pin.hold {
+            Hold::In(_) => None,
+            Hold::On(stores) | Hold::Also(stores) | Hold::Off(stores) | Hold::Without(stores) => {
+                let speaks = stores.contains(&store) && pin.covers(extents);
+                speaks.then_some(&pin.hold)
+            }
+        });
+        match speaks {
+            Some(Hold::Without(_)) => true,
+            Some(Hold::Off(_)) => !forced,
+            _ => false,
+        }
+    }
+
     /// What is wanted of `extents`, which share a history and all pins.
     pub fn wants(&self, fleet: &Fleet, extents: Extents, history: &History) -> Wants {
         let mut wants = Wants {
@@ -134,7 +151,7 @@ impl<'a> Rules<'a> {
                         _ => wants.also.extend(seats),
                     }
                 }
-                Hold::Off(stores) => {
+                Hold::Off(stores) | Hold::Without(stores) => {
                     let seats = seats(stores);
                     wants.on.retain(|seat| !seats.contains(seat));
                     wants.also.retain(|seat| !seats.contains(seat));

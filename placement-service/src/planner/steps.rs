@@ -10,7 +10,7 @@
 //! Either way an epoch's writes stand on as many stores as policy asks at each moment.
 
 use super::fleet::Fleet;
-use super::held::segments;
+use super::held::{cut, cuts, segments};
 use super::plan::{Action, Goal, RetiredCopy};
 use super::ranges::{intersection, joined, overlap};
 use super::rules::Rules;
@@ -227,11 +227,14 @@ fn retired(
         DropWhen::After(time) => Some(Some(since.after(time)).filter(|at| *at > now)),
         DropWhen::Manual => None,
     };
-    // Where no block may stand none is kept for a way back.
-    let barred = |store: StoreId| fleet.site_of(store).is_some_and(|site| !rules.allows(site));
+    // Where no block may stand, or an operator wants none, none is kept for a way back.
+    let unwanted = |store: StoreId, extents: Extents| {
+        let site = fleet.site_of(store);
+        rules.is_off(store, extents, false) || site.is_some_and(|site| !rules.allows(site))
+    };
     let mut copies: BTreeMap<(StoreId, Option<UnixSeconds>), Vec<Extents>> = BTreeMap::new();
     let mut add = |store: StoreId, extents: Extents, since: UnixSeconds| {
-        let when = if barred(store) {
+        let when = if unwanted(store, extents) {
             Some(None)
         } else {
             after(since)
@@ -252,11 +255,10 @@ fn retired(
             .into_iter()
             .for_each(|store| add(store, extents, now));
     }
+    let cuts = cuts(rules);
     for retired in subject.retired {
-        retired
-            .extents
-            .iter()
-            .for_each(|extents| add(retired.store, *extents, retired.since));
+        let parts = retired.extents.iter().flat_map(|part| cut(*part, &cuts));
+        parts.for_each(|part| add(retired.store, part, retired.since));
     }
     copies
         .into_iter()

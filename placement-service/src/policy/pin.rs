@@ -7,7 +7,8 @@ use std::fmt;
 use std::time::Duration;
 
 /// An operator's own placement of a disk, or of some of its extents. It beats locality, never
-/// residency, and takes no copy away that durability asks for. The service keeps it.
+/// residency, and takes no copy away that durability asks for unless it was forced ([`Hold::Without`]).
+/// The service keeps it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pin {
     pub disk: DiskId,
@@ -32,6 +33,9 @@ pub enum Hold {
     Also(Vec<StoreId>),
     /// These stores have none, as soon as others have them.
     Off(Vec<StoreId>),
+    /// These stores have none, even if no others can have them: the one pin that goes below what
+    /// durability asks for, made by a forced order that named what is lost. One copy always stays.
+    Without(Vec<StoreId>),
 }
 
 /// When a pin ends.

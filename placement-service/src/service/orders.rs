@@ -310,6 +310,15 @@ impl Service {
         let stores: &[StoreId] = match hold {
             Hold::In(datacenter) => return self.known_datacenter(datacenter),
             Hold::On(stores) | Hold::Also(stores) | Hold::Off(stores) => stores,
+            // It may go below what policy promises: what is lost by it has to be named first.
+            Hold::Without(_) => {
+                return Err(ServiceError::new(
+                    Kind::Impossible,
+                    format!("disk {name} was not pinned"),
+                    "only a forced order leaves a disk with fewer copies than its policy asks for",
+                    "pin it off the store, or use `ukai disk drop-copy --force`",
+                ));
+            }
         };
         for store in stores {
             if self.catalog.get(&key::store(*store))?.is_none() {

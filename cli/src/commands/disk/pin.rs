@@ -211,6 +211,9 @@ fn hold(hold: &Hold, places: &Places) -> String {
         Hold::On(stores) => format!("on {}", places.names(stores)),
         Hold::Also(stores) => format!("on {} besides", places.names(stores)),
         Hold::Off(stores) => format!("not on {}", places.names(stores)),
+        Hold::Without(stores) => {
+            format!("not on {}, with or without another", places.names(stores))
+        }
     }
 }
 

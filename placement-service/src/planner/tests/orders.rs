@@ -100,7 +100,9 @@ fn an_added_copy_stays_until_it_is_dropped() {
     assert!(case.plan().is_empty());
     let dropped = case.propose(drop_copy(11, false)).unwrap();
     assert_eq!(story(&dropped.plan), ["switch 1 3", "retire 11"]);
-    assert_eq!((dropped.pins, dropped.losses), (vec![], vec![]));
+    assert_eq!(dropped.losses, [] as [&str; 0]);
+    assert_eq!(dropped.pins.len(), 1);
+    assert_eq!(dropped.pins[0].hold, Hold::Off(vec![store(11)]));
     // A part of it: the pin goes on for the rest.
     let part = Order::DropCopy {
         store: store(11),
@@ -109,7 +111,7 @@ fn an_added_copy_stays_until_it_is_dropped() {
     };
     let dropped = case.propose(part).unwrap();
     assert_eq!(dropped.plan.next_sets().unwrap()[0].extents, extents(4, 8));
-    assert_eq!(dropped.pins.len(), 2);
+    assert_eq!(dropped.pins.len(), 3);
     case.pins = dropped.pins;
     assert_eq!(case.plan().next_sets(), dropped.plan.next_sets());
 }
@@ -161,45 +163,87 @@ fn dropping_what_policy_promises_is_refused_or_names_what_is_lost() {
     let mut case = Case::new(&[("tokyo", "away = { osaka = 1 }")], "tokyo", &[1, 3, 11]);
     let refused = case.propose(drop_copy(3, false)).unwrap_err().to_string();
     assert!(
-        refused.contains("asks for 3 copies of extents 0..16, and there are no more"),
+        refused.contains("asks for 3 copies of extents 0..16, and without"),
         "{refused}"
     );
     let refused = case.propose(drop_copy(11, false)).unwrap_err().to_string();
-    assert!(refused.contains("keeps this one in osaka"), "{refused}");
+    assert!(refused.contains("one of them in osaka"), "{refused}");
+    // Forced, and there is another store: nothing is lost.
+    let forced = case.propose(drop_copy(3, true)).unwrap();
+    assert_eq!(
+        story(&forced.plan),
+        ["switch 1 2 11", "fill", "complete", "retire 3"]
+    );
+    assert_eq!((forced.losses, forced.plan.least_copies), (vec![], 3));
+    // And where there is none, the losses are named.
+    for n in [2, 12, 21, 22] {
+        case.fleet.stores.remove(&store(n));
+    }
+    assert!(case.propose(drop_copy(3, false)).is_err());
     let forced = case.propose(drop_copy(3, true)).unwrap();
     assert_eq!(story(&forced.plan), ["switch 1 11", "retire 3"]);
     assert_eq!(
         forced.losses,
-        ["extents 0..16 are left with 2 complete copies; policy asks for 3"]
+        [
+            "extents 0..16 are left with 2 copies; policy asks for 3, and there is no room for another"
+        ]
     );
-    assert_eq!(forced.pins[0].hold, Hold::Off(vec![store(3)]));
     case.pins = forced.pins;
+    assert_eq!(case.plan(), forced.plan, "the pin alone leads there");
     for step in forced.plan.steps {
         case.act(&step.action);
     }
-    assert_eq!(
-        story(&case.plan())[0],
-        "switch 1 2 11",
-        "policy makes another, elsewhere"
+    assert!(case.plan().is_empty(), "{:?}", story(&case.plan()));
+}
+
+#[test]
+fn a_copy_is_replaced_by_adding_one_and_dropping_the_other() {
+    let mut case = Case::new(&[], "tokyo", &[1, 3]);
+    let added = case.propose(add(2)).unwrap();
+    case.pins = added.pins;
+    case.act(&added.plan.steps[0].action);
+    assert!(
+        case.propose(drop_copy(1, false)).is_err(),
+        "not complete yet"
     );
+    case.act(&added.plan.steps[2].action);
+    let dropped = case.propose(drop_copy(1, false)).unwrap();
+    assert_eq!(story(&dropped.plan), ["switch 2 3", "retire 1"]);
+    assert_eq!(dropped.losses, [] as [&str; 0]);
+    case.pins = dropped.pins;
+    for step in dropped.plan.steps {
+        case.act(&step.action);
+    }
+    assert!(case.plan().is_empty(), "and it does not come back");
+    // One that stands elsewhere takes nobody's place.
+    let mut far = Case::new(&[], "tokyo", &[1, 3, 11]);
+    far.pins = vec![Pin {
+        disk: far.record.id,
+        extents: None,
+        hold: Hold::Also(vec![store(11)]),
+        reason: "far".into(),
+        until: Until::Lifted,
+    }];
+    far.fleet.stores.remove(&store(2));
+    assert!(far.propose(drop_copy(1, false)).is_err());
 }
 
 #[test]
 fn the_last_copy_is_dropped_by_no_force() {
     let mut case = Case::new(&[], "tokyo", &[1]);
-    let refused = case.propose(drop_copy(1, true)).unwrap_err().to_string();
-    assert!(refused.contains("the only member"), "{refused}");
     let none = case.propose(drop_copy(3, false)).unwrap_err().to_string();
     assert!(none.contains("has none of"), "{none}");
-    case.record = switch(&case.record, extents(0, 16), &[11, 12]);
-    case.home = Home::new(dc("osaka"));
+    let moved = case.propose(drop_copy(1, true)).unwrap();
+    assert_eq!(story(&moved.plan)[0], "switch 2 3", "others can have it");
+    case.record = switch(&case.record, extents(0, 16), &[2, 3]);
     let sealed = case.propose(drop_copy(1, true)).unwrap_err().to_string();
     assert!(sealed.contains("still filled from it"), "{sealed}");
-    let forced = case.propose(drop_copy(11, true)).unwrap();
+    case.record = disk(&[1]);
+    case.fleet.stores.retain(|id, _| *id == store(1));
+    let refused = case.propose(drop_copy(1, true)).unwrap_err().to_string();
     assert!(
-        forced.losses[0].contains("no complete copy"),
-        "{:?}",
-        forced.losses
+        refused.contains("all that is in them would be lost"),
+        "{refused}"
     );
 }
 

@@ -139,7 +139,7 @@ fn random_case() -> impl Strategy<Value = Case> {
 
 /// Pins of some extents: in a site, on a store, on one besides, off one.
 fn random_pins() -> impl Strategy<Value = Vec<(u32, u32, u8, u8)>> {
-    prop::collection::vec((0..EXTENTS, 1..=EXTENTS, 0u8..4, 0u8..12), 0..3)
+    prop::collection::vec((0..EXTENTS, 1..=EXTENTS, 0u8..5, 0u8..12), 0..3)
 }
 
 fn pin(case: &mut Case, pins: &[(u32, u32, u8, u8)]) {
@@ -153,7 +153,8 @@ fn pin(case: &mut Case, pins: &[(u32, u32, u8, u8)]) {
                 0 => Hold::In(dc(SITES[usize::from(what % 3)])),
                 1 => Hold::On(stores),
                 2 => Hold::Also(stores),
-                _ => Hold::Off(stores),
+                3 => Hold::Off(stores),
+                _ => Hold::Without(stores),
             },
             reason: "by hand".into(),
             until: Until::Lifted,
@@ -229,15 +230,21 @@ fn act_and_check(case: &mut Case, action: &Action, least: &[usize]) -> Result<()
     Ok(())
 }
 
-/// Per extent: what policy asks for, or what there is if that is less.
+/// Per extent: what policy asks for, or what there is if that is less; one where more was forced off.
 fn floor(case: &Case) -> Vec<usize> {
     let goal = goals(&case.goal());
-    let wanted = goal.iter().map(|(_, wanted)| *wanted);
-    copies(&case.record)
-        .into_iter()
-        .zip(wanted)
-        .map(|(have, wanted)| have.min(wanted))
-        .collect()
+    let have = copies(&case.record);
+    let forced = |extent: u32| {
+        case.pins.iter().any(|pin| {
+            let part = extents(extent, extent + 1);
+            matches!(pin.hold, Hold::Without(_)) && pin.covers(part)
+        })
+    };
+    let least = |(extent, (_, wanted)): (usize, (Vec<StoreId>, usize))| {
+        let wanted = if forced(extent as u32) { 1 } else { wanted };
+        have[extent].min(wanted)
+    };
+    goal.into_iter().enumerate().map(least).collect()
 }
 
 impl std::fmt::Debug for Case {
