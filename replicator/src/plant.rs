@@ -43,10 +43,24 @@ pub enum Plant {
     CompleteWithoutSync,
     /// An entry is called whole while pulls are under way [F2].
     CompleteBeforePulled,
+    /// Members of an open disk are switched without syncing those that it had [S4].
+    SwitchWithoutSync,
+    /// A fill counts although the store has lost unsynced data since it was begun [F1, S1].
+    FillIgnoresIncarnation,
+    /// A store takes what stands there unproven for what it is to have [R1, F4].
+    UnprovenCounts,
+    /// A fill does not replace an unproven block of a later version [F4].
+    DeadTailStands,
+    /// Members that stay forget what stood there when another joined [R2].
+    NothingKept,
+    /// A replica is deleted when its store is a member no more, though others are filled from it [F2, I7].
+    DeletedBeforeComplete,
+    /// A replica is deleted although its store has joined again [I7].
+    DropIgnoresRejoin,
 }
 
 impl Plant {
-    pub const ALL: [Plant; 19] = [
+    pub const ALL: [Plant; 26] = [
         Plant::AcknowledgeOnSend,
         Plant::FlushIgnoresIncarnation,
         Plant::EpochNotSynced,
@@ -66,6 +80,13 @@ impl Plant {
         Plant::SwitchWithoutDrain,
         Plant::CompleteWithoutSync,
         Plant::CompleteBeforePulled,
+        Plant::SwitchWithoutSync,
+        Plant::FillIgnoresIncarnation,
+        Plant::UnprovenCounts,
+        Plant::DeadTailStands,
+        Plant::NothingKept,
+        Plant::DeletedBeforeComplete,
+        Plant::DropIgnoresRejoin,
     ];
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use integration::sim::stats::Stats;
-use integration::sim::{Outcome, Show, planted, run};
+use integration::sim::{Outcome, Show, planted, run, scripts};
 use replicator::plant::Plant;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -26,7 +26,13 @@ struct Args {
     /// Plant each bug in turn, and find it.
     #[arg(long)]
     planted: bool,
-    /// With --seed: plant this bug (as --planted names it).
+    /// Tell the scripted stories, each in all its ways.
+    #[arg(long)]
+    scripts: bool,
+    /// With --scripts: this way of this story only, and print all that happens.
+    #[arg(long, num_args = 2, value_names = ["STORY", "WAY"], requires = "scripts")]
+    tell: Option<Vec<String>>,
+    /// With --seed or --tell: plant this bug (as --planted names it).
     #[arg(long)]
     plant: Option<String>,
 }
@@ -35,10 +41,17 @@ fn main() -> ExitCode {
     let args = Args::parse();
     // Failed assertions are caught and reported with their seed.
     std::panic::set_hook(Box::new(|_| {}));
-    let ok = match (args.seed, args.planted) {
-        (Some(seed), _) => one(seed, args.plant.as_deref()),
-        (None, true) => plants(args.seeds.unwrap_or(10_000)),
-        (None, false) => many(args.first, args.seeds.unwrap_or(1000)),
+    let bug = args.plant.as_deref().and_then(named);
+    let ok = if let Some([story, way]) = args.tell.as_deref() {
+        tell(story, way.parse().unwrap_or(0), bug)
+    } else if args.scripts {
+        stories()
+    } else if let Some(seed) = args.seed {
+        one(run(seed, bug, Show::All))
+    } else if args.planted {
+        plants(args.seeds.unwrap_or(10_000))
+    } else {
+        many(args.first, args.seeds.unwrap_or(1000))
     };
     if ok {
         ExitCode::SUCCESS
@@ -51,12 +64,41 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
-fn one(seed: u64, bug: Option<&str>) -> bool {
-    let named = |name: &str| Plant::ALL.into_iter().find(|p| format!("{p:?}") == name);
-    let outcome = run(seed, bug.and_then(named), Show::All);
+fn named(name: &str) -> Option<Plant> {
+    Plant::ALL.into_iter().find(|p| format!("{p:?}") == name)
+}
+
+/// A story by the beginning of its name.
+fn tell(story: &str, way: u64, bug: Option<Plant>) -> bool {
+    match scripts::ALL.iter().find(|s| s.name.starts_with(story)) {
+        Some(script) => one(script.run(way, bug, Show::All)),
+        None => {
+            println!("no such story: {story}");
+            false
+        }
+    }
+}
+
+fn stories() -> bool {
+    let mut all = true;
+    for script in &scripts::ALL {
+        let bad = (0..script.ways).find_map(|way| {
+            let (what, _) = script.run(way, None, Show::Nothing).violation?;
+            Some((way, what))
+        });
+        match &bad {
+            None => println!("{}: {} ways, well", script.name, script.ways),
+            Some((way, what)) => println!("{}: way {way}: VIOLATION {what}", script.name),
+        }
+        all &= bad.is_none();
+    }
+    all
+}
+
+fn one(outcome: Outcome) -> bool {
     println!(
-        "seed {seed}, trace {:016x}: {}",
-        outcome.hash, outcome.stats
+        "seed {}, trace {:016x}: {}",
+        outcome.seed, outcome.hash, outcome.stats
     );
     match outcome.violation {
         None => true,
@@ -127,6 +169,9 @@ fn plants(seeds: u64) -> bool {
                 println!("{bug:?}: NOT FOUND within {seeds} seeds");
                 all = false;
             }
+        }
+        if let Some((story, way, what)) = planted::find_in_scripts(bug) {
+            println!("{bug:?}: story {story}, way {way}: {what}");
         }
     }
     all

@@ -54,11 +54,6 @@ pub(super) fn brief(request: &Request) -> String {
             below,
         } => format!("Keep {} {extents} below {below}", asker.epoch),
         Request::Settle { asker, extents } => format!("Settle {} {extents}", asker.epoch),
-        Request::Keep {
-            asker,
-            extents,
-            below,
-        } => format!("Keep {} {extents} below {below}", asker.epoch),
         Request::Collapse {
             asker,
             extents,
@@ -106,6 +101,7 @@ pub(super) fn brief_reply(reply: &Reply) -> String {
             sealed.incarnation.0, sealed.watermark, sealed.replicas
         ),
         Reply::Read(read) => format!("Read {:?}", read.found),
+        Reply::Fetched(fetched) => format!("Fetched {:?}", fetched.found),
         Reply::Listed { blocks, more } => {
             let blocks: Vec<_> = blocks.iter().map(|b| (b.block.0, b.version)).collect();
             format!("Listed {blocks:?} more {more}")

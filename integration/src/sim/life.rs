@@ -3,8 +3,8 @@
 use super::dice::Dice;
 use super::store_node::name;
 use super::world::{Healing, What, World};
-use replicator::words::{Extent, Extents, NewSet, StoreId};
-use replicator::writer::{Event, Orders, TakeOver};
+use replicator::words::StoreId;
+use replicator::writer::{Event, TakeOver};
 
 /// How rough the life of one seed is: weights of what may happen at each moment.
 pub struct Temper {
@@ -18,16 +18,24 @@ pub struct Temper {
     fail_syncs: u64,
     fill: u64,
     cut: u64,
+    /// Between two stores.
+    cut_stores: u64,
+    placement_away: u64,
+    /// The service wants something else.
+    orders: u64,
     /// Of a start of a writer that is not the owner: by order.
     ordered: f64,
-    new_sets: f64,
-    ejects: bool,
+    /// Of a start: the disk shall follow its VM.
+    pub follow: f64,
+    pub ejects: bool,
 }
 
 impl Temper {
     pub fn draw(dice: &mut Dice) -> Temper {
-        if dice.chance(0.3) {
-            return Temper::mover(dice);
+        match dice.range(0..10) {
+            0 | 1 => return Temper::mover(dice),
+            2..6 => return Temper::filler(dice),
+            _ => {}
         }
         // Some lives are calm but for one thing, some are rough all over.
         let calm = dice.pick(&[0, 1, 1, 3]);
@@ -43,8 +51,11 @@ impl Temper {
             fail_syncs: rough(2),
             fill: rough(4),
             cut: rough(6),
+            cut_stores: rough(4),
+            placement_away: rough(2),
+            orders: rough(8),
             ordered: dice.pick(&[0.1, 0.3, 0.8]),
-            new_sets: dice.pick(&[0.0, 0.3, 0.8]),
+            follow: dice.pick(&[0.0, 0.3, 0.8]),
             ejects: dice.chance(0.85),
         }
     }
@@ -63,8 +74,56 @@ impl Temper {
             fail_syncs: 0,
             fill: 0,
             cut: 6,
+            cut_stores: 0,
+            placement_away: 0,
+            orders: 5,
             ordered: 0.8,
-            new_sets: 0.9,
+            follow: 0.9,
+            ejects: true,
+        }
+    }
+
+    /// A disk that stays open while it is moved about, so that fills end, or nearly.
+    fn filler(dice: &mut Dice) -> Temper {
+        let mut rough = |most: u64| dice.pick(&[0, 0, 1, most]);
+        Temper {
+            nothing: 80,
+            start: 12,
+            stop: rough(4),
+            writer_dies: rough(2),
+            node_dies: rough(3),
+            power_loss: rough(4),
+            all_power_lost: rough(1),
+            fail_syncs: rough(1),
+            fill: rough(2),
+            cut: rough(2),
+            cut_stores: rough(4),
+            placement_away: rough(2),
+            orders: dice.pick(&[2, 5, 12]),
+            ordered: dice.pick(&[0.3, 0.8]),
+            follow: dice.pick(&[0.3, 0.9]),
+            ejects: true,
+        }
+    }
+
+    /// Nothing happens of its own accord.
+    pub fn calm() -> Temper {
+        Temper {
+            nothing: 1,
+            start: 0,
+            stop: 0,
+            writer_dies: 0,
+            node_dies: 0,
+            power_loss: 0,
+            all_power_lost: 0,
+            fail_syncs: 0,
+            fill: 0,
+            cut: 0,
+            cut_stores: 0,
+            placement_away: 0,
+            orders: 0,
+            ordered: 0.0,
+            follow: 0.0,
             ejects: true,
         }
     }
@@ -90,6 +149,9 @@ impl World {
             t.fail_syncs,
             t.fill,
             t.cut,
+            t.cut_stores,
+            t.placement_away,
+            t.orders,
         ];
         let mut die = self.dice.range(0..weights.iter().sum());
         let fate = weights.iter().position(|weight| {
@@ -137,6 +199,22 @@ impl World {
                 let wait = self.dice.wait(20_000);
                 self.after(wait, What::Heal(Healing::Link(host, id)));
             }
+            Some(10) => {
+                let other = self.dice.range(0..self.stores.len() as u64) as usize;
+                let other = self.stores[other].id;
+                let (one, other) = (id.min(other), id.max(other));
+                self.say(format_args!("{}-{} is cut", name(one), name(other)));
+                self.stats.count("cut links between stores");
+                self.cut_stores.insert((one, other));
+                let wait = self.dice.wait(20_000);
+                self.after(wait, What::Heal(Healing::Cable(one, other)));
+            }
+            Some(11) => {
+                self.say(format_args!("the placement service is away"));
+                self.stats.count("placement service away");
+                self.placement_away_until = self.now + self.dice.wait(20_000);
+            }
+            Some(12) => self.new_goals(),
             _ => {}
         }
     }
@@ -145,6 +223,9 @@ impl World {
         match healing {
             Healing::Link(host, store) => {
                 self.links.entry((host, store)).or_default().cut = false;
+            }
+            Healing::Cable(one, other) => {
+                self.cut_stores.remove(&(one, other));
             }
             Healing::Full(store) => self.store(store).media.set_capacity(None),
         }
@@ -177,48 +258,18 @@ impl World {
     pub(super) fn start_writer(&mut self, host: usize, take_over: TakeOver) {
         if self.hosts[host].writer.is_none() {
             let near = self.near(host).filter(|_| self.dice.chance(0.8));
-            let record = self.placement.record.clone();
-            let ejects = self.temper.ejects;
-            let gone = self.hosts[host].crash();
-            self.abandon(gone);
-            self.hosts[host].boot(record, near, ejects);
+            self.boot(host, near);
         }
-        let sets = if self.quiet {
-            Vec::new()
-        } else {
-            self.draw_sets()
-        };
-        let life = self.hosts[host].life;
-        self.say(format_args!(
-            "W{host}.{life} starts, {take_over:?}, {} new sets",
-            sets.len()
-        ));
-        self.hosts[host].starting = true;
-        self.hosts[host].ordered = take_over == TakeOver::Ordered;
-        let orders = Orders {
-            sets,
-            ..Orders::default()
-        };
-        self.tell(host, life, Event::Orders(orders));
-        self.tell(host, life, Event::Start { take_over });
+        self.start_with_orders(host, take_over);
     }
 
-    fn draw_sets(&mut self) -> Vec<NewSet> {
-        if !self.dice.chance(self.temper.new_sets) {
-            return Vec::new();
-        }
-        let end = u64::from(self.placement.record.extents().end.0);
-        let first = self.dice.range(0..end);
-        let last = self.dice.range(first + 1..end + 1);
-        let mut stores: Vec<StoreId> = self.stores.iter().map(|s| s.id).collect();
-        let count = self.dice.pick(&[1, 2, 2]);
-        while stores.len() > count {
-            let out = self.dice.range(0..stores.len() as u64) as usize;
-            stores.remove(out);
-        }
-        self.stats.count("new sets");
-        let extents = Extents::new(Extent(first as u32), Extent(last as u32));
-        vec![NewSet { extents, stores }]
+    /// A new process, with a writer that is not started.
+    pub(super) fn boot(&mut self, host: usize, near: Option<StoreId>) {
+        let record = self.placement.record.clone();
+        let ejects = self.temper.ejects;
+        let gone = self.hosts[host].crash();
+        self.abandon(gone);
+        self.hosts[host].boot(record, near, ejects);
     }
 
     pub(super) fn maybe_stop(&mut self, host: usize) {
@@ -269,6 +320,22 @@ impl World {
             self.stats.count("dead store processes");
             self.stores[store].kill();
         }
+        let histories = self.placement.record.map.iter().map(|range| &range.history);
+        let filling = |filled: bool| {
+            let mut at = histories.clone().filter(|history| !history.is_whole());
+            at.any(|history| match history.member(id) {
+                Some(entry) => entry.whole != filled,
+                None => !filled && history.0.iter().any(|entry| entry.has(id)),
+            })
+        };
+        let (target, source) = (filling(true), filling(false));
+        if target {
+            self.stats.count("stores that died while they were filled");
+        }
+        if source {
+            self.stats
+                .count("stores that died while others were filled from them");
+        }
         for host in 0..self.hosts.len() {
             self.breaks(host, id);
         }
@@ -278,7 +345,7 @@ impl World {
         self.after(wait, What::StartStore(id, process));
     }
 
-    fn machine_dies(&mut self, store: usize) {
+    pub(super) fn machine_dies(&mut self, store: usize) {
         if store < self.hosts.len() {
             self.writer_dies(store);
         }

@@ -3,19 +3,24 @@
 //! are drawn from a seed. The same seed gives the same run, event for event.
 //!
 //! Read [`oracle`] for how it would notice if anything were wrong, `world` for how time passes,
-//! `network`, `shell` and `guests` for who does what, `life` for what goes wrong, `quiet` for the
-//! end, and [`planted`] for how we know that it bites.
+//! `network`, `pulls`, `shell` and `guests` for who does what, `orders` and `drops` for what the
+//! placement service wants, `life` for what goes wrong, `quiet` and `members` for the end, and [`planted`] for how we know that it bites.
 
 mod brief;
 mod dice;
+mod drops;
 mod guests;
 mod host;
 mod life;
+mod members;
 mod network;
 pub mod oracle;
+mod orders;
 mod placement;
 pub mod planted;
+mod pulls;
 mod quiet;
+pub mod scripts;
 mod shell;
 pub mod stats;
 mod store_node;
@@ -58,6 +63,14 @@ pub fn run(seed: u64, bug: Option<Plant>, show: Show) -> Outcome {
     plant(bug);
     let ended = std::panic::catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     plant(None);
+    outcome(seed, &world, ended)
+}
+
+fn outcome(
+    seed: u64,
+    world: &World,
+    ended: std::thread::Result<Result<(), world::Violation>>,
+) -> Outcome {
     let violation = match ended {
         Ok(Ok(())) => None,
         Ok(Err(world::Violation(what))) => Some(what),

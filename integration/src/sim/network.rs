@@ -1,6 +1,7 @@
 //! The cables: sessions, lost and doubled messages, and the stores at their ends.
 
 use super::brief::{brief, brief_reply};
+use super::pulls::Pull;
 use super::store_node::{Answer, Return, name};
 use super::world::{What, World};
 use replicator::message::{Reply, Request};
@@ -20,6 +21,23 @@ impl World {
             to.life,
             brief(&request)
         ));
+        if let Request::Pull {
+            asker,
+            source,
+            from,
+            below,
+            blocks,
+        } = request
+        {
+            let pull = Pull {
+                asker,
+                source,
+                from,
+                below,
+                blocks,
+            };
+            return self.pull_arrives(store, to, pull);
+        }
         let node = self.store(store);
         let process = node.process;
         match node.handle(request, to) {
@@ -178,7 +196,13 @@ impl World {
         if self.dice.chance(self.faults.slow) {
             return self.dice.range(1_000..40_000);
         }
-        self.dice.wait(100)
+        let far = self.site(host) != Some(self.store(store).site);
+        self.dice.wait(if far { self.far } else { 100 })
+    }
+
+    /// Where a host stands: with the store on its machine.
+    pub(super) fn site(&self, host: usize) -> Option<usize> {
+        self.stores.get(host).map(|store| store.site)
     }
 
     /// The store on the same machine.

@@ -1,6 +1,6 @@
 //! Bugs on purpose: for each rule of the protocol that can be left out, the first seed that notices.
 
-use super::{Show, run};
+use super::{Show, run, scripts};
 use replicator::plant::Plant;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,4 +28,14 @@ pub fn find(bug: Plant, seeds: u64, threads: usize) -> Option<(u64, String)> {
         .then(|| run(seed, Some(bug), Show::Nothing).violation)
         .flatten()?;
     Some((seed, what))
+}
+
+/// The first script, and way to tell it, that finds a violation with `bug` planted; and what it says.
+pub fn find_in_scripts(bug: Plant) -> Option<(&'static str, u64, String)> {
+    scripts::ALL.iter().find_map(|script| {
+        (0..script.ways).find_map(|way| {
+            let (what, _) = script.run(way, Some(bug), Show::Nothing).violation?;
+            Some((script.name, way, what))
+        })
+    })
 }

@@ -1,11 +1,9 @@
-//! The quiet end, in which everything heals: the disk must come up, read back and close, and its
-//! members must be the same.
+//! The quiet end, in which everything heals: the disk must come up, get the members that are wanted,
+//! have them filled, read back and close, and its members must be the same.
 
-use super::store_node::{DISK, name};
+use super::brief::brief_map;
 use super::world::{Violation, World};
-use replicator::message::{Asker, ListedBlock, Reply, Request};
-use replicator::store::Handled;
-use replicator::words::{Block, Epoch, Extents, SECTOR_BYTES, Seq, Span, StoreId, Version};
+use replicator::words::{SECTOR_BYTES, Span};
 use replicator::writer::{Event, TakeOver};
 
 impl World {
@@ -22,6 +20,8 @@ impl World {
         for link in self.links.values_mut() {
             link.cut = false;
         }
+        self.cut_stores.clear();
+        self.placement_away_until = 0;
         for store in 0..self.stores.len() {
             let (id, process) = (self.stores[store].id, self.stores[store].process);
             self.stores[store].media.fail_syncs(false);
@@ -34,19 +34,49 @@ impl World {
         for host in 0..self.hosts.len() {
             self.writer_dies(host);
         }
-        for auditor in [0, 1] {
-            self.audit(auditor)?;
-        }
+        self.last_goals();
+        self.open(0)?;
+        self.read_all(0)?;
+        self.run_until("the wanted members are whole", 5_000_000, |w| {
+            w.placement.is_settled()
+        })?;
+        // I7: what nobody needs is gone before all is read again.
+        self.run_until("superfluous replicas are gone", 1_000_000, |w| {
+            w.drops_pending == 0
+        })?;
+        self.read_all(0)?;
+        self.close(0)?;
+        self.compare_members()?;
+        self.open(1)?;
+        self.read_all(1)?;
+        self.close(1)?;
         self.compare_members()
     }
 
-    /// A fresh writer attaches or takes over, reads everything that was ever written, and closes.
-    fn audit(&mut self, host: usize) -> Result<(), Violation> {
+    /// What is wanted in the end: what was, or another move, without limits.
+    fn last_goals(&mut self) {
+        if self.dice.chance(0.4) {
+            self.want_near(0);
+        }
+        if self.dice.chance(0.5) {
+            self.placement.goals.seed.clear();
+        }
+        self.placement.goals.fill = Default::default();
+        self.give_orders();
+    }
+
+    /// A fresh writer attaches or takes over.
+    pub(super) fn open(&mut self, host: usize) -> Result<(), Violation> {
         // Late swaps of the dead may still come between.
-        while !self.is_served(host) {
+        while !self.serves(host) {
             self.start_writer(host, TakeOver::Ordered);
             self.run_until("the disk opens", 2_000_000, |w| !w.hosts[host].starting)?;
         }
+        Ok(())
+    }
+
+    /// It reads everything that was ever written or read.
+    pub(super) fn read_all(&mut self, host: usize) -> Result<(), Violation> {
         let sectors: Vec<u64> = self.oracle.known_sectors().collect();
         for run in sectors.chunk_by(|a, b| a + 1 == *b) {
             let span = Span::new(run[0] * SECTOR_BYTES, run.len() as u64 * SECTOR_BYTES);
@@ -54,7 +84,10 @@ impl World {
         }
         self.run_until("reads end", 2_000_000, |w| {
             w.hosts[host].requests.is_empty()
-        })?;
+        })
+    }
+
+    pub(super) fn close(&mut self, host: usize) -> Result<(), Violation> {
         self.hosts[host].stopping = true;
         let life = self.hosts[host].life;
         self.tell(host, life, Event::Stop { successor: None });
@@ -67,12 +100,12 @@ impl World {
         Ok(())
     }
 
-    fn is_served(&self, host: usize) -> bool {
+    pub(super) fn serves(&self, host: usize) -> bool {
         let writer = self.hosts[host].writer.as_ref();
         writer.is_some_and(|writer| writer.is_serving()) && !self.hosts[host].starting
     }
 
-    fn run_until(
+    pub(super) fn run_until(
         &mut self,
         what: &str,
         patience: u64,
@@ -87,68 +120,13 @@ impl World {
                     .filter_map(|h| h.writer.as_ref()?.stall())
                     .map(|stall| stall.to_string())
                     .collect();
+                let map = brief_map(&self.placement.record.map);
                 return Err(Violation(format!(
-                    "all is well and yet it takes more than {} ms until {what}: {stalls:?}",
+                    "all is well and yet it takes more than {} ms until {what}: {stalls:?},{map}",
                     patience / 1000
                 )));
             }
         }
         Ok(())
-    }
-
-    /// I6: with no write in flight, the members of an extent list the same blocks in the same versions.
-    fn compare_members(&mut self) -> Result<(), Violation> {
-        let record = self.placement.record.clone();
-        for range in &record.map {
-            // What each of them has written itself: who joined last has seen the least.
-            let from = range.history.live().map(|entry| entry.from).max();
-            let from = from.expect("somebody is live");
-            let before = Version::new(Epoch::from_u64(from.as_u64() - 1), Seq::MAX);
-            let mut first: Option<(StoreId, Vec<ListedBlock>)> = None;
-            for id in range.history.members() {
-                let listed = self.list(id, record.epoch, range.extents, before)?;
-                match &first {
-                    None => first = Some((id, listed)),
-                    Some((_, same)) if *same == listed => self.stats.count("members compared"),
-                    Some((one, other)) => {
-                        let differs = other.iter().find(|b| !listed.contains(b));
-                        let differs = differs.or(listed.iter().find(|b| !other.contains(b)));
-                        return Err(Violation(format!(
-                            "I6: {} and {} differ in extents {}: {differs:?}",
-                            name(*one),
-                            name(id),
-                            range.extents
-                        )));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn list(
-        &mut self,
-        id: StoreId,
-        epoch: Epoch,
-        extents: Extents,
-        above: Version,
-    ) -> Result<Vec<ListedBlock>, Violation> {
-        let core = self.store(id).core.as_mut().expect("all stores are up");
-        let asker = Asker {
-            disk: DISK,
-            epoch,
-            incarnation: core.incarnation(),
-        };
-        let request = Request::List {
-            asker,
-            extents,
-            above,
-            start: Block(0),
-        };
-        match core.handle(request) {
-            Handled::Now(Reply::Listed { blocks, .. }) => Ok(blocks),
-            Handled::Now(other) => Err(Violation(format!("I6: {} lists {other:?}", name(id)))),
-            _ => Err(Violation("a list is answered at once".into())),
-        }
     }
 }

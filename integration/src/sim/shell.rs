@@ -18,8 +18,9 @@ impl World {
     ) {
         let life = self.hosts[host].life;
         let wait = self.dice.wait(300);
-        let arrives = !self.dice.chance(self.faults.lose_swap);
-        let heard = !self.dice.chance(self.faults.lose_swap);
+        let away = self.now < self.placement_away_until;
+        let arrives = !away && !self.dice.chance(self.faults.lose_swap);
+        let heard = arrives && !self.dice.chance(self.faults.lose_swap);
         if !arrives || !heard {
             let patience = self.dice.wait(3000);
             let outcome = SwapOutcome::Unknown;
@@ -45,7 +46,9 @@ impl World {
         heard: bool,
     ) {
         let before = self.placement.record.owner().cloned();
-        let outcome = self.placement.swap(expected, &change);
+        let filling = !self.placement.is_whole();
+        let (outcome, retired) = self.placement.swap(expected, &change);
+        self.note_retired(retired);
         let how = match &outcome {
             SwapOutcome::Done(_) => "done",
             SwapOutcome::Conflict(_) => "conflict",
@@ -79,17 +82,49 @@ impl World {
             if matches!(change, Change::Eject { .. }) && self.hosts[host].life != life {
                 self.stats.count("ejections by the dead");
             }
+            // The switch was drained and synced before it was asked for (S4, W8).
+            if matches!(change, Change::Switch { .. }) {
+                self.oracle.all_synced();
+            }
+            self.count_moves(&change, filling);
             self.consider_losses();
         }
-        if matches!(
-            (&outcome, &change),
-            (SwapOutcome::Conflict(_), Change::Close { .. })
-        ) {
-            self.stats.count("closes raced");
-        }
+        let raced = match (&outcome, &change) {
+            (SwapOutcome::Conflict(_), Change::Close { .. }) => Some("closes raced"),
+            (SwapOutcome::Conflict(_), Change::Complete { .. }) => Some("completions raced"),
+            (SwapOutcome::Conflict(_), Change::Switch { .. }) => Some("switches raced"),
+            (SwapOutcome::Refused(_), Change::Complete { .. }) => Some("completions refused"),
+            (SwapOutcome::Refused(_), Change::Switch { .. }) => Some("switches refused"),
+            _ => None,
+        };
+        raced.into_iter().for_each(|what| self.stats.count(what));
         if heard {
             let wait = self.dice.wait(300);
             self.after(wait, What::Swapped(host, life, call, outcome));
+        }
+    }
+
+    /// States of a move that are worth having been in. `filling`: some member was not whole before.
+    fn count_moves(&mut self, change: &Change, filling: bool) {
+        let still = !self.placement.is_whole();
+        let what = match change {
+            Change::Attach { sets, .. } if filling && !sets.is_empty() => {
+                "bounces before all was filled"
+            }
+            Change::Attach { .. } if filling => "attaches while filling",
+            Change::TakeOver { .. } if filling => "take-overs while filling",
+            Change::Switch { .. } if filling => "switches while filling",
+            Change::Eject { .. } if filling => "ejections while filling",
+            Change::Close { .. } if filling => "closes while filling",
+            Change::Complete { .. } if still => "completions with more to fill",
+            Change::Complete { .. } => "completions of all",
+            _ => return,
+        };
+        self.stats.count(what);
+        let longest = self.placement.record.map.iter();
+        let longest = longest.map(|range| range.history.0.len()).max();
+        if longest >= Some(5) {
+            self.stats.count("histories of five entries and more");
         }
     }
 
@@ -175,7 +210,8 @@ impl World {
             } => self.ask_swap(host, call, expected, change),
             Effect::Inspect { call } => {
                 let wait = self.dice.wait(300);
-                let what = if self.dice.chance(self.faults.lose_swap) {
+                let away = self.now < self.placement_away_until;
+                let what = if away || self.dice.chance(self.faults.lose_swap) {
                     What::Inspected(host, life, call, None)
                 } else {
                     What::Inspect(host, life, call)
@@ -250,6 +286,17 @@ impl World {
                             self.oracle.overtaken(number);
                         }
                     }
+                }
+            } else if self.placement.record.even_below == epoch {
+                // A switch: what was written before it is synced on who stays.
+                let members = self.placement.record.members();
+                for id in members {
+                    let losses = self.store(id).losses;
+                    self.whole_at.insert(id, losses);
+                }
+                self.stats.count("epochs opened by a switch");
+                if !self.hosts[host].requests.is_empty() {
+                    self.stats.count("switches with requests waiting");
                 }
             } else {
                 self.stats.count("epochs opened by ejection");

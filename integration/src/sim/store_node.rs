@@ -21,6 +21,7 @@ pub struct Return {
 
 pub struct StoreNode {
     pub id: StoreId,
+    pub site: usize,
     pub media: SimMedia,
     /// `None` while its process is down.
     pub core: Option<Store<SimMedia>>,
@@ -33,6 +34,8 @@ pub struct StoreNode {
     /// How often it may have lost what was not synced.
     pub losses: u64,
     lost_power: bool,
+    /// How much of what was not synced survives the next power loss; drawn if not given.
+    pub survive: Option<f64>,
 }
 
 pub enum Answer {
@@ -43,12 +46,13 @@ pub enum Answer {
 }
 
 impl StoreNode {
-    pub fn new(number: usize) -> StoreNode {
+    pub fn new(number: usize, site: usize) -> StoreNode {
         let id = StoreId::from_u128(0xa0 + number as u128);
         let media = SimMedia::new();
         Store::<SimMedia>::format(&media, id, &options()).expect("an empty directory");
         let mut node = StoreNode {
             id,
+            site,
             media,
             core: None,
             process: 0,
@@ -57,6 +61,7 @@ impl StoreNode {
             answered: Epoch::ZERO,
             losses: 0,
             lost_power: false,
+            survive: None,
         };
         node.start().expect("a new store opens");
         node.losses = 0;
@@ -99,6 +104,7 @@ impl StoreNode {
     pub fn power_loss(&mut self, dice: &mut Dice) {
         self.stop();
         let survive = dice.pick(&[0.0, 0.3, 0.7, 1.0]);
+        let survive = self.survive.take().unwrap_or(survive);
         self.media.crash(|| dice.chance(survive));
         self.losses += u64::from(!self.lost_power);
         self.lost_power = true;
@@ -115,10 +121,7 @@ impl StoreNode {
         match self.core.as_mut()?.handle(request) {
             Handled::Now(reply) => Some(Answer::Now(reply)),
             Handled::Read(plan) => Some(Answer::Read(plan)),
-            Handled::Fetch(plan) => {
-                let fetched = plan.run().map_or_else(Reply::Refused, Reply::Fetched);
-                Some(Answer::Now(fetched))
-            }
+            Handled::Fetch(_) => panic!("stores fetch from each other by themselves"),
             Handled::AfterSync(promise) => {
                 self.promises.push((promise, to));
                 Some(Answer::AfterSync)

@@ -9,17 +9,18 @@
 use super::dice::Dice;
 use super::host::Host;
 use super::oracle::Oracle;
-use super::placement::Placement;
+use super::placement::{Placement, Retired};
+use super::pulls::{Fetching, PullId};
 use super::stats::Stats;
 use super::store_node::{Return, StoreNode};
 use super::trace::Trace;
 use replicator::message::{Reply, Request};
-use replicator::store::ReadPlan;
 use replicator::store::media::sim::SimMedia;
+use replicator::store::{FetchPlan, ReadPlan};
 use replicator::words::{Change, DiskRecord, Revision, StoreId};
 use replicator::writer::{CallId, Event, Now, SwapOutcome};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// A rule was broken, or the engine panicked over it.
 #[derive(Debug)]
@@ -38,14 +39,37 @@ pub struct World {
     /// How often each thing goes wrong; zero for all heals everything.
     pub faults: Faults,
     pub(super) links: BTreeMap<(usize, StoreId), Link>,
+    /// Cables between two stores that are cut; smaller id first.
+    pub(super) cut_stores: BTreeSet<(StoreId, StoreId)>,
+    /// Pulls that wait for what was fetched from another store.
+    pub(super) pulls: BTreeMap<PullId, Fetching>,
+    pub(super) last_pull: u64,
+    /// Replicas that wait for being dropped.
+    pub(super) drops_pending: u64,
     /// Losses of each store when it was last known to be whole: when an epoch was opened with it.
     pub(super) whole_at: BTreeMap<StoreId, u64>,
     pub(super) temper: super::life::Temper,
     /// Nothing goes wrong any more, and no guest begins anything.
     pub(super) quiet: bool,
+    /// A message between sites takes about this long, in microseconds.
+    pub(super) far: u64,
+    /// What the placement service does not answer before this moment.
+    pub(super) placement_away_until: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     last_scheduled: u64,
     pub broken: Option<Violation>,
+}
+
+/// How large a world is.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub stores: usize,
+    pub hosts: usize,
+    /// Stores and hosts take turns in standing in one of so many sites.
+    pub sites: usize,
+    /// The first so many stores are the disk's first members.
+    pub copies: usize,
+    pub extents: u32,
 }
 
 /// Probabilities, of a message or of a moment.
@@ -55,6 +79,10 @@ pub struct Faults {
     pub double: f64,
     pub slow: f64,
     pub lose_swap: f64,
+    /// Of messages between two stores.
+    pub fetch_drop: f64,
+    pub fetch_double: f64,
+    pub fetch_slow: f64,
 }
 
 #[derive(Default)]
@@ -76,6 +104,20 @@ pub(super) enum What {
     Answer(StoreId, Return, Reply),
     /// Read what was planned, unless the process died meanwhile.
     RunRead(StoreId, u64, Return, ReadPlan<SimMedia>),
+    /// A fetch reaches the store that is pulled from.
+    Fetch(PullId, StoreId, Request),
+    /// Read what it asks for, unless the process died meanwhile.
+    RunFetch(PullId, StoreId, u64, FetchPlan<SimMedia>),
+    /// The answer to a fetch is back.
+    Fetched(PullId, Reply),
+    /// The pulling store waits no longer.
+    PullOver(PullId),
+    /// The service's orders reach a host.
+    Orders(usize, u64),
+    /// The service looks whether a replica that nobody names can go.
+    ConsiderDrop(Retired),
+    /// Its order to let a replica go reaches the store.
+    Drop(Retired),
     SyncBegins(StoreId, u64),
     SyncEnds(StoreId, u64),
     Housekeep(StoreId),
@@ -97,6 +139,8 @@ pub(super) enum What {
 #[derive(Clone, Copy)]
 pub(super) enum Healing {
     Link(usize, StoreId),
+    /// Between two stores.
+    Cable(StoreId, StoreId),
     Full(StoreId),
 }
 
@@ -120,33 +164,58 @@ impl Ord for Scheduled {
 impl World {
     pub fn new(seed: u64, trace: Trace) -> World {
         let mut dice = Dice::new(seed);
-        let stores: Vec<StoreNode> = (0..dice.range(3..5) as usize).map(StoreNode::new).collect();
-        let copies = dice.range(1..4).min(2) as usize;
-        let members: Vec<StoreId> = stores.iter().take(copies).map(|s| s.id).collect();
-        let placement = Placement::new(dice.range(2..4) as u32, &members);
-        let hosts = (0..dice.range(2..4) as usize).map(Host::new).collect();
+        let shape = Shape {
+            stores: dice.range(3..7) as usize,
+            hosts: dice.range(2..4) as usize,
+            sites: dice.pick(&[1, 2, 2, 2]),
+            copies: dice.range(1..4).min(2) as usize,
+            extents: dice.range(2..4) as u32,
+        };
+        let mut world = World::of(shape, dice, trace);
+        let dice = &mut world.dice;
+        world.far = dice.pick(&[200, 500, 1500]);
         let often = dice.pick(&[0.0, 0.5, 1.0, 3.0]);
-        let faults = Faults {
+        let fetches = dice.pick(&[0.0, 1.0, 4.0]);
+        world.faults = Faults {
             drop: 0.004 * often,
             double: 0.02 * often,
             slow: 0.01 * often,
             lose_swap: dice.pick(&[0.0, 0.1, 0.3]),
+            fetch_drop: 0.02 * fetches,
+            fetch_double: 0.05 * fetches,
+            fetch_slow: 0.03 * fetches,
         };
-        let temper = super::life::Temper::draw(&mut dice);
+        world.temper = super::life::Temper::draw(dice);
+        world.after(1, What::Fate);
+        world
+    }
+
+    /// A world in which nothing ever goes wrong of its own accord.
+    pub fn of(shape: Shape, dice: Dice, trace: Trace) -> World {
+        let stores: Vec<StoreNode> = (0..shape.stores)
+            .map(|number| StoreNode::new(number, number % shape.sites))
+            .collect();
+        let members: Vec<StoreId> = stores.iter().take(shape.copies).map(|s| s.id).collect();
         let mut world = World {
-            temper,
-            quiet: false,
             dice,
             now: 0,
             stores,
-            hosts,
-            placement,
+            hosts: (0..shape.hosts).map(Host::new).collect(),
+            placement: Placement::new(shape.extents, &members),
             oracle: Oracle::default(),
             stats: Stats::default(),
             trace,
-            faults,
+            faults: Faults::default(),
             links: BTreeMap::new(),
+            cut_stores: BTreeSet::new(),
+            pulls: BTreeMap::new(),
+            last_pull: 0,
+            drops_pending: 0,
             whole_at: BTreeMap::new(),
+            temper: super::life::Temper::calm(),
+            quiet: false,
+            far: 500,
+            placement_away_until: 0,
             queue: BinaryHeap::new(),
             last_scheduled: 0,
             broken: None,
@@ -155,7 +224,6 @@ impl World {
             let id = world.stores[i].id;
             world.after(1000, What::Housekeep(id));
         }
-        world.after(1, What::Fate);
         world
     }
 
@@ -206,6 +274,18 @@ impl World {
                     self.reply(store, to, reply);
                 }
             }
+            What::Fetch(pull, source, request) => self.fetch_arrives(pull, source, request),
+            What::RunFetch(pull, source, process, plan) => {
+                if self.store(source).process == process {
+                    let reply = plan.run().map_or_else(Reply::Refused, Reply::Fetched);
+                    self.fetch_answered(pull, source, reply);
+                }
+            }
+            What::Fetched(pull, reply) => self.fetched(pull, reply),
+            What::PullOver(pull) => self.pull_over(pull),
+            What::Orders(host, life) => self.orders_arrive(host, life),
+            What::ConsiderDrop(retired) => self.consider_drop(retired),
+            What::Drop(retired) => self.drop_arrives(retired),
             What::SyncBegins(store, process) => self.sync_begins(store, process),
             What::SyncEnds(store, process) => self.sync_ends(store, process),
             What::Housekeep(store) => {

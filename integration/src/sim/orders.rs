@@ -1,0 +1,199 @@
+//! What the placement service wants: moves, copies more and copies less, second thoughts, copies
+//! ahead, and limits. Drawn at random, with no regard to what is going on.
+
+use super::store_node::name;
+use super::world::{What, World};
+use replicator::words::{Extent, Extents, NewSet, StoreId};
+use replicator::writer::{Event, FillOrders, TakeOver};
+
+impl World {
+    /// It wants something else than before.
+    pub(super) fn new_goals(&mut self) {
+        let die = self.dice.range(0..100);
+        match die {
+            0..30 => self.want_move(),
+            30..40 => self.want_more(),
+            40..50 => self.want_fewer(),
+            50..65 => self.cancel(),
+            65..75 => self.want_seeds(),
+            75..92 => self.want_fill(),
+            _ => {
+                self.remember_goals();
+                self.placement.goals.members.clear();
+                self.stats.count("orders taken back");
+            }
+        }
+        self.give_orders();
+    }
+
+    /// The extents of an order: all of them, or some.
+    fn draw_extents(&mut self) -> Extents {
+        let all = self.placement.record.extents();
+        if self.dice.chance(0.6) {
+            return all;
+        }
+        let end = u64::from(all.end.0);
+        let first = self.dice.range(0..end);
+        let last = self.dice.range(first + 1..end + 1);
+        Extents::new(Extent(first as u32), Extent(last as u32))
+    }
+
+    /// One or two stores, mostly of one site.
+    fn draw_stores(&mut self, site: Option<usize>, most: usize) -> Vec<StoreId> {
+        let site = site.filter(|_| self.dice.chance(0.9));
+        let here = |store: &&super::store_node::StoreNode| site.is_none_or(|s| s == store.site);
+        let mut stores: Vec<StoreId> = self.stores.iter().filter(here).map(|s| s.id).collect();
+        while stores.len() > most {
+            let out = self.dice.range(0..stores.len() as u64) as usize;
+            stores.remove(out);
+        }
+        stores
+    }
+
+    fn remember_goals(&mut self) {
+        let goals = &mut self.placement.goals;
+        goals.before.push(goals.members.clone());
+        if goals.before.len() > 4 {
+            goals.before.remove(0);
+        }
+    }
+
+    /// Another set of stores for some extents.
+    pub(super) fn want(&mut self, extents: Extents, stores: &[StoreId]) {
+        let mut stores = stores.to_vec();
+        stores.sort_unstable();
+        stores.dedup();
+        let names: Vec<String> = stores.iter().map(|s| name(*s)).collect();
+        self.say(format_args!("wanted: {extents} on {names:?}"));
+        for extent in extents.first.0..extents.end.0 {
+            let members = &mut self.placement.goals.members;
+            members.insert(Extent(extent), stores.clone());
+        }
+    }
+
+    fn want_move(&mut self) {
+        self.remember_goals();
+        let site = self.dice.range(0..self.stores.len() as u64) as usize;
+        let (site, count) = (self.stores[site].site, self.dice.pick(&[1, 2, 2]));
+        let extents = self.draw_extents();
+        let stores = self.draw_stores(Some(site), count);
+        self.stats.count("moves ordered");
+        self.want(extents, &stores);
+    }
+
+    /// The VM comes to live at this host, and its disk shall follow.
+    pub(super) fn want_near(&mut self, host: usize) {
+        self.remember_goals();
+        let site = self.near(host).map(|near| self.store(near).site);
+        let count = self.dice.pick(&[1, 2, 2]);
+        let all = self.placement.record.extents();
+        let mut stores = self.draw_stores(site, count);
+        if let Some(near) = self.near(host).filter(|near| !stores.contains(near))
+            && self.dice.chance(0.7)
+        {
+            stores[0] = near;
+        }
+        self.stats.count("disks that follow their VM");
+        self.want(all, &stores);
+    }
+
+    fn want_more(&mut self) {
+        self.remember_goals();
+        let extents = self.draw_extents();
+        let added = self.dice.range(0..self.stores.len() as u64) as usize;
+        let added = self.stores[added].id;
+        self.stats.count("copies to add");
+        for extent in extents.first.0..extents.end.0 {
+            let history = self.placement.history(Extent(extent));
+            let mut stores: Vec<StoreId> = history.members().collect();
+            if stores.len() < 4 {
+                stores.push(added);
+            }
+            self.want(Extents::new(Extent(extent), Extent(extent + 1)), &stores);
+        }
+    }
+
+    fn want_fewer(&mut self) {
+        self.remember_goals();
+        let extents = self.draw_extents();
+        self.stats.count("copies to drop");
+        for extent in extents.first.0..extents.end.0 {
+            let history = self.placement.history(Extent(extent));
+            let mut stores: Vec<StoreId> = history.members().collect();
+            if stores.len() > 1 {
+                let out = self.dice.range(0..stores.len() as u64) as usize;
+                stores.remove(out);
+            }
+            self.want(Extents::new(Extent(extent), Extent(extent + 1)), &stores);
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(before) = self.placement.goals.before.pop() {
+            self.say(format_args!("the last order is cancelled"));
+            self.stats.count("moves cancelled");
+            if !self.placement.is_whole() {
+                self.stats.count("moves cancelled before all was filled");
+            }
+            self.placement.goals.members = before;
+        }
+    }
+
+    fn want_seeds(&mut self) {
+        let stores = self.draw_stores(None, 1);
+        let extents = self.draw_extents();
+        let on = self.dice.chance(0.8);
+        let names: Vec<String> = stores.iter().map(|s| name(*s)).collect();
+        self.say(format_args!("seeds: {extents} on {names:?}, {on}"));
+        self.stats.count("seeds ordered");
+        self.placement.goals.seed = match on {
+            true => vec![NewSet { extents, stores }],
+            false => Vec::new(),
+        };
+    }
+
+    fn want_fill(&mut self) {
+        let rates = [None, None, Some(64 << 10), Some(1 << 20), Some(16 << 20)];
+        self.placement.goals.fill = FillOrders {
+            paused: self.dice.chance(0.2),
+            bytes_per_second: self.dice.pick(&rates),
+        };
+        let fill = self.placement.goals.fill;
+        self.say(format_args!("filling: {fill:?}"));
+        self.stats.count("limits ordered");
+    }
+
+    /// Sends the orders to every host, each when it gets there.
+    pub(super) fn give_orders(&mut self) {
+        for host in 0..self.hosts.len() {
+            let wait = self.dice.wait(500);
+            let life = self.hosts[host].life;
+            self.after(wait, What::Orders(host, life));
+        }
+    }
+
+    pub(super) fn orders_arrive(&mut self, host: usize, life: u64) {
+        let orders = self.placement.orders();
+        self.tell(host, life, Event::Orders(orders));
+    }
+
+    /// A writer starts with what the service wants, or with the wish that its disk follows.
+    pub(super) fn start_with_orders(&mut self, host: usize, take_over: TakeOver) {
+        if !self.quiet && self.dice.chance(self.temper.follow) {
+            self.want_near(host);
+            self.give_orders();
+        }
+        let life = self.hosts[host].life;
+        self.say(format_args!("W{host}.{life} starts, {take_over:?}"));
+        self.hosts[host].starting = true;
+        self.hosts[host].ordered = take_over == TakeOver::Ordered;
+        if self.dice.chance(0.1) && !self.quiet {
+            self.stats.count("orders that come after the start");
+            self.give_orders();
+        } else {
+            let orders = self.placement.orders();
+            self.tell(host, life, Event::Orders(orders));
+        }
+        self.tell(host, life, Event::Start { take_over });
+    }
+}
