@@ -110,6 +110,8 @@ impl Writer {
             return;
         }
         self.fill.not_before = None;
+        let rate = self.orders.fill.bytes_per_second;
+        self.fill.bucket.is_open(rate, self.now);
         while self.fill.works.len() < MAX_WORKS && !self.fill.exhausted {
             let usable = |store: StoreId| {
                 let peer = self.peers.get(&store);
@@ -134,9 +136,10 @@ impl Writer {
         if !self.may_fill() || self.orders.fill.paused || self.fill.jobs.is_empty() {
             return None;
         }
+        // Where something else than the limit is waited for, an event says when that is there.
         let throttled = self.orders.fill.bytes_per_second.filter(|_| {
             let wants = |work: &Work| !work.queue.is_empty();
-            self.fill.pulls() < MAX_PULLS_BESIDE_GUEST && self.fill.works.values().any(wants)
+            self.fill.bucket.is_empty() && self.fill.works.values().any(wants)
         });
         let opens = throttled.map(|rate| self.fill.bucket.opens_at(rate));
         self.fill.not_before.or(opens).map(|at| at.max(self.now))

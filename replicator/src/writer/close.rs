@@ -9,6 +9,17 @@ pub(super) struct Stopping {
     deadline: Now,
     /// The sync that began after the last request was done.
     round: Option<u64>,
+    /// Requests that came before the stop and have not begun; later ones are the next start's.
+    before: usize,
+}
+
+impl Stopping {
+    /// Whether a request that waits is to be done before the end; counts it.
+    pub fn admits(&mut self) -> bool {
+        let admits = self.before > 0;
+        self.before = self.before.saturating_sub(1);
+        admits
+    }
 }
 
 impl Writer {
@@ -29,6 +40,7 @@ impl Writer {
                     successor,
                     deadline,
                     round: None,
+                    before: self.waiting.len(),
                 });
                 if !matches!(self.phase, Phase::Switching) {
                     self.let_go_of_switch();
@@ -39,10 +51,11 @@ impl Writer {
 
     /// Goes on with a stop as far as possible.
     pub(super) fn go_on_stopping(&mut self) {
-        let drained = self.requests.is_empty() && self.writes.is_empty();
         let Some(stopping) = &self.stopping else {
             return;
         };
+        let begun = self.waiting.is_empty() || stopping.before == 0;
+        let drained = begun && self.requests.is_empty() && self.writes.is_empty();
         // An entry that is being called whole is one errand; the close is the next.
         let busy = self.errand.is_some();
         if !drained || busy || stopping.round.is_some() || !matches!(self.phase, Phase::Open) {

@@ -341,6 +341,11 @@ impl Bucket {
         self.left > 0
     }
 
+    /// Nothing may begin before [`Bucket::opens_at`].
+    pub fn is_empty(&self) -> bool {
+        self.left <= 0
+    }
+
     /// It was thought to take more than it did.
     pub fn give_back(&mut self, estimated: u64, truly: u64) {
         self.left = self

@@ -34,7 +34,10 @@ impl Writer {
 
     /// Begins the requests that came while the disk was not open.
     pub(super) fn admit_waiting(&mut self) {
-        while self.is_serving() && self.stopping.is_none() {
+        while self.is_serving() && !self.waiting.is_empty() {
+            if self.stopping.as_mut().is_some_and(|stop| !stop.admits()) {
+                return;
+            }
             let Some((id, op)) = self.waiting.pop_front() else {
                 return;
             };
