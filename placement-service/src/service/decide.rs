@@ -520,16 +520,24 @@ impl Deciding<'_> {
             record,
             ..self.disk.subject()
         };
+        let ahead = moving.filter(|m| m.kind == MoveKind::Prepare);
+        let seeds = ahead.map_or(&[][..], |m| &m.seeds);
         let filling = record.map.iter().flat_map(|range| range.history.live());
         let targets = filling
             .filter(|e| !e.whole)
-            .flat_map(|e| e.stores.iter().copied());
+            .flat_map(|e| e.stores.iter().copied())
+            .chain(seeds.iter().flat_map(|set| set.stores.iter().copied()));
         let places: BTreeSet<DatacenterName> =
             self.scene.datacenters(targets).into_iter().collect();
         let sharing = places.iter().filter_map(|dc| self.seen.filling.get(dc));
-        let limits = self
-            .planner
-            .limits(&subject, sharing.max().copied().unwrap_or(1));
+        let sharing = sharing.max().copied().unwrap_or(1);
+        let mut limits = self.planner.limits(&subject, sharing);
+        let ahead = self.planner.seed_limits(&subject, seeds, sharing);
+        let both = limits
+            .bytes_per_second
+            .into_iter()
+            .chain(ahead.bytes_per_second);
+        limits.bytes_per_second = both.min();
         let own = moving.and_then(|m| m.own_limit);
         FillOrders {
             paused: moving.is_some_and(|m| m.paused) || limits.paused_until.is_some(),
