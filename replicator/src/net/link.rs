@@ -115,6 +115,13 @@ impl Link {
         self.remote.state.lock().connected
     }
 
+    /// How many bytes have come in over the connection that stands.
+    pub(super) fn received(&self) -> u64 {
+        let connection = self.remote.connection.lock();
+        let stats = connection.as_ref().map(|connection| connection.stats());
+        stats.map_or(0, |stats| stats.udp_rx.bytes)
+    }
+
     /// Sends in the session that stands; without one, nothing happens, and whoever hears
     /// [`LinkEvent::Connected`] sends again what matters.
     pub fn send(&self, call: CallId, request: &Request) {

@@ -23,8 +23,12 @@ use tokio::time::{Instant, timeout};
 
 /// Pulls under way at once. Each may hold 2 MiB: what arrived, and the same unpacked.
 const AT_ONCE: usize = 32;
-/// A source that cannot be reached or does not answer within this is away.
+/// A source that cannot be reached within this, or from which nothing comes for so long, is away.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What is no sign of an answer on its way: keep-alives and acknowledgements.
+const CHATTER_BYTES: u64 = 16 << 10;
+/// However slow the link is.
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
 /// A connection to a source is kept so long after its last use.
 const KEPT: Duration = Duration::from_secs(30);
 
@@ -178,17 +182,27 @@ impl Source {
     }
 
     async fn ask(&self, request: &Request) -> Reply {
-        let answered = async {
-            self.calls.connected().await;
-            let (call, answered) = self.calls.begin();
-            self.link.send(call, request);
-            // Without an answer when the session ends.
-            answered.await.unwrap_or(AWAY)
-        };
-        timeout(PATIENCE, answered).await.unwrap_or_else(|_| {
-            self.calls.forget_answered();
-            AWAY
-        })
+        if timeout(PATIENCE, self.calls.connected()).await.is_err() {
+            return AWAY;
+        }
+        let (call, mut answered) = self.calls.begin();
+        self.link.send(call, request);
+        let deadline = Instant::now() + MOST_PATIENCE;
+        let mut received = self.link.received();
+        while Instant::now() < deadline {
+            if let Ok(answer) = timeout(PATIENCE, &mut answered).await {
+                // Without an answer when the session ends.
+                return answer.unwrap_or(AWAY);
+            }
+            // On a slow link answers to many pulls may be on their way.
+            let now = self.link.received();
+            if now.saturating_sub(received) < CHATTER_BYTES {
+                break;
+            }
+            received = now;
+        }
+        self.calls.forget(call);
+        AWAY
     }
 
     fn measure(&self, compressed: bool, answer: &Reply, took: Duration) {
@@ -251,10 +265,8 @@ impl Calls {
         (call, answered)
     }
 
-    /// Those whose asker has stopped waiting.
-    fn forget_answered(&self) {
-        let mut state = self.state.lock();
-        state.waiting.retain(|_, waiting| !waiting.is_closed());
+    fn forget(&self, call: CallId) {
+        self.state.lock().waiting.remove(&call);
     }
 }
 

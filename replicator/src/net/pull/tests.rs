@@ -14,7 +14,18 @@ use std::path::Path;
 const OLD: StoreId = StoreId::from_u128(1);
 const NEW: StoreId = StoreId::from_u128(2);
 const GONE: StoreId = StoreId::from_u128(3);
+const MUTE: StoreId = StoreId::from_u128(4);
 const DISK: DiskId = DiskId::from_u128(9);
+
+/// Takes everything and never answers, like a store whose media hang.
+#[derive(Clone, Default)]
+struct Mute(Arc<Mutex<Vec<Box<dyn Send>>>>);
+
+impl Serve for Mute {
+    fn submit(&self, _: Request, done: impl FnOnce(Reply) + Send + 'static) {
+        self.0.lock().push(Box::new(done));
+    }
+}
 
 fn open(dir: &Path, id: StoreId) -> SharedStore {
     let options = Options {
@@ -115,14 +126,17 @@ async fn a_store_gets_what_it_lacks_from_another_node() {
     join(&new, asker).await;
 
     let old_at = serve(dir.path(), "tokyo-1", OLD, old.clone());
+    let mute_at = serve(dir.path(), "tokyo-2", MUTE, Mute::default());
     let node = credentials(dir.path(), Role::Node, "osaka-1");
     let place = move |addr, name| Place {
         addr,
         host: host(name),
     };
     let puller = Puller::spawn(move || {
-        Links::new(&node, move |store| {
-            (store == OLD).then(|| place(old_at, "tokyo-1"))
+        Links::new(&node, move |store| match store {
+            OLD => Some(place(old_at, "tokyo-1")),
+            MUTE => Some(place(mute_at, "tokyo-2")),
+            _ => None,
         })
     })
     .unwrap();
@@ -193,6 +207,13 @@ async fn a_store_gets_what_it_lacks_from_another_node() {
 
     // Sources that are no help, each with its reason.
     let faults = [
+        (
+            From {
+                store: MUTE,
+                ..source
+            },
+            SourceFault::Away,
+        ),
         (
             From {
                 store: GONE,
