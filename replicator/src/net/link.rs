@@ -111,6 +111,15 @@ impl Link {
         self.remote.store
     }
 
+    /// The round trip of the connection that stands.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let connection = self.remote.connection.lock();
+        let open = connection
+            .as_ref()
+            .filter(|connection| connection.close_reason().is_none());
+        open.map(|connection| connection.rtt())
+    }
+
     pub fn is_connected(&self) -> bool {
         self.remote.state.lock().connected
     }

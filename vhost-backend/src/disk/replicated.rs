@@ -214,11 +214,26 @@ impl ReplicatedDisk {
         wanted.into_iter().flatten().min()
     }
 
+    /// Lets the writer know how far its stores are; that alone is no reason to show progress again.
+    fn tell_distances(&mut self) {
+        let distances = self
+            .far
+            .iter()
+            .filter_map(|(store, link)| Some((*store, link.round_trip()?)))
+            .collect();
+        let now = self.now();
+        self.writer.handle(now, Event::Distances(distances));
+        while let Some(effect) = self.writer.poll() {
+            self.carry_out(effect);
+        }
+    }
+
     fn alarm_rang(&mut self) {
         let now = self.now();
         if self.show_progress_at.take_if(|at| *at <= now).is_some() {
             let progress = self.writer.progress();
             self.status.change(|status| status.progress = progress);
+            self.tell_distances();
         }
         if self.start_again.take_if(|at| *at <= now).is_some() {
             self.begin();
