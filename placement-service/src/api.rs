@@ -69,8 +69,8 @@ use std::net::SocketAddr;
 
 /// The protocol's name in ALPN; ordinary HTTP.
 pub const ALPN: &[u8] = b"http/1.1";
-/// A request's body is at most this long.
-pub const MAX_BODY_BYTES: usize = 64 << 10;
+/// A request's body is at most this long: a policy file, as JSON.
+pub const MAX_BODY_BYTES: usize = 128 << 10;
 /// How long attach and detach wait when the request does not say.
 pub const DEFAULT_WAIT_MS: u64 = 15_000;
 /// The longest that a request may wait.

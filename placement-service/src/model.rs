@@ -177,6 +177,9 @@ pub struct MoveRecord {
     /// The pins before the operator's order that it carries out; a cancellation restores them.
     #[serde(default)]
     pub pins_before: Option<Vec<Pin>>,
+    /// The store whose copy the operator wants gone, whatever policy says of copies that moves leave behind.
+    #[serde(default)]
+    pub drops: Option<StoreId>,
     /// Of [`MoveKind::Prepare`]: what is copied ahead.
     #[serde(default)]
     pub seeds: Vec<NewSet>,

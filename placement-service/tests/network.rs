@@ -5,11 +5,12 @@ use placement_service::client::{ClientError, PlacementClient};
 use placement_service::node_protocol::{
     self, BackendReport, BackendState, Desired, Heartbeat, Hello, Refusal, StoreReport, Welcome,
 };
+use placement_service::planner;
 use placement_service::server::{Config, Server};
 use replicator::net::identity::{Credentials, Dial, Expected, Pki, Role};
 use replicator::words::{
     BackendId, Change, DatacenterName, DiskId, HostName, Incarnation, Life, Owner, RackName,
-    Revision, Starts, StoreId,
+    Revision, Seq, Starts, StoreId, Version,
 };
 use replicator::writer::SwapOutcome;
 use serde::de::DeserializeOwned;
@@ -142,11 +143,19 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
 
 /// A node that does at once what is wanted of it, until it is dropped.
 fn obedient_node(client: PlacementClient, number: u128) -> tokio::task::JoinHandle<()> {
+    obedient_node_in("tokyo", client, number)
+}
+
+fn obedient_node_in(
+    datacenter: &'static str,
+    client: PlacementClient,
+    number: u128,
+) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         let mut desired = Desired::default();
         loop {
             let running = desired.attachments.iter();
-            let running = running.filter(|a| a.wanted == api::Wanted::Attached);
+            let running = running.filter(|a| a.wanted != api::Wanted::Detached);
             let backends = running.map(|attachment| BackendReport {
                 disk: attachment.disk,
                 backend: attachment.backend,
@@ -159,6 +168,7 @@ fn obedient_node(client: PlacementClient, number: u128) -> tokio::task::JoinHand
                 progress: None,
             });
             let mut next = heartbeat(number, &format!("r{number}"));
+            next.datacenter = DatacenterName::new(datacenter).unwrap();
             next.backends = backends.collect();
             next.seen = desired.digest;
             for report in &mut next.stores {
@@ -221,6 +231,120 @@ async fn an_operator_creates_attaches_detaches_and_deletes_a_disk() {
         status.problems.is_empty().then_some(())
     })
     .await;
+    for node in nodes {
+        node.abort();
+    }
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_told_its_orders_and_has_the_disk_once_it_has_opened_it() {
+    let cluster = Cluster::start().await;
+    let nodes = [
+        obedient_node(cluster.node("t1"), 1),
+        obedient_node(cluster.node("t2"), 2),
+        obedient_node_in("osaka", cluster.node("o1"), 11),
+        obedient_node_in("osaka", cluster.node("o2"), 12),
+    ];
+    until(async || {
+        let status: api::Status = cluster.ask("GET", "/v1/status", "").await;
+        (status.stores_up == 4).then_some(())
+    })
+    .await;
+    let create = r#"{"name":"web1","bytes":1073741824,"near":"t1"}"#;
+    let _: Created = cluster.ask("POST", "/v1/disks", create).await;
+    let attach = async |to: &str| -> Attached {
+        let body = format!(r#"{{"node":"{to}"}}"#);
+        cluster.ask("POST", "/v1/disks/web1/attach", &body).await
+    };
+    let source = attach("t1").await;
+    assert_eq!(source.standby_of, None);
+    let (t1, o1) = (cluster.node("t1"), cluster.node("o1"));
+    let owner = |attached: &Attached| Owner {
+        backend: attached.backend,
+        life: Life(1),
+        host: attached.node.clone(),
+    };
+    let open = async |node: &PlacementClient, attached: &Attached, sets| {
+        let record = node.record(attached.id).await.unwrap();
+        let owner = owner(attached);
+        let change = Change::Attach { owner, sets };
+        let swapped = node.swap(attached.id, attached.backend, record.revision, change);
+        match swapped.await {
+            SwapOutcome::Done(record) => record,
+            other => panic!("{other:?}"),
+        }
+    };
+    let record = open(&t1, &source, vec![]).await;
+
+    let standby = attach("o1").await;
+    assert_eq!(standby.standby_of, Some(host("t1")));
+    let orders = until(async || {
+        let mut beat = heartbeat(11, "r11");
+        beat.datacenter = DatacenterName::new("osaka").unwrap();
+        beat.backends = vec![BackendReport {
+            disk: standby.id,
+            backend: standby.backend,
+            state: BackendState::Ready {
+                status: String::new(),
+                socket: standby.socket.clone(),
+            },
+            stall: None,
+            hindrance: None,
+            progress: None,
+        }];
+        let desired = o1.heartbeat(beat).await.unwrap();
+        let mine = desired.attachments.into_iter().next()?;
+        assert_eq!(mine.wanted, api::Wanted::Standby);
+        mine.orders.filter(|orders| !orders.sets.is_empty())
+    })
+    .await;
+    let near: Vec<u128> = orders.sets[0].stores.iter().map(|s| s.as_u128()).collect();
+    assert_eq!(near, [11, 12]);
+    assert!(orders.fill.bytes_per_second.is_some());
+
+    let close = Change::Close {
+        by: (source.backend, Life(1)),
+        last: Version::new(record.epoch, Seq(1)),
+        successor: Some(standby.backend),
+    };
+    let closed = t1.swap(source.id, source.backend, record.revision, close);
+    assert!(matches!(closed.await, SwapOutcome::Done(_)));
+    open(&o1, &standby, orders.sets).await;
+    let disk: api::Disk = cluster.ask("GET", "/v1/disks/web1", "").await;
+    assert_eq!(disk.attachment.unwrap().backend, standby.backend);
+    assert_eq!(disk.home.as_str(), "osaka");
+    let moving = until(async || {
+        let moves: api::Moves = cluster.ask("GET", "/v1/moves", "").await;
+        moves.under_way.into_iter().next()
+    })
+    .await;
+    assert_eq!(moving.disk.as_str(), "web1");
+    let moving: api::Move = cluster
+        .ask("PATCH", "/v1/disks/web1/move", r#"{"control":"pause"}"#)
+        .await;
+    assert!(moving.paused);
+    let limit = r#"{"control":{"limit":1048576}}"#;
+    let moving: api::Move = cluster.ask("PATCH", "/v1/disks/web1/move", limit).await;
+    assert_eq!(moving.own_limit, Some(1 << 20));
+    let explained: planner::Explanation = cluster.ask("GET", "/v1/disks/web1/explain", "").await;
+    assert_eq!(explained.copies.len(), 4);
+    let plan: planner::Plan = cluster.ask("GET", "/v1/disks/web1/plan", "").await;
+    assert!(!plan.is_empty());
+    let policy = r#"{"text":"copies = 1\n","at_once":2}"#;
+    let applied: api::PolicyDiff = cluster.ask("PUT", "/v1/policies/tokyo", policy).await;
+    assert!(applied.applied);
+    let view: api::PolicyView = cluster.ask("GET", "/v1/policies/tokyo", "").await;
+    assert_eq!(view.applied_by.as_deref(), Some("alice"));
+    assert_eq!(view.at_once, 2);
+    let views: Vec<api::PolicyView> = cluster.ask("GET", "/v1/policies", "").await;
+    assert_eq!(views.len(), 2);
+    let bad = r#"{"text":"copis = 1"}"#;
+    let (status, error) = cluster.ask_in_vain("PUT", "/v1/policies/tokyo", bad).await;
+    assert_eq!(status, 400);
+    assert!(error.why.contains("copies"), "{error:?}");
+    let _: Vec<api::Link> = cluster.ask("GET", "/v1/links", "").await;
+    let _: Vec<api::Deletion> = cluster.ask("GET", "/v1/disks/web1/deletions", "").await;
     for node in nodes {
         node.abort();
     }

@@ -11,15 +11,15 @@
 //! backend takes (I3), and a backend whose attachment is gone can take none.
 
 use super::pulse::Moment;
+use super::wish::{Wish, put_attachments};
 use super::{Kind, MAX_TRIES, Service, ServiceError};
 use crate::api::{
     Attach, Attached, AttachmentView, Detach, Detached, Liveness, Place, TakeWriter, Wanted, Writer,
 };
 use crate::catalog::{CatalogError, Committed, Transaction};
-use crate::model::{Attachment, Attachments, HostRecord, Kept, json, key, load, unchanged};
+use crate::model::{Attachment, Attachments, HostRecord, Kept, key, load, unchanged};
 use crate::node_protocol::BackendState;
 use replicator::words::{BackendId, DiskId, DiskName, DiskRecord, HostName};
-use std::collections::BTreeSet;
 
 /// How far an attachment has come.
 #[derive(Clone, PartialEq, Debug)]
@@ -112,6 +112,9 @@ impl Service {
             if after == before {
                 return Ok(backend);
             }
+            if let Some(gone) = self.gone(&record.value, &before, &after, now) {
+                return Err(self.is_elsewhere(gone, now));
+            }
             let write = Transaction::new()
                 .expect(key::disk(id), record.unchanged())
                 .expect(key::attachment(id), unchanged(&kept));
@@ -124,6 +127,23 @@ impl Service {
             }
         }
         Err(ServiceError::contended(&format!("disk {name}")))
+    }
+
+    /// The attachment that a new standby would wait for in vain: nobody migrates away from a node that is
+    /// silent, so whoever asks has to say that the VM there is dead.
+    fn gone<'a>(
+        &self,
+        record: &DiskRecord,
+        before: &'a Attachments,
+        after: &Attachments,
+        now: Moment,
+    ) -> Option<&'a Attachment> {
+        let owner = record.owner()?;
+        let main = before.main().filter(|main| main.backend == owner.backend)?;
+        let stays = after.backend(main.backend).is_some();
+        let is_up = |host| self.pulses.liveness(host, now) == Liveness::Up;
+        let silent = main.place.node().is_some_and(|host| !is_up(host));
+        (stays && silent).then_some(main)
     }
 
     /// Why a disk that `current` has is not given to somebody else as well.
@@ -367,124 +387,6 @@ impl Service {
             Some(BackendState::Failed { why }) => format!("node {host} could not serve it: {why}"),
         }
     }
-}
-
-/// Somebody wants a disk at a place.
-struct Wish<'a> {
-    record: &'a DiskRecord,
-    before: &'a Attachments,
-    place: &'a Place,
-    take_over: bool,
-    fresh: BackendId,
-}
-
-impl<'a> Wish<'a> {
-    /// The backend that gets it, and all attachments as they are to be. The error is who has it instead.
-    fn granted(&self) -> Result<(BackendId, Attachments), &'a Attachment> {
-        let before = self.before;
-        let serves = |a: &&Attachment| matches!(a.wanted, Wanted::Attached | Wanted::Detached);
-        let other = before
-            .0
-            .iter()
-            .filter(serves)
-            .find(|a| a.place != *self.place);
-        let is_node = |place: &Place| place.node().is_some();
-        match before.at(self.place) {
-            Some(here) if self.take_over => {
-                let keeps = is_node(self.place)
-                    && matches!(here.wanted, Wanted::Attached | Wanted::Standby);
-                let backend = if keeps { here.backend } else { self.fresh };
-                Ok(self.instead_of_all(backend))
-            }
-            None if self.take_over => Ok(self.instead_of_all(self.fresh)),
-            Some(here) if here.wanted == Wanted::Detached || !is_node(self.place) => Err(here),
-            Some(here) if here.wanted == Wanted::Attached => Ok((here.backend, before.clone())),
-            Some(here) if here.wanted == Wanted::Standby && other.is_some() => {
-                Ok((here.backend, before.clone()))
-            }
-            Some(here) if here.wanted == Wanted::Standby => {
-                let wanted = Wanted::Attached;
-                Ok((
-                    here.backend,
-                    before.with(Attachment {
-                        wanted,
-                        ..here.clone()
-                    }),
-                ))
-            }
-            // It copies here; its node ends that before it serves a guest.
-            Some(_) => Ok(self.beside(Wanted::Attached)),
-            None => match other {
-                Some(other) if !is_node(&other.place) || !is_node(self.place) => Err(other),
-                Some(other) if before.0.len() >= Attachments::MAX => Err(other),
-                Some(other) if other.wanted == Wanted::Attached => Ok(self.beside(Wanted::Standby)),
-                _ => Ok(self.beside(Wanted::Attached)),
-            },
-        }
-    }
-
-    /// A new one besides those that there are; whoever only copies is to let go.
-    fn beside(&self, wanted: Wanted) -> (BackendId, Attachments) {
-        let mut after = self.before.clone();
-        for attachment in &mut after.0 {
-            if attachment.wanted == Wanted::Copying {
-                attachment.wanted = Wanted::Detached;
-            }
-        }
-        // Nobody is attached any more: whoever left the epoch open was detached by force, or its node
-        // said that it is gone. That was the explicit word that A3 asks for.
-        let left_open = self.record.owner().is_some() && self.before.0.is_empty();
-        after.0.push(self.attachment(self.fresh, wanted, left_open));
-        (self.fresh, after)
-    }
-
-    /// The word that every other writer is gone; who stands by elsewhere goes on doing so.
-    fn instead_of_all(&self, backend: BackendId) -> (BackendId, Attachments) {
-        let standbys = self.before.standbys().filter(|a| a.place != *self.place);
-        let mut after = Attachments(standbys.cloned().collect());
-        after
-            .0
-            .push(self.attachment(backend, Wanted::Attached, true));
-        (backend, after)
-    }
-
-    fn attachment(&self, backend: BackendId, wanted: Wanted, take_over: bool) -> Attachment {
-        Attachment {
-            disk: self.record.id,
-            name: self.record.name.clone(),
-            backend,
-            place: self.place.clone(),
-            wanted,
-            take_over,
-        }
-    }
-}
-
-/// Adds the attachments as they are to be, and where nodes find theirs.
-pub(super) fn put_attachments(
-    mut write: Transaction,
-    disk: DiskId,
-    before: &Attachments,
-    after: &Attachments,
-) -> Transaction {
-    write = match after.0.is_empty() {
-        true => write.delete(key::attachment(disk)),
-        false => write.put(key::attachment(disk), json(after)),
-    };
-    let hosts = |all: &Attachments| -> BTreeSet<HostName> {
-        all.0
-            .iter()
-            .filter_map(|a| a.place.node().cloned())
-            .collect()
-    };
-    let (before, after) = (hosts(before), hosts(after));
-    for left in before.difference(&after) {
-        write = write.delete(key::at(left, disk));
-    }
-    for new in after.difference(&before) {
-        write = write.put(key::at(new, disk), Vec::new());
-    }
-    write
 }
 
 fn detached(record: &DiskRecord) -> Detached {

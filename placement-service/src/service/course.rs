@@ -3,6 +3,7 @@
 
 use super::Service;
 use super::pulse::Moment;
+use super::terms::Places;
 use crate::api::{MoveKind, MoveProgress};
 use crate::catalog::KeyRevision;
 use crate::model::Base;
@@ -27,6 +28,9 @@ pub(super) struct Course {
     look_at_all: bool,
     tracks: BTreeMap<BackendId, Track>,
     unwritten: Option<Arc<BTreeMap<StoreId, u64>>>,
+    places: Option<Arc<Places>>,
+    /// Counts what makes them old.
+    places_changed: u64,
     policies: Option<(Vec<KeyRevision>, Arc<Policies>)>,
     /// Why copies of these disks are not deleted although policy would have it.
     held: BTreeMap<DiskId, Vec<String>>,
@@ -128,6 +132,23 @@ impl Course {
 
     pub fn set_unwritten(&mut self, unwritten: Arc<BTreeMap<StoreId, u64>>) {
         self.unwritten = Some(unwritten);
+    }
+
+    /// None: they have to be read; the number is for [`Course::set_places`].
+    pub fn places(&self) -> (Option<Arc<Places>>, u64) {
+        (self.places.clone(), self.places_changed)
+    }
+
+    /// What was read is kept, unless it has become old meanwhile.
+    pub fn set_places(&mut self, places: Arc<Places>, as_of: u64) {
+        if self.places_changed == as_of {
+            self.places = Some(places);
+        }
+    }
+
+    pub fn places_changed(&mut self) {
+        self.places = None;
+        self.places_changed += 1;
     }
 
     pub fn policies(&self, of: &[KeyRevision]) -> Option<Arc<Policies>> {

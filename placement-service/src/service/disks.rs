@@ -353,7 +353,7 @@ impl Service {
 
 /// What a disk is shown against.
 struct Standing {
-    places: Places,
+    places: Arc<Places>,
     policies: Arc<Policies>,
 }
 

@@ -143,6 +143,7 @@ impl Service {
                 .expect(&key, expect)
                 .put(&key, json(&kept.value));
             if self.catalog.commit(&write)? == Committed::Yes {
+                self.course().places_changed();
                 tracing::info!(store = %id, host = %request.host, "store moved by an operator's word");
                 self.changed();
                 let found = self.stores(now)?.into_iter().find(|store| store.id == id);

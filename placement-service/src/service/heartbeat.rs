@@ -4,8 +4,8 @@
 //! datacenter that its configuration names. A store belongs to the host that first showed it, and its
 //! starts may only grow.
 
-use super::attach::put_attachments;
 use super::pulse::{Moment, Pulse};
+use super::wish::put_attachments;
 use super::{MAX_TRIES, Service};
 use crate::api::Wanted;
 use crate::catalog::{CatalogError, Committed, Expect, Transaction};
@@ -98,6 +98,7 @@ impl Service {
             .put(&key, json(&record));
         // Losing to another heartbeat of the same node is as good: the next one says it again.
         if self.catalog.commit(&write)? == Committed::Yes {
+            self.course().places_changed();
             tracing::info!(%host, datacenter = %record.datacenter, rack = %record.rack, %listen, "a node announced itself");
         }
         Ok(())
@@ -130,6 +131,7 @@ impl Service {
                 .put(&key, json(&record));
             // If another heartbeat showed it at the same moment, it is judged by what that one left.
             if self.catalog.commit(&write)? == Committed::Yes {
+                self.course().places_changed();
                 tracing::info!(%host, store = %report.id, starts = report.starts.0, "a store started");
                 return Ok(Ok(()));
             }

@@ -147,7 +147,6 @@ impl Service {
         let moving = begin(
             ordering.scene,
             ordering.planner,
-            disk,
             &subject,
             &proposal.plan,
             ordering.why.clone(),
@@ -156,6 +155,10 @@ impl Service {
             Some(moving) => Some(MoveRecord {
                 number: self.next_move()?,
                 pins_before: Some(disk.terms.pins.clone()),
+                drops: match ordering.order {
+                    Order::DropCopy { store, .. } => Some(*store),
+                    _ => None,
+                },
                 base: self.base(&disk.record.value),
                 ..moving
             }),
@@ -284,7 +287,8 @@ impl Service {
 
     pub fn pins(&self, name: &DiskName) -> Result<Vec<Pin>, ServiceError> {
         let record = self.disk_named(name)?;
-        let (_, terms) = self.terms(&record.value, &self.places()?)?;
+        let places = self.places()?;
+        let (_, terms) = self.terms(&record.value, &places)?;
         Ok(terms.pins)
     }
 
@@ -376,7 +380,8 @@ impl Service {
         for _ in 0..MAX_TRIES {
             let record = self.disk_named(name)?;
             let id = record.value.id;
-            let (kept, mut terms) = self.terms(&record.value, &self.places()?)?;
+            let places = self.places()?;
+            let (kept, mut terms) = self.terms(&record.value, &places)?;
             change(&record.value, &mut terms)?;
             let write = Transaction::new()
                 .expect(key::disk(id), record.unchanged())

@@ -14,7 +14,7 @@ use crate::model::{
     suffixes, unchanged,
 };
 use crate::planner::{Plan, rollout};
-use crate::service::attach::put_attachments;
+use crate::service::wish::put_attachments;
 use replicator::words::{BackendId, DatacenterName, DiskId, DiskRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

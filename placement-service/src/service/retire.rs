@@ -200,6 +200,7 @@ impl Service {
         let mut copies = kept.value.clone();
         for copy in &mut copies {
             let store = copy.store;
+            copy.unwanted |= disk.moving().is_some_and(|m| m.drops == Some(store));
             let wanted = copy.unwanted || due.contains(&store);
             // While copies are missing, what is left of an old one is a base for a new one.
             if copy.ordered.is_some() || !wanted || (plan.repair && !copy.unwanted) {

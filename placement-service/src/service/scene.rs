@@ -25,7 +25,7 @@ pub(super) const GONE_AFTER: Duration = Duration::from_secs(600);
 pub(super) struct Scene {
     pub topology: Topology,
     pub policies: Arc<Policies>,
-    pub places: Places,
+    pub places: Arc<Places>,
     pub allocated: BTreeMap<DiskId, BTreeMap<StoreId, u64>>,
     pub wall: UnixSeconds,
 }

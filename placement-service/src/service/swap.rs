@@ -1,9 +1,9 @@
 //! A disk's record, read and changed: one compare-and-swap at a time, by the one backend that the
 //! disk is attached to (I3, I8).
 
-use super::attach::put_attachments;
 use super::pulse::Moment;
 use super::retire::{put_retired, retired};
+use super::wish::put_attachments;
 use super::{MAX_TRIES, Service};
 use crate::api::{Liveness, Place, StoreAddress, Wanted};
 use crate::catalog::{CatalogError, Committed, Transaction};

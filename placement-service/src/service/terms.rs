@@ -6,6 +6,7 @@ use crate::model::{HostRecord, Kept, StoreRecord, Terms, key, list, load};
 use crate::policy::Home;
 use replicator::words::{DatacenterName, DiskRecord, HostName, StoreId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Where the stores and hosts are that nobody moved since it was made.
 #[derive(Default)]
@@ -25,7 +26,18 @@ impl Places {
 }
 
 impl Service {
-    pub(super) fn places(&self) -> Result<Places, CatalogError> {
+    /// Read again only when a host or a store was admitted or moved: every heartbeat asks.
+    pub(super) fn places(&self) -> Result<Arc<Places>, CatalogError> {
+        let (known, as_of) = self.course().places();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let places = Arc::new(self.read_places()?);
+        self.course().set_places(places.clone(), as_of);
+        Ok(places)
+    }
+
+    fn read_places(&self) -> Result<Places, CatalogError> {
         let mut places = Places::default();
         for kept in list::<HostRecord>(&*self.catalog, key::HOSTS)? {
             places.hosts.insert(kept.value.name, kept.value.datacenter);

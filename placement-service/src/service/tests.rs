@@ -1,5 +1,7 @@
 //! The decisions, without sockets: what nodes say, what operators want, who may change what.
 
+mod moving;
+
 use super::*;
 use crate::api::{Attach, CreateDisk, Detach, Liveness, MoveStore, Place, TakeWriter, Wanted};
 use crate::catalog::{MemoryCatalog, RedbCatalog};

@@ -114,6 +114,11 @@ impl Running {
         });
     }
 
+    #[cfg(test)]
+    pub fn is_told_to_stop(&self) -> bool {
+        *self.stop.borrow() != Stop::No
+    }
+
     pub fn is_gone(&self) -> bool {
         *self.state.borrow() == State::Gone || self.state.has_changed().is_err()
     }

@@ -158,6 +158,25 @@ mod tests {
     }
 
     #[test]
+    fn standbys_and_copiers_run_and_hear_what_is_wanted_of_them() {
+        let mut supervisor = Supervisor::new(Fake::default(), Arc::default());
+        let wanted = vec![
+            attachment(1, 1, Wanted::Standby),
+            attachment(2, 2, Wanted::Copying),
+        ];
+        supervisor.follow(&desired(wanted));
+        assert_eq!(running(&supervisor), [1, 2]);
+        supervisor.follow(&desired(vec![attachment(1, 1, Wanted::Attached)]));
+        assert_eq!(
+            supervisor.spawn.serving.len(),
+            2,
+            "one that has become the attachment goes on as it is"
+        );
+        assert!(!supervisor.running[&BackendId::from_u128(1)].is_told_to_stop());
+        assert!(supervisor.running[&BackendId::from_u128(2)].is_told_to_stop());
+    }
+
+    #[test]
     fn a_new_backend_of_a_disk_waits_until_the_old_one_is_gone() {
         let mut supervisor = Supervisor::new(Fake::default(), Arc::default());
         supervisor.follow(&desired(vec![attachment(1, 1, Wanted::Attached)]));
