@@ -93,7 +93,9 @@ impl DiskNow {
 
 impl Service {
     pub(super) fn scene(&self, now: Moment) -> Result<Scene, CatalogError> {
-        let unwritten = match self.course().unwritten() {
+        // Not in the match: the lock would be held through it.
+        let known = self.course().unwritten();
+        let unwritten = match known {
             Some(known) => known,
             None => self.count_unwritten()?,
         };

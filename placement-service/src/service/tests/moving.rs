@@ -952,7 +952,13 @@ fn copies_are_added_and_dropped_by_hand_and_promises_kept() {
             world
                 .service
                 .drop_copy(&disk("web1"), &drop(near[1], true), "alice", world.now);
-        assert!(!forced.unwrap().losses.is_empty(), "it names what is lost");
+        assert!(
+            forced.unwrap().losses.is_empty(),
+            "another store has room for a copy"
+        );
+        world.steps(6);
+        assert!(!world.members(id).contains(&near[1]));
+        assert_eq!(world.members(id).len(), 2);
     });
 }
 
@@ -1062,6 +1068,11 @@ fn a_service_that_has_just_started_decides_nothing_before_it_has_heard_the_fleet
     let (id, _) = world.running_on_t1("web1");
     let near = world.members(id);
     world.die();
+    let text = PolicyText {
+        text: "copies = 2".into(),
+    };
+    let check = world.service.check_policy(&dc("tokyo"), &text, world.now);
+    assert!(check.is_ok(), "operators are answered all the same");
     world.look();
     let desired = world.service.desired(&host("t1")).unwrap();
     assert_eq!(
