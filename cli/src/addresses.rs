@@ -41,6 +41,11 @@ impl Addresses {
         }
     }
 
+    /// Takes what somebody has said of a store.
+    pub fn learn(&self, store: StoreId, place: Place) {
+        self.shared.places.lock().insert(store, Some(place));
+    }
+
     /// Where `store` was last said to be; unknown ones are asked for meanwhile.
     pub fn place(&self, store: StoreId) -> Option<Place> {
         let mut places = self.shared.places.lock();

@@ -36,6 +36,28 @@ impl Places {
         names.join(", ")
     }
 
+    /// `text` with stores called as people call them: who writes it knows ids only.
+    pub fn told(&self, text: &str) -> String {
+        self.stores.keys().fold(text.to_owned(), |text, id| {
+            let (id, name) = (id.to_string(), self.name(*id));
+            text.replace(&format!("store {id}"), &name)
+                .replace(&id, &name)
+        })
+    }
+
+    /// An error in the same words.
+    pub fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<Failure>() {
+            Ok(failure) => Failure {
+                what: self.told(&failure.what),
+                why: failure.why.map(|why| self.told(&why)),
+                ..failure
+            }
+            .into(),
+            Err(other) => other,
+        }
+    }
+
     fn on(&self, host: &HostName) -> impl Iterator<Item = StoreId> {
         let there = self.stores.iter().filter(move |(_, at)| at.0 == *host);
         there.map(|(id, _)| *id)
@@ -126,6 +148,16 @@ pub mod tests {
         assert_eq!(places().name(store(1)), "tokyo-1");
         assert_eq!(places().name(store(3)), "osaka-1/00000003");
         assert_eq!(places().name(store(9)), store(9).to_string());
+    }
+
+    #[test]
+    fn ids_become_names() {
+        let text = format!("the copy on store {} is not dropped", store(1));
+        assert_eq!(places().told(&text), "the copy on tokyo-1 is not dropped");
+        let error = Failure::new(Code::Refused, text).because(store(3));
+        let error = places().explained(error.into());
+        let said = error.to_string();
+        assert_eq!(said, "the copy on tokyo-1 is not dropped: osaka-1/00000003");
     }
 
     #[test]

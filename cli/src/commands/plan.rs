@@ -4,7 +4,7 @@
 use crate::output::{counted, human_bytes, human_time, table};
 use crate::places::Places;
 use placement_service::planner::{Action, Crossing, Plan, RetiredCopy, Shortfall, Step};
-use replicator::words::{Extents, NewSet};
+use replicator::words::{Extents, NewSet, StoreId};
 use std::time::Duration;
 
 /// More parts of one step than this are counted, not listed.
@@ -85,16 +85,34 @@ fn does(action: &Action, places: &Places) -> String {
             )
         }
         Action::Retire { copies } => {
-            let copy = |copy: &RetiredCopy| {
-                let extents = listed(&copy.extents, Extents::to_string);
-                let when = copy
-                    .not_before
-                    .map_or(String::new(), |at| format!(" (not before {at})"));
-                format!("{extents} from {}{when}", places.name(copy.store))
-            };
-            format!("delete extents {}", listed(copies, copy))
+            format!(
+                "delete extents {}",
+                listed(&alike(copies, places), String::clone)
+            )
         }
     }
+}
+
+/// What is deleted, stores together that lose the same at the same time.
+fn alike(copies: &[RetiredCopy], places: &Places) -> Vec<String> {
+    let mut groups: Vec<(&RetiredCopy, Vec<StoreId>)> = Vec::new();
+    for copy in copies {
+        let same = |(other, _): &&mut (&RetiredCopy, Vec<StoreId>)| {
+            other.extents == copy.extents && other.not_before == copy.not_before
+        };
+        match groups.iter_mut().find(same) {
+            Some((_, stores)) => stores.push(copy.store),
+            None => groups.push((copy, vec![copy.store])),
+        }
+    }
+    let group = |(copy, stores): (&RetiredCopy, Vec<StoreId>)| {
+        let extents = listed(&copy.extents, Extents::to_string);
+        let when = copy
+            .not_before
+            .map_or(String::new(), |at| format!(" (not before {at})"));
+        format!("{extents} from {}{when}", places.names(&stores))
+    };
+    groups.into_iter().map(group).collect()
 }
 
 /// The first few, and how many more there are.
@@ -264,6 +282,22 @@ note: all copies stand in osaka";
         assert_eq!(
             describe(&plan, &places()),
             "web1 stands where it should: nothing to do"
+        );
+    }
+
+    #[test]
+    fn stores_that_lose_the_same_are_named_together() {
+        let copy = |n| RetiredCopy {
+            store: store(n),
+            extents: vec![extents(0, 32)],
+            not_before: None,
+        };
+        let action = Action::Retire {
+            copies: vec![copy(1), copy(2)],
+        };
+        assert_eq!(
+            does(&action, &places()),
+            "delete extents 0..32 from tokyo-1, tokyo-2"
         );
     }
 

@@ -74,6 +74,7 @@ pub fn human_time(time: Duration) -> String {
     let us = time.as_micros();
     let s = time.as_secs();
     match (us, s) {
+        (0, _) => "0s".into(),
         (..1_000, _) => format!("{us} us"),
         (..1_000_000, _) => {
             let ms = format!("{:.1}", us as f64 / 1e3);
@@ -177,6 +178,7 @@ mod tests {
     #[test]
     fn times_are_said_in_two_units_at_most() {
         let said = |us: u64| human_time(Duration::from_micros(us));
+        assert_eq!(said(0), "0s");
         assert_eq!(said(85), "85 us");
         assert_eq!(said(20_310), "20.3 ms");
         assert_eq!(said(2_000_000), "2s");

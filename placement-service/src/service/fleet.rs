@@ -2,10 +2,10 @@
 
 use super::pulse::Moment;
 use super::{Kind, MAX_TRIES, Service, ServiceError};
-use crate::api::{Datacenter, Host, Liveness, MoveState, MoveStore, Status, Store};
+use crate::api::{Datacenter, Host, Liveness, MoveState, MoveStore, Status, Store, Wanted};
 use crate::catalog::{CatalogError, Committed, Expect, Transaction};
 use crate::model::{
-    Attachments, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, list, load,
+    Attachments, DatacenterRecord, Dropping, HostRecord, Kept, StoreRecord, json, key, list, load,
     suffixes,
 };
 use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
@@ -161,6 +161,10 @@ impl Service {
         let attachments = list::<Attachments>(&*self.catalog, key::ATTACHMENTS)?;
         let (retired_copies, retired_bytes) = self.count_retired()?;
         let up = |store: &&Store| store.liveness == Liveness::Up;
+        let serves_a_vm = |kept: &&Kept<Attachments>| {
+            let main = kept.value.main();
+            main.is_some_and(|main| main.wanted != Wanted::Copying)
+        };
         let copies = |disk: &crate::api::Disk| disk.bytes.saturating_mul(disk.copies.into());
         let mut problems = Vec::new();
         for host in &hosts {
@@ -219,12 +223,17 @@ impl Service {
                 .sum(),
             used_bytes: stores.iter().filter(up).filter_map(|s| s.used_bytes).sum(),
             stores: stores.len() as u64,
-            attached: attachments.len() as u64,
+            attached: attachments.iter().filter(serves_a_vm).count() as u64,
             provisioned_bytes: disks.iter().map(copies).sum(),
             disks_short: disks.iter().filter(|d| d.short_extents > 0).count() as u64,
             disks_far: disks
                 .iter()
                 .filter(|d| d.open_for.is_some() && d.near_extents < d.extents)
+                .filter(|d| {
+                    d.attachment
+                        .as_ref()
+                        .is_some_and(|a| a.wanted != Wanted::Copying)
+                })
                 .count() as u64,
             moving: disks.iter().filter_map(|d| d.moving.clone()).collect(),
             retired_copies,

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 const HALF_LIFE: Duration = Duration::from_secs(300);
 /// Two looks closer together than this say nothing about a rate.
 const LEAST: Duration = Duration::from_millis(100);
+/// Between two looks fewer bytes than this are requests and keep-alives, and say nothing about a link.
+const LOAD_BYTES: u64 = 1 << 20;
 
 /// A link to a store, as measured from here.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,7 +21,7 @@ pub struct LinkMeasurement {
     /// Where it stands, if that is known now.
     pub host: Option<HostName>,
     pub round_trip: Duration,
-    /// The most that went one way lately; zero where nothing did. No less than this is possible.
+    /// The most that went one way lately, under load; zero where there was none. No less than this is possible.
     pub bytes_per_second: u64,
 }
 
@@ -47,7 +49,8 @@ impl Meter {
         let counted = if renewed { [0; 2] } else { counted };
         let ways = bytes.iter().zip(counted);
         let most = ways.map(|(now, before)| now - before).max();
-        let rate = most.unwrap_or(0) as f64 / passed.as_secs_f64();
+        let most = most.filter(|most| *most >= LOAD_BYTES).unwrap_or(0);
+        let rate = most as f64 / passed.as_secs_f64();
         let faded = 0.5f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64());
         self.best = (self.best * faded).max(rate);
         self.best as u64
@@ -62,13 +65,25 @@ mod tests {
     fn the_best_rate_is_remembered_and_slowly_forgotten() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
+        let mib = |mib: u64| mib << 20;
         let mut meter = Meter::default();
-        assert_eq!(meter.look(at(0), [5000, 0]), 0, "one look is no rate");
-        assert_eq!(meter.look(at(1), [5100, 2000]), 2000);
-        assert_eq!(meter.look(at(1), [9000, 9000]), 2000, "too soon");
-        let later = meter.look(at(301), [5200, 2100]);
-        assert!((995..=1005).contains(&later), "{later}");
+        assert_eq!(meter.look(at(0), [mib(5), 0]), 0, "one look is no rate");
+        assert_eq!(meter.look(at(1), [mib(5) + 100, mib(2)]), mib(2));
+        assert_eq!(meter.look(at(1), [mib(9), mib(9)]), mib(2), "too soon");
+        let later = meter.look(at(301), [mib(5) + 200, mib(2) + 100]);
+        assert!((mib(1) - 9000..=mib(1) + 9000).contains(&later), "{later}");
         // A new connection counts from zero.
-        assert_eq!(meter.look(at(302), [8000, 10]), 8000);
+        assert_eq!(meter.look(at(302), [mib(4), 10]), mib(4));
+    }
+
+    #[test]
+    fn what_is_not_loaded_says_nothing_about_what_it_carries() {
+        let start = Instant::now();
+        let mut meter = Meter::default();
+        for second in 0..100 {
+            let bytes = second * 5000;
+            let rate = meter.look(start + Duration::from_secs(second), [bytes, bytes / 2]);
+            assert_eq!(rate, 0, "keep-alives are no load");
+        }
     }
 }

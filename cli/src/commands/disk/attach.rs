@@ -2,7 +2,7 @@
 
 use crate::operator::Connection;
 use crate::output::Output;
-use placement_service::api::{Attach, Attached, Detach, Detached};
+use placement_service::api::{Attach, Attached, Detach, Detached, Host};
 use replicator::words::{DiskName, HostName};
 use serde::Serialize;
 
@@ -65,18 +65,26 @@ pub fn attach(args: AttachArgs, connection: &Connection, output: Output) -> anyh
         take_over: args.take_over,
         wait_ms: Some(args.wait * 1000),
     };
-    let attached: Attached = connection
-        .service()?
-        .post(&format!("/v1/disks/{}/attach", args.disk), &request)?;
+    let service = connection.service()?;
+    let attached: Attached = service.post(&format!("/v1/disks/{}/attach", args.disk), &request)?;
     let qemu = qemu_arguments(&attached);
-    output.show(&Ready { attached, qemu }, describe);
+    let hosts: Vec<Host> = match attached.standby_of {
+        Some(_) if !output.is_json() => service.get("/v1/hosts")?,
+        _ => Vec::new(),
+    };
+    output.show(&Ready { attached, qemu }, |ready| describe(ready, &hosts));
     Ok(())
 }
 
-fn describe(ready: &Ready) -> String {
+/// `hosts` are needed only where it stands by.
+fn describe(ready: &Ready, hosts: &[Host]) -> String {
     let Attached {
         disk, node, socket, ..
     } = &ready.attached;
+    let site = |name: &HostName| {
+        let host = hosts.iter().find(|host| host.name == *name);
+        host.map(|host| &host.datacenter)
+    };
     let pairs = ready.qemu.chunks(2);
     let lines: Vec<String> = pairs.map(|pair| format!("  {}", pair.join(" "))).collect();
     let arguments = lines.join(" \\\n");
@@ -90,7 +98,12 @@ fn describe(ready: &Ready) -> String {
              \x20 1. on {node}, start QEMU as it runs on {source}, with -incoming and this disk:\n{arguments} \\\n  -incoming tcp:0.0.0.0:4444\n\
              \x20 2. migrate the VM from {source} to {node}; nothing has to be copied before\n\
              \x20 3. `ukai moves {disk} --watch` shows its blocks follow; {source} lets go by itself\n\
-             `ukai disk prepare {disk}` copies blocks ahead; `ukai disk detach {disk} --node {node}` ends the standby"
+             {}`ukai disk detach {disk} --node {node}` ends the standby",
+            match site(node) {
+                Some(there) if site(source) != Some(there) =>
+                    format!("`ukai disk prepare {disk} --to {there}` copies blocks ahead; "),
+                _ => String::new(),
+            }
         ),
     }
 }
@@ -139,7 +152,8 @@ fn let_go(detached: &Detached, node: Option<&HostName>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replicator::words::{BackendId, DiskId};
+    use placement_service::api::Liveness;
+    use replicator::words::{BackendId, DatacenterName, DiskId, RackName};
 
     #[test]
     fn a_standby_says_what_to_do_next() {
@@ -154,10 +168,26 @@ mod tests {
             standby_of: Some(host("tokyo-1")),
         };
         let qemu = qemu_arguments(&attached);
-        let text = describe(&Ready {
+        let at = |name: &str, datacenter: &str| Host {
+            name: host(name),
+            datacenter: DatacenterName::new(datacenter).unwrap(),
+            rack: RackName::new("r1").unwrap(),
+            liveness: Liveness::Up,
+            address: None,
+            stores: Vec::new(),
+            backends: 1,
+        };
+        let hosts = [at("tokyo-1", "tokyo"), at("osaka-1", "osaka")];
+        let waiting = Ready {
             attached: attached.clone(),
             qemu: qemu.clone(),
-        });
+        };
+        let text = describe(&waiting, &hosts);
+        assert!(
+            text.contains("`ukai disk prepare web1 --to osaka` copies"),
+            "{text}"
+        );
+        assert!(!describe(&waiting, &[]).contains("prepare"));
         assert!(text.starts_with("web1 stands by on osaka-1 at /run/ukai/web1.sock: it stays attached to tokyo-1 until its VM arrives\nnext:\n  1. on osaka-1"), "{text}");
         assert!(
             text.contains("-device vhost-user-blk-pci,chardev=web1 \\\n  -incoming"),
@@ -170,6 +200,6 @@ mod tests {
             },
             qemu,
         };
-        assert!(describe(&ready).starts_with("web1 is ready on osaka-1"));
+        assert!(describe(&ready, &[]).starts_with("web1 is ready on osaka-1"));
     }
 }

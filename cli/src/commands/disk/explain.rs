@@ -15,7 +15,9 @@ pub fn run(name: &DiskName, connection: &Connection, output: Output) -> anyhow::
     let explanation: Explanation = service.get(&format!("/v1/disks/{name}/explain"))?;
     let places = Places::of(&service)?;
     let width = output.width().min(WIDEST);
-    output.show(&explanation, |told| describe(told, &places, width));
+    output.show(&explanation, |told| {
+        places.told(&describe(told, &places, width))
+    });
     Ok(())
 }
 

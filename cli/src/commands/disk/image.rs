@@ -8,9 +8,9 @@ use crate::exit::{Code, Failure};
 use crate::operator::{Connection, Service};
 use crate::output::{Output, human_bytes};
 use anyhow::Context;
-use placement_service::api::{Detach, Detached, Disk, TakeWriter, Writer};
+use placement_service::api::{Detach, Detached, Disk, StoreAddress, TakeWriter, Writer};
 use placement_service::client::PlacementClient;
-use replicator::net::Links;
+use replicator::net::{Links, Place};
 use replicator::words::{DiskName, Epoch, Life, Owner};
 use replicator::writer::{self, TakeOver};
 use serde::Serialize;
@@ -193,6 +193,15 @@ async fn open(connection: &Connection, writer: Writer) -> anyhow::Result<DiskIo>
         .collect();
     let client = PlacementClient::new(&credentials, placement)?;
     let addresses = Addresses::default();
+    for StoreAddress {
+        store,
+        host,
+        address: addr,
+        ..
+    } in writer.stores
+    {
+        addresses.learn(store, Place { addr, host });
+    }
     tokio::task::spawn_local(addresses.clone().keep(client.clone()));
     let links = Links::new(&credentials, move |store| addresses.place(store))?;
     let owner = Owner {

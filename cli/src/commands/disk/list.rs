@@ -63,7 +63,11 @@ fn describe(disk: &Disk) -> String {
         format!("epoch      {}, {}", disk.epoch, open(disk)),
     ];
     if let Some(attachment) = &disk.attachment {
-        lines.push(format!("attached   to {}", place(&attachment.place)));
+        let place = place(&attachment.place);
+        lines.push(match attachment.wanted {
+            Wanted::Copying => format!("copied by  {place}, while it is attached nowhere"),
+            _ => format!("attached   to {place}"),
+        });
         lines.extend(backend(attachment));
     }
     for standby in &disk.standbys {
@@ -77,12 +81,14 @@ fn describe(disk: &Disk) -> String {
     lines.join("\n")
 }
 
-fn backend(attachment: &AttachmentView) -> [String; 2] {
+fn backend(attachment: &AttachmentView) -> Vec<String> {
     let socket = attachment.socket.as_deref().unwrap_or("not ready");
-    [
-        format!("  socket   {socket}"),
-        format!("  backend  {}: {}", attachment.backend, status(attachment)),
-    ]
+    let status = status(attachment);
+    let mut lines = vec![format!("  backend  {}: {status}", attachment.backend)];
+    if attachment.wanted != Wanted::Copying {
+        lines.push(format!("  socket   {socket}"));
+    }
+    lines
 }
 
 /// Complete copies of the worst placed extent, and how many policy asks for.
@@ -135,6 +141,7 @@ fn open(disk: &Disk) -> String {
 
 fn attached(disk: &Disk) -> String {
     let main = disk.attachment.as_ref();
+    let main = main.filter(|attachment| attachment.wanted != Wanted::Copying);
     let mut text = main.map_or("-".into(), |attachment| place(&attachment.place));
     if !disk.standbys.is_empty() {
         let standbys = disk.standbys.iter();
@@ -162,8 +169,8 @@ fn status(attachment: &AttachmentView) -> String {
     let status = &attachment.status;
     match attachment.wanted {
         Wanted::Attached => status.clone(),
-        Wanted::Standby => format!("standing by, {status}"),
-        Wanted::Copying => format!("copying while it is attached nowhere, {status}"),
+        Wanted::Standby => format!("stands by: {status}"),
+        Wanted::Copying => status.clone(),
         Wanted::Detached => format!("detaching, {status}"),
     }
 }
@@ -229,11 +236,31 @@ web1  2 GiB  3 GiB      2       tokyo  tokyo-1 (standby: osaka-1)  ready
 web2  2 GiB  3 GiB      2       tokyo  -                           closed"
         );
         let text = describe(&web1);
-        assert!(text.contains("standby    on osaka-1, until its VM arrives there\n  socket   /run/ukai/osaka-1.sock"), "{text}");
+        assert!(
+            text.contains("standby    on osaka-1, until its VM arrives there\n  backend  "),
+            "{text}"
+        );
         assert!(
             text.contains("home       tokyo, all of it stands there"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_disk_that_is_copied_is_not_called_attached() {
+        let mut web1 = disk("web1");
+        web1.attachment = Some(AttachmentView {
+            socket: None,
+            status: "open in epoch 6".into(),
+            ..on("tokyo-2", Wanted::Copying)
+        });
+        assert_eq!(attached(&web1), "-");
+        let text = describe(&web1);
+        assert!(
+            text.contains("copied by  tokyo-2, while it is attached nowhere"),
+            "{text}"
+        );
+        assert!(!text.contains("socket"), "{text}");
     }
 
     #[test]

@@ -116,14 +116,16 @@ pub fn move_to(args: MoveArgs, connection: &Connection, output: Output) -> anyho
         reason: args.how.reason.clone(),
         plan_only: args.how.plan,
     };
+    let places = Places::of(&service)?;
     let ordered = service.post(&format!("/v1/disks/{}/move", args.disk), &order)?;
-    carry_out(ordered, &args.how, &service, output)
+    carry_out(ordered, &args.how, &places, &service, output)
 }
 
 pub fn add_copy(args: AddArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
     let service = connection.service()?;
+    let places = Places::of(&service)?;
     let to = match (args.at.store, args.at.to) {
-        (Some(store), _) => Target::Store(Places::of(&service)?.find(&store)?),
+        (Some(store), _) => Target::Store(places.find(&store)?),
         (None, Some(datacenter)) => Target::Datacenter(datacenter),
         (None, None) => unreachable!("clap requires one of them"),
     };
@@ -133,37 +135,40 @@ pub fn add_copy(args: AddArgs, connection: &Connection, output: Output) -> anyho
         reason: args.how.reason.clone(),
         plan_only: args.how.plan,
     };
-    let ordered = service.post(&format!("/v1/disks/{}/copies", args.disk), &order)?;
-    carry_out(ordered, &args.how, &service, output)
+    let ordered = service.post(&format!("/v1/disks/{}/copies", args.disk), &order);
+    let ordered = ordered.map_err(|error| places.explained(error))?;
+    carry_out(ordered, &args.how, &places, &service, output)
 }
 
 pub fn drop_copy(args: DropArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
     let service = connection.service()?;
+    let places = Places::of(&service)?;
     let order = DropCopy {
-        store: Places::of(&service)?.find(&args.store)?,
+        store: places.find(&args.store)?,
         range: named_range(args.range, &args.disk, &service)?,
         force: args.force,
         reason: args.how.reason.clone(),
         plan_only: args.how.plan,
     };
-    let ordered = service.delete_of(&format!("/v1/disks/{}/copies", args.disk), &order)?;
-    carry_out(ordered, &args.how, &service, output)
+    let ordered = service.delete_of(&format!("/v1/disks/{}/copies", args.disk), &order);
+    let ordered = ordered.map_err(|error| places.explained(error))?;
+    carry_out(ordered, &args.how, &places, &service, output)
 }
 
 /// Shows what an order comes to, and stays with it until it is done.
 fn carry_out(
     mut ordered: Ordered,
     how: &How,
+    places: &Places,
     service: &Service,
     output: Output,
 ) -> anyhow::Result<()> {
-    let places = Places::of(service)?;
     let stays = !how.plan && !how.leave;
     let Some(one) = ordered.under_way.take_if(|_| stays) else {
-        output.show(&ordered, |ordered| describe(ordered, how, &places));
+        output.show(&ordered, |ordered| describe(ordered, how, places));
         return Ok(());
     };
-    output.say(describe(&ordered, how, &places));
+    output.say(describe(&ordered, how, places));
     let ended = moves::watch(&one.disk, one.number, service, output)?.or_left()?;
     let cancelled = moves::was_cancelled(&ended);
     ordered.under_way = Some(ended);

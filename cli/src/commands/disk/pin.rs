@@ -199,7 +199,7 @@ fn describe(disk: &DiskName, pins: &[Pin], places: &Places) -> String {
             pin.extents
                 .map_or("all".into(), |extents| extents.to_string()),
             pin.until.to_string(),
-            pin.reason.clone(),
+            places.told(&pin.reason),
         ]
     });
     table(["PIN", "COPIES STAND", "EXTENTS", "HOLDS", "REASON"], rows)

@@ -194,10 +194,11 @@ pub fn state(state: &MoveState) -> String {
     }
 }
 
-/// All bytes that it is about, when that is known.
+/// All bytes that it is about, when that is known; before anything was looked at it is not.
 pub fn total_bytes(progress: &MoveProgress) -> Option<u64> {
     let there = progress.copied_bytes + progress.same_bytes;
-    progress.left_bytes.map(|left| there + left)
+    let total = progress.left_bytes.map(|left| there + left);
+    total.filter(|total| *total > 0)
 }
 
 fn done(progress: &MoveProgress) -> String {
@@ -221,8 +222,10 @@ fn left(progress: &MoveProgress) -> String {
 }
 
 pub fn time_left(progress: &MoveProgress) -> String {
+    let total = total_bytes(progress);
     match (progress.seconds_left, progress.left_bytes) {
-        (_, Some(0)) => "nothing left to copy".into(),
+        (_, Some(0)) if total.is_some() => "nothing left to copy".into(),
+        (Some(0), _) if total.is_none() => "time left not known yet".into(),
         (Some(seconds), _) => format!("{} left", human_time(Duration::from_secs(seconds))),
         (None, _) => "time left not known yet".into(),
     }
@@ -383,6 +386,8 @@ began     2026-11-21 22:00 UTC"
     fn a_move_that_has_just_begun_promises_no_time() {
         let mut one = under_way();
         one.progress = MoveProgress::default();
+        assert_eq!(time_left(&one.progress), "time left not known yet");
+        one.progress.left_bytes = Some(0);
         assert_eq!(time_left(&one.progress), "time left not known yet");
         assert_eq!(done(&one.progress), "0 B");
         assert_eq!(near_sentence(&one.progress), "no reads lately");

@@ -116,7 +116,7 @@ fn show(one: &Move, service: &Service, output: Output) -> anyhow::Result<()> {
     let places = Places::of(service)?;
     output.show(one, |one| {
         let (about, plan) = (describe::one(one), plan::describe(&one.plan, &places));
-        format!("{about}\n\nas it was planned:\n{plan}")
+        places.told(&format!("{about}\n\nas it was planned:\n{plan}"))
     });
     Ok(())
 }

@@ -184,7 +184,7 @@ fn take_over(ordered: bool) -> TakeOver {
 fn describe(status: &DiskStatus) -> String {
     let epoch = status.epoch;
     let mut text = match &status.phase {
-        Phase::Closed => "standing by".into(),
+        Phase::Closed => "ready for its VM".into(),
         Phase::LeftOpen => "stopped, but the placement service could not be told".into(),
         Phase::Starting => "opening".into(),
         Phase::NotStarted(why) => format!("not open: {why}"),
