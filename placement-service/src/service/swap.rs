@@ -12,6 +12,7 @@ use crate::model::{
     load_or_default, unchanged,
 };
 use crate::node_protocol::{Refusal, Response};
+use crate::policy::Until;
 use replicator::net::identity::{Identity, Role};
 use replicator::words::{
     BackendId, Change, ChangeRefused, DiskId, DiskRecord, Owner, Revision, StoreId,
@@ -127,6 +128,10 @@ impl Service {
         if home == terms.home && kept.is_some() {
             return Ok(write);
         }
+        // A pin that held until its VM left is over also when the VM comes back.
+        let ended =
+            |until: &Until| matches!(until, Until::VmLeaves(from) if *from != home.datacenter);
+        terms.pins.retain(|pin| !ended(&pin.until));
         terms.home = home;
         let key = key::terms(record.id);
         Ok(write.expect(&key, unchanged(&kept)).put(&key, json(&terms)))
