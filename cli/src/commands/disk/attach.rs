@@ -2,7 +2,7 @@
 
 use crate::operator::Connection;
 use crate::output::Output;
-use placement_service::api::{Attach, Attached, Detach, Detached, Host};
+use placement_service::api::{Attach, Attached, Detach, Detached, Disk, Host, Place};
 use replicator::words::{DiskName, HostName};
 use serde::Serialize;
 
@@ -130,17 +130,24 @@ pub fn detach(args: DetachArgs, connection: &Connection, output: Output) -> anyh
         force: args.force,
         wait_ms: Some(args.wait * 1000),
     };
-    let detached: Detached = connection
-        .service()?
-        .post(&format!("/v1/disks/{}/detach", args.disk), &request)?;
+    let service = connection.service()?;
+    let disk: Disk = service.get(&format!("/v1/disks/{}", args.disk))?;
+    let stood_by = args.node.as_ref().is_some_and(|node| {
+        let mut standbys = disk.standbys.iter();
+        standbys.any(|standby| standby.place == Place::Node(node.clone()))
+    });
+    let detached: Detached = service.post(&format!("/v1/disks/{}/detach", args.disk), &request)?;
     let node = args.node;
-    output.show(&detached, |detached| let_go(detached, node.as_ref()));
+    output.show(&detached, |detached| {
+        let_go(detached, node.as_ref(), stood_by)
+    });
     Ok(())
 }
 
-fn let_go(detached: &Detached, node: Option<&HostName>) -> String {
+fn let_go(detached: &Detached, node: Option<&HostName>, stood_by: bool) -> String {
     let disk = &detached.disk;
     match (node, detached.clean) {
+        (Some(node), _) if stood_by => format!("{node} stands by for {disk} no more"),
         (Some(node), true) => format!("{node} has let {disk} go"),
         (None, true) => format!("{disk} is detached and closed"),
         (_, false) => format!(

@@ -257,10 +257,25 @@ fn took(one: &Move) -> Option<Duration> {
     one.ended.map(|ended| ended.since(one.began))
 }
 
+/// Whether all is copied ahead that there is: it goes on with what is written, until the VM comes.
+pub fn is_prepared(one: &Move) -> bool {
+    let waits = matches!(one.state, MoveState::Planned { .. });
+    let MoveProgress {
+        extents,
+        extents_done,
+        ..
+    } = one.progress;
+    one.kind == MoveKind::Prepare && waits && extents > 0 && extents == extents_done
+}
+
 /// What a finished move came to.
 pub fn finished(one: &Move) -> String {
     let progress = &one.progress;
     let mut text = match one.state {
+        _ if is_prepared(one) => {
+            let what = what(one.kind, &one.from, &one.to);
+            format!("{}: {what}, ready for its VM", one.disk)
+        }
         MoveState::Cancelled => format!("the move of {} was cancelled", one.disk),
         _ => format!("{}: {}, done", one.disk, what(one.kind, &one.from, &one.to)),
     };
@@ -391,6 +406,19 @@ began     2026-11-21 22:00 UTC"
         assert_eq!(time_left(&one.progress), "time left not known yet");
         assert_eq!(done(&one.progress), "0 B");
         assert_eq!(near_sentence(&one.progress), "no reads lately");
+    }
+
+    #[test]
+    fn a_prepared_disk_waits_for_its_vm_only() {
+        let mut one = under_way();
+        one.kind = MoveKind::Prepare;
+        one.state = MoveState::Planned {
+            waits_for: "its VM: what it had is copied".into(),
+        };
+        assert!(!is_prepared(&one), "half of it is copied");
+        one.progress.extents_done = one.progress.extents;
+        assert!(is_prepared(&one));
+        assert!(finished(&one).starts_with("web1: prepare in osaka, ready for its VM; 3 GiB"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Staying with a move: a bar on a terminal, a line now and then elsewhere. Leaving it changes nothing.
 
-use super::describe::{finished, headline, near_sentence, rate, state, time_left, total_bytes};
+use super::describe::{
+    finished, headline, is_prepared, near_sentence, rate, state, time_left, total_bytes,
+};
 use crate::exit::{Code, Failure};
 use crate::operator::Service;
 use crate::output::{Output, human_bytes, percent};
@@ -21,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How staying with a move ended.
 pub enum Watched {
+    /// It has, or it waits for nothing but its VM.
     Ended(Box<Move>),
     /// Somebody pressed ctrl-c.
     Left(DiskName),
@@ -92,7 +95,9 @@ fn one(
         let mut away = Away::default();
         loop {
             match look(disk, number, service).await {
-                Ok(one) if one.state.has_ended() => return Ok(Watched::Ended(Box::new(one))),
+                Ok(one) if one.state.has_ended() || is_prepared(&one) => {
+                    return Ok(Watched::Ended(Box::new(one)));
+                }
                 Ok(one) => {
                     away = Away::default();
                     screen.show(std::slice::from_ref(&one));
