@@ -115,7 +115,11 @@ fn look(args: Args, service: &Service, output: Output) -> anyhow::Result<()> {
 fn show(one: &Move, service: &Service, output: Output) -> anyhow::Result<()> {
     let places = Places::of(service)?;
     output.show(one, |one| {
-        let (about, plan) = (describe::one(one), plan::describe(&one.plan, &places));
+        let about = describe::one(one);
+        if one.plan.is_empty() {
+            return places.told(&about);
+        }
+        let plan = plan::describe(&one.plan, &places);
         places.told(&format!("{about}\n\nas it was planned:\n{plan}"))
     });
     Ok(())
