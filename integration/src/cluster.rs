@@ -184,6 +184,14 @@ impl Cluster {
         ])
     }
 
+    /// What a datacenter's policy is from now on, as TOML.
+    pub fn apply_policy(&self, datacenter: &str, text: &str) -> Result<()> {
+        let file = self.data.join(format!("{datacenter}.toml"));
+        std::fs::write(&file, text)?;
+        let file = file.to_str().context("a path of text")?;
+        self.ukai(&["policy", "apply", file]).map(drop)
+    }
+
     /// The socket where QEMU connects.
     pub fn attach(&self, disk: &str, host: &str) -> Result<PathBuf> {
         let attached = self.ukai(&["disk", "attach", disk, "--node", host])?;

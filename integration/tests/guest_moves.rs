@@ -6,9 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, TWO_AND_TWO};
 use integration::guest::ticks::Ticks;
-use integration::guest::{MIGRATION_BOUND, Terms};
 use integration::migration::ours::{is_near, wait_near};
-use integration::migration::traveller::{Traveller, way};
+use integration::migration::traveller::Traveller;
 use integration::migration::workload::{Workload, Writer};
 use integration::processes::{Lifetime, Scratch, scenario};
 use integration::relay::{Conditions, Link};
@@ -18,58 +17,6 @@ const DISK_BYTES: u64 = 128 << 20;
 const LINK_BYTES_PER_SECOND: u64 = 16 << 20;
 const DELAY: Duration = Duration::from_millis(10);
 const MOMENT: Duration = Duration::from_secs(1);
-
-#[test]
-fn a_move_survives_the_placement_service() {
-    scenario("moves-placement", without_placement);
-}
-
-/// Killed after the destination stands by, when the guest has stopped at the source, and while the
-/// blocks follow; started again a moment later each time.
-fn without_placement(scratch: &Scratch) -> Result<()> {
-    let mut journey = Journey::begin(scratch)?;
-    journey.leg("osaka-1", |journey, to| {
-        let Journey {
-            cluster, traveller, ..
-        } = journey;
-        let destination = traveller.prepare(cluster, to)?;
-        cluster.kill_placement_9()?;
-        traveller.depart(cluster, destination, to)?;
-        std::thread::sleep(MOMENT);
-        cluster.start_placement()
-    })?;
-    journey.leg("tokyo-1", |journey, to| {
-        let Journey {
-            cluster, traveller, ..
-        } = journey;
-        let terms = Terms {
-            pause_before_switchover: true,
-            ..Terms::default()
-        };
-        let mut destination = traveller.prepare(cluster, to)?;
-        destination.agree(&terms)?;
-        let source = traveller.guest();
-        source.agree(&terms)?;
-        let memory = cluster.link()?.tcp(way(to), destination.listen()?)?;
-        source.depart(memory.address)?;
-        source.wait_migration("pre-switchover", MIGRATION_BOUND)?;
-        cluster.kill_placement_9()?;
-        source.switch_over()?;
-        source.wait_migration("completed", MIGRATION_BOUND)?;
-        traveller.settle_in(destination, to)?;
-        std::thread::sleep(MOMENT);
-        cluster.start_placement()
-    })?;
-    journey.leg("osaka-1", |journey, to| {
-        journey.traveller.go(&journey.cluster, to)?;
-        journey.must_not_be_near(to)?;
-        journey.cluster.kill_placement_9()?;
-        journey.writer.must_go_on()?;
-        std::thread::sleep(MOMENT);
-        journey.cluster.start_placement()
-    })?;
-    journey.end()
-}
 
 #[test]
 fn a_move_survives_killed_nodes_and_a_cut_link() {
@@ -122,6 +69,10 @@ impl<'a> Journey<'a> {
         workload.image(&image)?;
         let link = Link::new(Conditions::fixed(DELAY).limited(LINK_BYTES_PER_SECOND));
         let cluster = Cluster::start_across(scratch, &TWO_AND_TWO, Lifetime::Ours, Some(link))?;
+        for datacenter in ["tokyo", "osaka"] {
+            // Back at once is what these journeys are made of.
+            cluster.apply_policy(datacenter, "hold-down = \"0s\"\n")?;
+        }
         cluster.create_disk("web1", &DISK_BYTES.to_string(), 2, "tokyo-1")?;
         let image = image.to_str().context("a path of text")?;
         cluster.ukai(&["disk", "import", "web1", image])?;

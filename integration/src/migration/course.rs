@@ -39,8 +39,10 @@ pub struct Marks {
     pub may_move: Stamp,
     /// The guest runs in osaka.
     pub arrived: Stamp,
-    /// Every block is near, and nothing crosses the link any more for this disk.
+    /// Every block is near.
     pub settled: Stamp,
+    /// What is far is deleted; nothing crosses the link any more for this disk.
+    pub dropped: Stamp,
     /// The guest was watched until here.
     pub end: Stamp,
 }
@@ -120,7 +122,7 @@ impl Course {
 
     /// What the move put on the link for the disk.
     pub fn crossed_bytes(&self) -> u64 {
-        self.crossed_at(self.marks.settled) - self.crossed_at(self.marks.go)
+        self.crossed_at(self.marks.dropped) - self.crossed_at(self.marks.go)
     }
 
     /// Bytes that had crossed the link at that moment.

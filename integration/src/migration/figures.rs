@@ -49,7 +49,7 @@ impl Figures {
             longest_stall_ms: millis(course.longest_stall(marks.go..marks.settled)),
             write_p50_before_ms: p50(write(marks.begin, marks.go)),
             write_p50_on_arrival_ms: p50(write(resumed, second)),
-            write_p50_after_ms: p50(write(marks.settled.plus(Duration::from_secs(1)), marks.end)),
+            write_p50_after_ms: p50(write(marks.dropped.plus(Duration::from_secs(1)), marks.end)),
             throughput_after_arrival: follows.then(|| course.throughput(resumed..marks.settled)),
             throughput_before_departure: course.throughput(marks.go..marks.may_move),
             crossed_bytes: crossed,

@@ -96,6 +96,7 @@ pub fn run(scratch: &Scratch, workload: &Workload, image: &Path, link: &Link) ->
             may_move,
             arrived,
             settled: arrived,
+            dropped: arrived,
             end,
         },
         crossed,

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use placement_service::api::{Move, MoveState, Moves};
 use serde_json::Value;
 
 use super::course::{Course, Gauge, Marks};
@@ -63,7 +64,7 @@ pub fn record(
     traveller.depart(cluster, destination, to)?;
     let arrived = Stamp::now();
     let (datacenter, _) = to.split_once('-').context("hosts are named so")?;
-    let settled = wait_near(cluster, "web1", datacenter)?;
+    let followed = follow(cluster, "web1", datacenter)?;
     thread::sleep(workload.quiet);
     let end = Stamp::now();
     Ok(Course {
@@ -74,15 +75,68 @@ pub fn record(
             go,
             may_move,
             arrived,
-            settled,
+            settled: followed.near,
+            dropped: followed.dropped,
             end,
         },
         crossed: gauge.samples(),
-        near_reads: Vec::new(),
+        near_reads: followed.near_reads,
         allocated_bytes,
-        read_far_bytes: 0,
+        read_far_bytes: followed.read_through_bytes,
         verified: String::new(),
     })
+}
+
+/// How a disk came after its guest.
+pub struct Followed {
+    pub near: Stamp,
+    /// The copies that it left behind are deleted.
+    pub dropped: Stamp,
+    pub near_reads: Vec<(Stamp, f64)>,
+    pub read_through_bytes: u64,
+}
+
+/// Watches the disk's move until all is near and what it left behind is deleted.
+pub fn follow(cluster: &Cluster, disk: &str, datacenter: &str) -> Result<Followed> {
+    let deadline = Instant::now() + FOLLOW_BOUND;
+    let (mut near, mut near_reads) = (None, Vec::new());
+    loop {
+        if near.is_none() && is_near(&cluster.ukai(&["disk", "map", disk])?, datacenter)? {
+            near = Some(Stamp::now());
+        }
+        let moves = moves(cluster)?;
+        let this = newest(&moves, disk);
+        if let Some(permille) = this.and_then(|this| this.progress.near_reads_permille)
+            && near.is_none()
+        {
+            near_reads.push((Stamp::now(), f64::from(permille) / 1000.0));
+        }
+        if let (Some(near), Some(this)) = (near, this)
+            && this.state == MoveState::Done
+        {
+            return Ok(Followed {
+                near,
+                dropped: Stamp::now(),
+                near_reads,
+                read_through_bytes: this.progress.read_through_bytes,
+            });
+        }
+        if Instant::now() >= deadline {
+            bail!("{disk} is not in {datacenter} in time: {this:?}");
+        }
+        thread::sleep(POLL);
+    }
+}
+
+pub fn moves(cluster: &Cluster) -> Result<Moves> {
+    Ok(serde_json::from_value(cluster.ukai(&["moves"])?)?)
+}
+
+/// The disk's last move, under way or ended.
+pub fn newest<'a>(moves: &'a Moves, disk: &str) -> Option<&'a Move> {
+    let all = moves.under_way.iter().chain(&moves.ended);
+    all.filter(|one| one.disk.to_string() == disk)
+        .max_by_key(|one| one.number)
 }
 
 /// Waits until the disk's map names stores of that datacenter only, each with everything.
@@ -109,6 +163,8 @@ pub fn is_near(map: &Value, datacenter: &str) -> Result<bool> {
         let host = store["host"].as_str();
         host.is_some_and(|host| host.starts_with(datacenter))
     };
-    let one_entry = |range: &Value| range["history"].as_array().is_some_and(|h| h.len() == 1);
-    Ok(stores.iter().all(here) && ranges.iter().all(one_entry))
+    let mut entries = ranges
+        .iter()
+        .flat_map(|range| range["history"].as_array().into_iter().flatten());
+    Ok(stores.iter().all(here) && entries.all(|entry| entry["whole"] != false))
 }

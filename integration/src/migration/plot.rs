@@ -7,13 +7,13 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::Course;
-use super::course::millis;
+use super::course::{Marks, millis};
 use super::timeline::named;
 use crate::guest::ticks::{Doing, Stamp};
 
 const SIZE: (u32, u32) = (1000, 320);
-/// More dots than this say nothing more; the longest of each bundle is what is drawn.
-const DOTS: usize = 3000;
+/// In each of these slots of time the median write is drawn, and the longest.
+const SLOTS: f64 = 800.0;
 const LEAST_MS: f64 = 0.1;
 
 /// One panel a course, one below the other, on the same axes.
@@ -60,7 +60,7 @@ fn panel_of<'a>(
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .x_desc("seconds from \"go\"")
-        .y_desc("write latency, ms")
+        .y_desc("write latency, ms: median, longest")
         .draw()?;
     chart
         .configure_secondary_axes()
@@ -71,11 +71,14 @@ fn panel_of<'a>(
         .iter()
         .map(|(at, bytes)| (at.seconds_from(marks.go), *bytes as f64 / 1e6));
     chart.draw_secondary_series(LineSeries::new(crossed, RGBColor(200, 120, 0)))?;
-    chart.draw_series(
-        dots(course)
-            .into_iter()
-            .map(|place| Circle::new(place, 1, RGBColor(30, 80, 180).filled())),
-    )?;
+    let (medians, longest) = dots(course);
+    for (dots, colour) in [
+        (longest, RGBColor(150, 180, 230)),
+        (medians, RGBColor(20, 60, 160)),
+    ] {
+        let circle = |place| Circle::new(place, 1, colour.filled());
+        chart.draw_series(dots.into_iter().map(circle))?;
+    }
     for (index, (at, what)) in named(marks).into_iter().enumerate() {
         let x = at.seconds_from(marks.go);
         let line = [(x, LEAST_MS), (x, 2000.0)];
@@ -88,22 +91,28 @@ fn panel_of<'a>(
     Ok(())
 }
 
-/// When each write ended and how long it took; of neighbours, the longest.
-fn dots(course: &Course) -> Vec<(f64, f64)> {
-    let writes: Vec<(Stamp, f64)> = course
-        .operations
-        .iter()
-        .filter(|operation| operation.doing == Doing::Write && operation.ended < course.marks.end)
-        .map(|operation| (operation.ended, millis(operation.took())))
-        .collect();
-    let bundle = writes.len().div_ceil(DOTS).max(1);
-    let longest = |bundle: &[(Stamp, f64)]| {
-        let longest = bundle.iter().max_by(|a, b| a.1.total_cmp(&b.1));
-        *longest.expect("a bundle is not empty")
-    };
-    writes
-        .chunks(bundle)
-        .map(longest)
-        .map(|(at, ms)| (at.seconds_from(course.marks.go), ms.max(LEAST_MS)))
-        .collect()
+type Dots = Vec<(f64, f64)>;
+
+/// When a write ended and how long it took: of each slot the median, and the longest if it is another.
+fn dots(course: &Course) -> (Dots, Dots) {
+    let Marks { begin, go, end, .. } = course.marks;
+    let slot = end.since(begin).div_f64(SLOTS);
+    let mut slots: Vec<Vec<(Stamp, f64)>> = vec![Vec::new(); SLOTS as usize];
+    for operation in &course.operations {
+        let index = operation.ended.since(begin).div_duration_f64(slot) as usize;
+        if operation.doing == Doing::Write
+            && operation.ended >= begin
+            && let Some(slot) = slots.get_mut(index)
+        {
+            slot.push((operation.ended, millis(operation.took())));
+        }
+    }
+    let place = |(at, ms): (Stamp, f64)| (at.seconds_from(go), ms.max(LEAST_MS));
+    let (mut medians, mut longest) = (Vec::new(), Vec::new());
+    for writes in slots.iter_mut().filter(|slot| !slot.is_empty()) {
+        writes.sort_by(|a, b| a.1.total_cmp(&b.1));
+        medians.push(place(writes[(writes.len() - 1) / 2]));
+        longest.extend(writes[1..].last().copied().map(place));
+    }
+    (medians, longest)
 }

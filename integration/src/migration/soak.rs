@@ -41,6 +41,10 @@ impl Soak {
         workload.image(&image)?;
         let link = Link::new(self.conditions(&mut dice));
         let cluster = Cluster::start_across(scratch, &TWO_AND_TWO, Lifetime::Ours, Some(link))?;
+        for datacenter in ["tokyo", "osaka"] {
+            // A guest that bounces is what this is about.
+            cluster.apply_policy(datacenter, "hold-down = \"0s\"\n")?;
+        }
         cluster.create_disk("web1", &DISK_BYTES.to_string(), 2, "tokyo-1")?;
         let image = image.to_str().context("a path of text")?;
         cluster.ukai(&["disk", "import", "web1", image])?;

@@ -16,13 +16,13 @@ pub fn table(course: &Course) -> String {
     let Marks {
         begin,
         go,
-        settled,
+        dropped,
         end,
         ..
     } = course.marks;
     let margin = Duration::from_secs(3);
     let lead = margin.min(go.since(begin));
-    let until = settled.plus(margin).min(end);
+    let until = dropped.plus(margin).min(end);
     let first = Stamp(go.0 - lead.as_nanos() as u64);
     let seconds = until.since(first).as_secs() as u32 + 1;
     let row = ROW * seconds.div_ceil(MAX_ROWS);
@@ -63,11 +63,12 @@ fn events(marks: &Marks, from: Stamp, to: Stamp) -> String {
         .collect()
 }
 
-pub fn named(marks: &Marks) -> [(Stamp, &'static str); 4] {
+pub fn named(marks: &Marks) -> [(Stamp, &'static str); 5] {
     [
         (marks.go, "go"),
         (marks.may_move, "the VM may move"),
         (marks.arrived, "arrived"),
         (marks.settled, "all near"),
+        (marks.dropped, "far copies gone"),
     ]
 }

@@ -5,12 +5,14 @@
 
 mod demo;
 mod fuzz;
+mod migration;
 mod run;
 mod setup;
 mod steps;
 mod test;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,11 +33,25 @@ struct Arguments {
 enum Task {
     /// Find or install what guests need: QEMU, a kernel, busybox, file system tools
     Setup,
-    /// A real guest on a replicated disk: made, filled, killed, checked
+    /// A real guest on a replicated disk: made, filled, killed, checked, and moved to the other datacenter
     Demo {
         /// Leave the cluster running and print how to go on
         #[arg(long)]
         keep: bool,
+        /// Draw the move into this SVG file
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+    },
+    /// The same guest moved by Ukai and by QEMU's blockdev-mirror, side by side; writes docs/migration-figures.md
+    CompareMigration {
+        /// Arguments of the program: --json, --pairs N, --disk-mib N, --link-mib N, --delay-ms N, --only WAY
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Live migrations in a row under a verifying writer; arguments are passed on (--migrations N, --seed N)
+    Soak {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Everything that must hold, in order, with a line and a time for each step
     Test {
@@ -78,7 +94,9 @@ fn perform(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
         Task::Setup => setup::run(&workspace),
-        Task::Demo { keep } => demo::run(&workspace, keep),
+        Task::Demo { keep, plot } => demo::run(&workspace, keep, plot.as_deref()),
+        Task::CompareMigration { arguments } => migration::compare(&workspace, &arguments),
+        Task::Soak { arguments } => migration::soak(&workspace, &arguments),
         Task::Test { quick } => test::run(&workspace, quick),
         Task::Sim { arguments } => {
             let simulate = workspace

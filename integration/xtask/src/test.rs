@@ -16,7 +16,12 @@ use crate::workspace::Workspace;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Test programs that need a guest; one after the other, for two cores carry one guest well.
-const GUEST_TESTS: [&str; 2] = ["guest_harness", "guest_disk"];
+const GUEST_TESTS: [&str; 4] = [
+    "guest_harness",
+    "guest_disk",
+    "guest_migration",
+    "guest_moves",
+];
 
 pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
     let seeds = if quick { "100" } else { "1000" };
@@ -87,11 +92,11 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
         5 * MINUTE,
     )?;
     let guests = guest_tests(workspace).args(["--", "--test-threads=1"]);
-    run.program("guests", guests, 8 * MINUTE)?;
+    run.program("guests", guests, 15 * MINUTE)?;
     if quick {
         run.steps.skip("demo", "--quick");
     } else {
-        run.program("demo", demo::program(workspace, false), demo::BOUND)?;
+        run.program("demo", demo::program(workspace, false, None), demo::BOUND)?;
     }
     run.steps.finish()
 }
