@@ -20,6 +20,7 @@ use super::media::Media;
 use super::place::Place;
 use super::replica::Membership;
 use crate::message::{Asker, Fetch, MAX_DATA_BLOCKS, Pulled, Refusal};
+use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Seq, Version};
 use bytes::Bytes;
 use zerocopy::IntoBytes;
@@ -62,7 +63,7 @@ impl<M: Media> Store<M> {
         self.load(asker.disk, blocks)?;
         let mut missing = Missing::default();
         for block in blocks.iter() {
-            let proven = |entry: &Entry| proof.covers(entry);
+            let proven = |entry: &Entry| proof.covers(entry) || planted(Plant::UnprovenCounts);
             if self.holdings.entry(asker.disk, block, proven).is_some() {
                 continue;
             }
@@ -105,6 +106,10 @@ impl<M: Media> Store<M> {
             watermark: membership.from.as_u64(),
             ..Header::control(Kind::Data)
         };
+        let named = |version: Version| match planted(Plant::FillWithNewVersion) {
+            true => Version::new(membership.from, version.seq),
+            false => version,
+        };
         for ((block, known), found) in all.iter().zip(&missing.known).zip(&filling.found) {
             let content = match found {
                 Fetch::Data { .. } => data.split_to(BLOCK),
@@ -134,7 +139,7 @@ impl<M: Media> Store<M> {
                 }
                 Fetch::Zeroes(version) => {
                     pulled.zeroes += 1;
-                    let header = filled.of(Kind::Zeroes, *block, version);
+                    let header = filled.of(Kind::Zeroes, *block, named(version));
                     match frames.last_mut() {
                         Some((last, _)) if last.carried_on_by(&header) => last.count += 1,
                         _ => frames.push((header, Bytes::new())),
@@ -144,7 +149,7 @@ impl<M: Media> Store<M> {
                     pulled.copied += 1;
                     let header = Header {
                         data_sum: sum,
-                        ..filled.of(Kind::Data, *block, version)
+                        ..filled.of(Kind::Data, *block, named(version))
                     };
                     frames.push((header, content));
                 }
@@ -161,7 +166,11 @@ impl<M: Media> Store<M> {
         asker: &Asker,
         blocks: Blocks,
     ) -> Result<(Membership, super::replica::Proof), Refusal> {
-        self.check(asker)?;
+        let mut asker = *asker;
+        if planted(Plant::FillIgnoresIncarnation) {
+            asker.incarnation = self.incarnation;
+        }
+        self.check(&asker)?;
         self.check_blocks(asker.disk, blocks, u32::MAX)?;
         let disk = &self.holdings.disks[&asker.disk];
         let extent = disk.extent_of(blocks.first).expect("just checked");

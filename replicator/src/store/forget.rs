@@ -6,6 +6,7 @@ use super::index::{CHUNK_BLOCKS, blocks_of, chunk_of};
 use super::media::Media;
 use super::{Handled, Promise, Store};
 use crate::message::{Asker, Refusal, Reply};
+use crate::plant::{Plant, planted};
 use crate::words::{Block, DiskId, Epoch, Extent, Extents};
 use zerocopy::IntoBytes;
 
@@ -49,6 +50,10 @@ impl<M: Media> Store<M> {
         }
         let Some(state) = self.holdings.disks.get(&disk) else {
             return Ok(None);
+        };
+        let joined_below = match planted(Plant::DropIgnoresRejoin) {
+            true => Epoch::MAX,
+            false => joined_below,
         };
         let gone = state.replicas.joined_below(extents, joined_below);
         let (Some(gone), Some(extent_size)) = (gone.first(), state.extent_size) else {

@@ -11,6 +11,7 @@ use super::media::{Media, MediaFile};
 use super::place::Place;
 use super::segment::Files;
 use crate::message::checksum;
+use crate::plant::{Plant, planted};
 use crate::words::{Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, StoreId, Version};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -169,7 +170,8 @@ impl Holdings {
         let chunk = slot.chunk.as_mut().expect("the chunk was loaded before");
         let within = (block.0 - blocks_of(number).first.0) as u16;
         let before = chunk.newest(within);
-        if before.is_none_or(|before| before.version <= entry.version) {
+        let stands = planted(Plant::DeadTailStands);
+        if stands || before.is_none_or(|before| before.version <= entry.version) {
             return;
         }
         let (live, total) = (&mut self.live, &mut self.freed);

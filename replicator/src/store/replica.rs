@@ -5,6 +5,7 @@
 
 use super::index::Entry;
 use crate::message::ReplicaState;
+use crate::plant::{Plant, planted};
 use crate::words::{Epoch, Extent, Extents, History, Incarnation};
 use smallvec::SmallVec;
 
@@ -59,8 +60,10 @@ impl Replica {
     /// Epochs below which reads of older entries look (rule R2): each join's, but its own first one.
     pub fn bounds(&self) -> impl Iterator<Item = Epoch> + '_ {
         let later = self.past.iter().skip(1).map(|membership| membership.from);
+        let forgotten = planted(Plant::NothingKept);
+        let kept = self.kept.iter().copied().filter(move |_| !forgotten);
         let newest = (!self.past.is_empty()).then_some(self.from);
-        later.chain(newest).chain(self.kept.iter().copied())
+        later.chain(newest).chain(kept)
     }
 
     /// Whether it keeps something that nobody needs when no entry is older than `oldest`.

@@ -61,6 +61,9 @@ impl Writer {
                 }
                 self.go_on_switching();
             }
+            Stage::Draining if self.sequencer.is_idle() && planted(Plant::SwitchWithoutSync) => {
+                self.commit_switch();
+            }
             Stage::Draining if self.sequencer.is_idle() => {
                 let round = self.start_round();
                 self.switching.as_mut().expect("it was begun").stage = Stage::Syncing(round);
