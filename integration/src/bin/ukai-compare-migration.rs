@@ -142,7 +142,8 @@ fn document(arguments: &Arguments, comparison: &Comparison) -> String {
          every four written, verify it, and flush every 16 writes. The host timed each of its operations. The figures\n\
          compare within this page only: the guest is slow without KVM, and everything shares two cores.\n\n\
          Ukai keeps two synchronous copies in each datacenter; mirror has one file. The relay joins two TCP connections,\n\
-         so that mirror's NBD knows no slow start and loses nothing.\n\n{}",
+         so that mirror's NBD knows no slow start and loses nothing.\n\n\
+         ![Write latency and bytes on the link, Ukai and mirror](images/migration.svg)\n\n{}",
         arguments.pairs,
         arguments.disk_mib,
         arguments.link_mib,
