@@ -234,6 +234,11 @@ impl Writer {
         if lost_replica || (!fresh && !requests.is_empty()) {
             return self.member_lost(store);
         }
+        // A tail that was lost since the last sync was not this disk's; but fills may have come after that.
+        let lost = |request: &Request| matches!(request, Request::Settle { .. });
+        if requests.iter().any(lost) {
+            self.fill.forget_done_by(store);
+        }
         let keeps = if fresh { self.keeps(store) } else { Vec::new() };
         let peer = self.peer(store);
         peer.preparing = requests.len() + keeps.len();

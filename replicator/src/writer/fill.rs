@@ -110,6 +110,12 @@ impl Fill {
         self.works.values().map(Work::pulls).sum()
     }
 
+    /// It may have lost what was filled in and not synced: whatever it was to have is looked for again (S1).
+    pub fn forget_done_by(&mut self, store: StoreId) {
+        self.done.retain(|(of, _), _| *of != store);
+        self.exhausted = false;
+    }
+
     /// Forgets everything but how hot extents are: another writer may have been here.
     pub fn forget(&mut self) {
         let heat = std::mem::take(&mut self.heat);

@@ -213,6 +213,7 @@ impl Writer {
         settling.stage = Stage::Marking;
         for range in settling.plan.ranges.clone() {
             for store in range.lost {
+                self.fill.forget_done_by(store);
                 let request = Request::Settle {
                     asker: self.asker(store),
                     extents: range.extents,
