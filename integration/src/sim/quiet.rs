@@ -41,7 +41,7 @@ impl World {
             w.placement.is_settled()
         })?;
         // I7: what nobody needs is gone before all is read again.
-        self.run_until("superfluous replicas are gone", 1_000_000, |w| {
+        self.run_until("superfluous replicas are gone", 4_000_000, |w| {
             w.drops_pending == 0
         })?;
         self.read_all(0)?;
