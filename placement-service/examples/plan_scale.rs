@@ -223,5 +223,5 @@ fn datacenter(n: u32) -> DatacenterName {
 }
 
 fn store(datacenter: u32, host: u32) -> StoreId {
-    StoreId::from_u128(u128::from(datacenter) << 32 | u128::from(host) + 1)
+    StoreId::from_u128((u128::from(datacenter) << 32) | (u128::from(host) + 1))
 }

@@ -127,6 +127,9 @@ impl Bound {
     }
 }
 
+/// One figure of a way to move, as a table shows it.
+type Shown = fn(&Figures) -> String;
+
 impl Comparison {
     /// Each pair: one run of ours and one of mirror's, one after the other.
     pub fn of(pairs: Vec<[Figures; 2]>) -> Comparison {
@@ -182,7 +185,7 @@ impl Comparison {
     pub fn tables(&self) -> String {
         let mut text = String::from("| median | Ukai | mirror |\n| --- | --- | --- |\n");
         let share = |share: f64| format!("{:.0} %", share * 100.0);
-        let rows: [(&str, fn(&Figures) -> String); 7] = [
+        let rows: [(&str, Shown); 7] = [
             ("from \"go\" until the VM may move", |f| {
                 format!("{:.2} s", f.until_may_move_s)
             }),
