@@ -45,8 +45,6 @@ pub enum Plant {
     CompleteBeforePulled,
     /// Members of an open disk are switched without syncing those that it had [S4].
     SwitchWithoutSync,
-    /// A fill counts although the store has lost unsynced data since it was begun [F1, S1].
-    FillIgnoresIncarnation,
     /// A store takes what stands there unproven for what it is to have [R1, F4].
     UnprovenCounts,
     /// A fill does not replace an unproven block of a later version [F4].
@@ -60,7 +58,7 @@ pub enum Plant {
 }
 
 impl Plant {
-    pub const ALL: [Plant; 26] = [
+    pub const ALL: [Plant; 25] = [
         Plant::AcknowledgeOnSend,
         Plant::FlushIgnoresIncarnation,
         Plant::EpochNotSynced,
@@ -81,7 +79,6 @@ impl Plant {
         Plant::CompleteWithoutSync,
         Plant::CompleteBeforePulled,
         Plant::SwitchWithoutSync,
-        Plant::FillIgnoresIncarnation,
         Plant::UnprovenCounts,
         Plant::DeadTailStands,
         Plant::NothingKept,

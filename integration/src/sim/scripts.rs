@@ -21,7 +21,7 @@ pub struct Script {
 }
 
 /// By the numbers of the review's scenarios.
-pub const ALL: [Script; 6] = [
+pub const ALL: [Script; 7] = [
     Script {
         name: "1: there and back before the fill ends, overwriting in each place",
         ways: 6,
@@ -46,6 +46,11 @@ pub const ALL: [Script; 6] = [
         name: "8: the source's replica goes while a read of it is on its way",
         ways: 10,
         tell: deletion_with_a_late_read,
+    },
+    Script {
+        name: "9: what only a member that was ejected has is never read",
+        ways: 4,
+        tell: dead_tail,
     },
     Script {
         name: "10: fill, write, discard and a next epoch in every order",
@@ -168,6 +173,11 @@ impl World {
         self.writer_dies(store);
         self.stores[store].survive = Some(0.0);
         self.machine_dies(store);
+    }
+
+    fn cut(&mut self, host: usize, store: StoreId) {
+        self.links.entry((host, store)).or_default().cut = true;
+        self.breaks(host, store);
     }
 
     fn epoch(&self) -> u64 {
@@ -332,6 +342,44 @@ fn deletion_with_a_late_read(w: &mut World, way: u64) -> Told {
     w.faults.slow = 0.0;
     w.faults.fetch_slow = 0.0;
     w.read(1, 0, 12)?;
+    w.close(1)
+}
+
+/// A write reaches one member only, which then leaves; where its entry is still read, that write is not.
+fn dead_tail(w: &mut World, way: u64) -> Told {
+    let [s0, s1, s2] = [0, 1, 2].map(|store: usize| w.stores[store].id);
+    w.attach(0, &HERE)?;
+    w.write(0, 0, 4)?;
+    w.flush(0)?;
+    w.pause_fills(true);
+    let epoch = w.epoch();
+    w.order(&[0, 1, 2]);
+    w.switched(0, epoch + 1)?;
+    w.write(0, 2, 1)?;
+    w.cut(0, s1);
+    w.cut(0, s2);
+    w.issue_write(0, World::span(1, 1), false);
+    w.events(6 + 2 * way)?;
+    w.writer_dies(0);
+    // The next writer does not reach that member, and settles without it. Blocks are read where they are.
+    w.cut_stores.extend([(s0, s1), (s1, s2)]);
+    w.cut(1, s0);
+    w.order(&[1, 2]);
+    w.boot(1, w.near(1));
+    w.start_with_orders(1, TakeOver::Ordered);
+    w.run_until("it takes over", 500_000, |w| w.serves(1))?;
+    w.read(1, 1, 1)?;
+    // Now only the one that left has what stood there before.
+    w.links.entry((1, s0)).or_default().cut = false;
+    w.cut(1, s2);
+    w.write(1, 3, 1)?;
+    w.read(1, 1, 1)?;
+    w.cut_stores.clear();
+    w.links.values_mut().for_each(|link| link.cut = false);
+    w.pause_fills(false);
+    w.order(&THERE);
+    w.settled()?;
+    w.read(1, 0, 4)?;
     w.close(1)
 }
 

@@ -166,11 +166,7 @@ impl<M: Media> Store<M> {
         asker: &Asker,
         blocks: Blocks,
     ) -> Result<(Membership, super::replica::Proof), Refusal> {
-        let mut asker = *asker;
-        if planted(Plant::FillIgnoresIncarnation) {
-            asker.incarnation = self.incarnation;
-        }
-        self.check(&asker)?;
+        self.check(asker)?;
         self.check_blocks(asker.disk, blocks, u32::MAX)?;
         let disk = &self.holdings.disks[&asker.disk];
         let extent = disk.extent_of(blocks.first).expect("just checked");
