@@ -94,6 +94,7 @@ impl Placement {
             sets: self.sets(),
             seed: self.goals.seed.clone(),
             fill: self.goals.fill,
+            ..Orders::default()
         }
     }
 

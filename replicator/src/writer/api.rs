@@ -111,6 +111,10 @@ pub struct Orders {
     pub seed: Vec<NewSet>,
     #[serde(default)]
     pub fill: FillOrders,
+    /// No ejection is made that would leave an extent with fewer complete copies than this; the guest waits
+    /// instead. 0 and 1 say the same: the last one is never ejected.
+    #[serde(default)]
+    pub min_copies: u8,
 }
 
 /// How members that are not whole are filled.

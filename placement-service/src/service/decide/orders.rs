@@ -35,6 +35,7 @@ impl Deciding<'_> {
             sets: sets.to_vec(),
             seed: seeds.map(|m| m.seeds.clone()).unwrap_or_default(),
             fill: self.fill(sets, moving),
+            min_copies: 0,
         }
     }
 
@@ -54,6 +55,7 @@ impl Deciding<'_> {
             sets: arrival.sets,
             seed: Vec::new(),
             fill,
+            min_copies: 0,
         }
     }
 
