@@ -18,6 +18,11 @@ pub const MAX_LISTED: usize = 4096;
 /// The most runs that one [`Reply::Surveyed`] names.
 pub const MAX_SURVEYED: usize = 4096;
 
+/// The longest grant that goes with a [`Request::Seal`]: a certificate and a signature fit well.
+pub const MAX_GRANT_BYTES: usize = 4 << 10;
+/// The longest record that goes with a [`Request::Seal`]: what the catalog takes as one value.
+pub const MAX_RECORD_BYTES: usize = 512 << 10;
+
 /// Who asks, and what the asker believes. A store checks all three before anything else (I3, rule S1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asker {
@@ -30,7 +35,16 @@ pub struct Asker {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Request {
     /// Show an epoch: the store promises durably to refuse every lower one (rule S3), and says what it has.
-    Seal { disk: DiskId, epoch: Epoch },
+    Seal {
+        disk: DiskId,
+        epoch: Epoch,
+        /// What proves that the asker was given this epoch, as the placement service made it; at most
+        /// [`MAX_GRANT_BYTES`]. Empty: nothing.
+        grant: Bytes,
+        /// The disk's record as the asker has it, for a catalog that was lost; at most
+        /// [`MAX_RECORD_BYTES`]. Empty: nothing.
+        record: Bytes,
+    },
     /// Become a member for `extents` from epoch `from` on. Durable before it is answered; what the
     /// store held before is unproven from then on (rule R1). Asking again for the same `from` changes nothing.
     Join {
@@ -116,6 +130,16 @@ pub enum Request {
 }
 
 impl Request {
+    /// A seal that proves and tells nothing.
+    pub fn seal(disk: DiskId, epoch: Epoch) -> Request {
+        Request::Seal {
+            disk,
+            epoch,
+            grant: Bytes::new(),
+            record: Bytes::new(),
+        }
+    }
+
     /// One word for logs.
     pub fn kind(&self) -> &'static str {
         match self {

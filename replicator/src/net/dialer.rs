@@ -97,6 +97,7 @@ struct Session {
     connection: quinn::Connection,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
+    version: u16,
     /// What came behind the welcome.
     rest: Bytes,
 }
@@ -109,10 +110,11 @@ impl Dialer {
         let connection = dial.connect(&self.endpoint, addr).await?;
         let greeted = greet(&connection, store).await;
         match greeted {
-            Ok((send, recv, rest)) => Ok(Session {
+            Ok((send, recv, version, rest)) => Ok(Session {
                 connection,
                 send,
                 recv,
+                version,
                 rest,
             }),
             // A refused certificate shows only now.
@@ -132,7 +134,7 @@ impl Dialer {
 async fn greet(
     connection: &quinn::Connection,
     store: StoreId,
-) -> Result<(quinn::SendStream, quinn::RecvStream, Bytes), NoSession> {
+) -> Result<(quinn::SendStream, quinn::RecvStream, u16, Bytes), NoSession> {
     let hello = Hello::to(store);
     let (mut send, mut recv) = connection.open_bi().await.map_err(gone)?;
     send.write_chunk(hello.encode()).await.map_err(gone)?;
@@ -152,7 +154,7 @@ async fn greet(
     };
     match welcome.verdict {
         Verdict::Speak(version) if hello.versions.common(welcome.versions) == Some(version) => {
-            Ok((send, recv, bytes.freeze()))
+            Ok((send, recv, version, bytes.freeze()))
         }
         Verdict::Speak(_) => Err(WireError::Field("version").into()),
         Verdict::NoCommonVersion => Err(NoSession::Version(no_common_version(
@@ -166,7 +168,7 @@ async fn greet(
 impl Session {
     /// Carries frames both ways until the connection breaks, or (`Ok`) no link is left.
     async fn run(mut self, remote: &Remote) -> Result<(), NoSession> {
-        remote.connected(&self.connection);
+        remote.connected(&self.connection, self.version);
         let ended = self.carry(remote).await;
         remote.disconnected();
         let close = ended.as_ref().err().map_or(Close::Done, NoSession::close);

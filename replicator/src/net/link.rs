@@ -2,7 +2,7 @@
 
 use super::meter::Meter;
 use crate::message::{Found, Refusal, Reply, Request, checksum};
-use crate::wire::{Call, Frame, Message};
+use crate::wire::{Call, Frame, Message, spoken};
 use crate::words::{BLOCK_BYTES, StoreId};
 use crate::writer::CallId;
 use bytes::Bytes;
@@ -53,6 +53,8 @@ pub(super) struct Remote {
 #[derive(Default)]
 struct RemoteState {
     connected: bool,
+    /// What is spoken in the session that stands.
+    version: u16,
     ended: bool,
     queue: Vec<Bytes>,
     queued_bytes: usize,
@@ -140,7 +142,7 @@ impl Link {
         }
         let on_wire = Call(state.next_call);
         state.next_call += 1;
-        let frame = request.encode(on_wire);
+        let frame = spoken(request, state.version).encode(on_wire);
         tracing::trace!(store = %self.remote.store, call = on_wire.0, kind = request.kind(), bytes = frame.len(), "send");
         let pending = Pending {
             subscriber: self.me,
@@ -200,10 +202,11 @@ impl Remote {
         Some((connection.rtt(), rate))
     }
 
-    pub fn connected(&self, connection: &quinn::Connection) {
+    pub fn connected(&self, connection: &quinn::Connection, version: u16) {
         *self.connection.lock() = Some(connection.clone());
         let mut state = self.state.lock();
         state.connected = true;
+        state.version = version;
         state.tell_all(&LinkEvent::Connected);
     }
 

@@ -272,7 +272,8 @@ fn weight(request: &Request) -> usize {
             count * BLOCK_BYTES as usize
         }
         // Their tables, at worst.
-        Request::List { .. } | Request::Seal { .. } | Request::Survey { .. } => 128 << 10,
+        Request::List { .. } | Request::Survey { .. } => 128 << 10,
+        Request::Seal { grant, record, .. } => (128 << 10) + grant.len() + record.len(),
         _ => 0,
     };
     REQUEST_BYTES + data

@@ -410,7 +410,7 @@ async fn damage_on_the_way_is_refused() {
 async fn a_newer_peer_and_an_unknown_store_are_told_so() {
     let cluster = Cluster::start().await;
     let newer = Hello {
-        versions: VersionRange { min: 3, max: 4 },
+        versions: VersionRange { min: 4, max: 5 },
         store: STORE,
     };
     let elsewhere = Hello::to(StoreId::from_u128(7));

@@ -17,7 +17,7 @@ impl<M: Media> Store<M> {
     /// since the store was opened).
     pub fn handle(&mut self, request: Request) -> Handled<M> {
         let handled = match request {
-            Request::Seal { disk, epoch } => self.seal(disk, epoch),
+            Request::Seal { disk, epoch, .. } => self.seal(disk, epoch),
             Request::Join {
                 asker,
                 extents,

@@ -19,14 +19,19 @@ mod tests;
 pub use decoder::{Decoder, Message};
 pub use hello::{Hello, Verdict, VersionRange, Welcome};
 
-use crate::message::{MAX_DATA_BLOCKS, MAX_LISTED, Reply, Request};
+use crate::message::{
+    MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_LISTED, MAX_RECORD_BYTES, Reply, Request,
+};
 use crate::words::{BLOCK_BYTES, ExtentSize};
 use bytes::Bytes;
+use std::borrow::Cow;
 
 /// The application protocol that both sides name in the TLS handshake.
 pub const ALPN: &[u8] = b"ukai-replica/1";
 /// The versions of the protocol that this build speaks.
-pub const VERSIONS: VersionRange = VersionRange { min: 2, max: 2 };
+pub const VERSIONS: VersionRange = VersionRange { min: 2, max: 3 };
+/// From this version on a seal carries a grant and a record.
+pub const SEALS_CARRY: u16 = 3;
 
 /// The most blocks that one write of zeroes may name: the largest extent.
 pub const MAX_ZERO_BLOCKS: u32 = (ExtentSize::MAX_BYTES / BLOCK_BYTES) as u32;
@@ -38,6 +43,7 @@ pub const MAX_PAYLOAD: usize = {
     let read = MAX_DATA_BLOCKS as usize * (BLOCK_BYTES as usize + header::FOUND);
     let sealed = header::SEALED + MAX_REPLICA_RANGES * header::REPLICA;
     let listed = MAX_LISTED * header::LISTED;
+    assert!(MAX_GRANT_BYTES + MAX_RECORD_BYTES < read);
     let larger = if read > sealed { read } else { sealed };
     if larger > listed { larger } else { listed }
 };
@@ -78,6 +84,16 @@ pub enum WireError {
     Field(&'static str),
     #[error("a count of {got} where at most {bound} are allowed")]
     Count { got: u64, bound: u64 },
+}
+
+/// The request as a peer that speaks `version` understands it: what came later is left out.
+pub(crate) fn spoken(request: &Request, version: u16) -> Cow<'_, Request> {
+    match request {
+        Request::Seal { disk, epoch, .. } if version < SEALS_CARRY => {
+            Cow::Owned(Request::seal(*disk, *epoch))
+        }
+        _ => Cow::Borrowed(request),
+    }
 }
 
 /// Anything at all, into every decoder: for fuzzing. What decodes must encode to the same bytes.

@@ -5,7 +5,9 @@ use super::header::{
 };
 use super::reply::{version, version_bytes};
 use super::{Call, Frame, MAX_ZERO_BLOCKS, Message, WireError};
-use crate::message::{Asker, Content, MAX_DATA_BLOCKS, Payload, Request, Source};
+use crate::message::{
+    Asker, Content, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES, Payload, Request, Source,
+};
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq,
     StoreId, Version,
@@ -40,9 +42,13 @@ impl Message for Request {
 
     fn encode(&self, call: Call) -> Frame {
         let header = header(self, call);
-        let (sums, data): (&[u32], Bytes) = match payload(self) {
-            Some(payload) => (&payload.sums, payload.data.clone()),
-            None => (&[], Bytes::new()),
+        let (sums, data): (&[u32], Bytes) = match self {
+            Request::Write {
+                content: Content::Data(payload),
+                ..
+            } => (&payload.sums, payload.data.clone()),
+            Request::Seal { record, .. } => (&[], record.clone()),
+            _ => (&[], Bytes::new()),
         };
         let mut head = BytesMut::with_capacity(REQUEST + sums.len() * SUM);
         head.put_slice(header.as_bytes());
@@ -63,6 +69,7 @@ impl Message for Request {
             (WRITE, ZEROES) => 0,
             (PULL, 0) => SOURCE,
             (FETCH, 0 | COMPRESS) => return fetch_len(&header),
+            (SEAL, 0) => return seal_len(&header),
             (SEAL..=KEEP, 0) => 0,
             (SEAL..=KEEP, _) => return Err(WireError::Field("flags")),
             (kind, _) => return Err(WireError::Kind(kind)),
@@ -82,10 +89,16 @@ impl Message for Request {
     fn decode(header: &[u8], payload: Bytes) -> Result<(Call, Self), WireError> {
         let header = parse(header)?;
         let request = match header.kind {
-            SEAL => Request::Seal {
-                disk: DiskId::from_u128(header.disk.get()),
-                epoch: Epoch::from_u64(header.epoch.get()),
-            },
+            SEAL => {
+                let mut grant = payload;
+                let record = grant.split_off(header.first.get() as usize);
+                Request::Seal {
+                    disk: DiskId::from_u128(header.disk.get()),
+                    epoch: Epoch::from_u64(header.epoch.get()),
+                    grant,
+                    record,
+                }
+            }
             JOIN => Request::Join {
                 asker: header.asker(),
                 extents: header.extents()?,
@@ -173,10 +186,17 @@ fn header(request: &Request, call: Call) -> RequestHeader {
         ..RequestHeader::default()
     };
     match request {
-        Request::Seal { disk, epoch } => {
+        Request::Seal {
+            disk,
+            epoch,
+            grant,
+            record,
+        } => {
             header.kind = SEAL;
             header.disk = U128::new(disk.as_u128());
             header.epoch = U64::new(epoch.as_u64());
+            header.first = U64::new(grant.len() as u64);
+            header.payload = U32::new((grant.len() + record.len()) as u32);
         }
         Request::Join {
             asker,
@@ -304,25 +324,20 @@ fn header(request: &Request, call: Call) -> RequestHeader {
             header.first = U64::new(oldest.as_u64());
         }
     }
-    if let Some(payload) = payload(request) {
+    if let Request::Write {
+        content: Content::Data(payload),
+        ..
+    } = request
+    {
         header.payload = U32::new((payload.sums.len() * SUM + payload.data.len()) as u32);
     }
     header
 }
 
-fn payload(request: &Request) -> Option<&Payload> {
-    match request {
-        Request::Write {
-            content: Content::Data(payload),
-            ..
-        } => Some(payload),
-        _ => None,
-    }
-}
-
 /// What stands behind the header, of requests without data.
 fn put_tables(head: &mut BytesMut, request: &Request) {
     match request {
+        Request::Seal { grant, .. } => head.put_slice(grant),
         Request::Pull { source, .. } => {
             let raw = SourceBytes {
                 store: U128::new(source.store.as_u128()),
@@ -348,6 +363,26 @@ fn source(payload: &[u8]) -> Result<Source, WireError> {
         store: StoreId::from_u128(raw.store.get()),
         incarnation: Incarnation(raw.incarnation.get()),
     })
+}
+
+/// How long a seal's payload is, if it may be: a grant as long as the header says, then a record.
+fn seal_len(header: &RequestHeader) -> Result<usize, WireError> {
+    let within = |got: u64, bound: usize| match got <= bound as u64 {
+        true => Ok(got as usize),
+        false => Err(WireError::Count {
+            got,
+            bound: bound as u64,
+        }),
+    };
+    let payload = header.payload.get() as usize;
+    let grant = within(header.first.get(), MAX_GRANT_BYTES)?;
+    let record = payload.checked_sub(grant).ok_or(WireError::Length {
+        kind: SEAL,
+        got: payload,
+        bound: grant,
+    })?;
+    within(record as u64, MAX_RECORD_BYTES)?;
+    Ok(payload)
 }
 
 /// How long a fetch's payload is, if it may be: as many ranges as the header says, then versions.

@@ -119,6 +119,8 @@ impl Dice {
             0 => Request::Seal {
                 disk: asker.disk,
                 epoch: asker.epoch,
+                grant: self.opaque(MAX_GRANT_BYTES),
+                record: self.opaque(MAX_RECORD_BYTES),
             },
             1 => Request::Join {
                 asker,
@@ -166,6 +168,12 @@ impl Dice {
                 extents: self.extents(),
             },
         }
+    }
+
+    /// Nothing, a few bytes, or as many as there may be.
+    fn opaque(&mut self, most: usize) -> Bytes {
+        let len = [0, 1, 33, most][self.below(4) as usize];
+        (0..len).map(|at| at as u8).collect()
     }
 
     /// One to `most` runs of a few blocks each, in order.
@@ -469,6 +477,50 @@ fn peers_speak_the_highest_version_that_both_know() {
     assert_eq!(seen.judge(range(1, 3), false).verdict, Verdict::NoSuchStore);
     let welcome = seen.judge(range(1, 3), true);
     assert_eq!(Welcome::decode(&welcome.encode()).unwrap().0, welcome);
+}
+
+#[test]
+fn a_seal_for_version_2_is_what_it_always_was() {
+    let mut dice = Dice(5);
+    let asker = dice.asker();
+    let seal = Request::Seal {
+        disk: asker.disk,
+        epoch: asker.epoch,
+        grant: Bytes::from_static(b"granted"),
+        record: Bytes::from_static(b"the record"),
+    };
+    let frame = spoken(&seal, 2).encode(Call(9));
+    assert_eq!(frame.head.len(), 88);
+    assert!(frame.data.is_empty() && frame.head[64..72] == [0; 8]);
+    let (_, old) = Request::decode(&frame.head, Bytes::new()).unwrap();
+    assert_eq!(old, Request::seal(asker.disk, asker.epoch));
+    assert_eq!(*spoken(&seal, 3), seal);
+}
+
+#[test]
+fn a_seal_that_announces_too_much_is_refused_before_it_arrives() {
+    let most = Request::Seal {
+        disk: DiskId::from_u128(1),
+        epoch: Epoch::from_u64(1),
+        grant: Bytes::from(vec![0; MAX_GRANT_BYTES]),
+        record: Bytes::from(vec![0; MAX_RECORD_BYTES]),
+    };
+    let header = most.encode(Call(1)).head.slice(..88).to_vec();
+    let with = |grant: u64, payload: u32| {
+        let mut header = header.clone();
+        header[..4].copy_from_slice(&payload.to_le_bytes());
+        header[64..72].copy_from_slice(&grant.to_le_bytes());
+        Request::payload_len(&header)
+    };
+    let (grant, record) = (MAX_GRANT_BYTES as u64, MAX_RECORD_BYTES as u32);
+    assert_eq!(with(grant, 4096 + record), Ok(4096 + record as usize));
+    assert!(matches!(
+        with(grant + 1, 5000),
+        Err(WireError::Count { .. })
+    ));
+    assert!(matches!(with(u64::MAX, 5000), Err(WireError::Count { .. })));
+    assert!(matches!(with(0, record + 1), Err(WireError::Count { .. })));
+    assert!(matches!(with(7, 6), Err(WireError::Length { .. })));
 }
 
 #[test]

@@ -74,10 +74,7 @@ impl Writer {
         let peer = self.peer(store);
         if peer.sealed.is_none() && !peer.sealing {
             peer.sealing = true;
-            let request = Request::Seal {
-                disk: self.record.id,
-                epoch: self.record.epoch,
-            };
+            let request = Request::seal(self.record.id, self.record.epoch);
             self.call(store, request, Aim::Nowhere, Purpose::Seal);
         }
     }

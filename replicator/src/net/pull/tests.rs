@@ -42,7 +42,7 @@ async fn ask(store: &SharedStore, request: Request) -> Reply {
 
 async fn seal(store: &SharedStore, epoch: u64) -> Asker {
     let epoch = Epoch::from_u64(epoch);
-    let reply = ask(store, Request::Seal { disk: DISK, epoch }).await;
+    let reply = ask(store, Request::seal(DISK, epoch)).await;
     let Reply::Sealed(Sealed { incarnation, .. }) = reply else {
         panic!("{reply:?}");
     };

@@ -160,7 +160,7 @@ impl Bench {
     pub fn seal(&mut self, epoch: u64) -> Sealed {
         let epoch = Epoch::from_u64(epoch);
         self.oracle.asked = self.oracle.asked.max(epoch);
-        match self.ask(Request::Seal { disk: DISK, epoch }) {
+        match self.ask(Request::seal(DISK, epoch)) {
             Reply::Sealed(sealed) => {
                 self.oracle.sealed = self.oracle.sealed.max(epoch);
                 if epoch > self.epoch {

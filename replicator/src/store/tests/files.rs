@@ -39,10 +39,7 @@ fn asker(incarnation: Incarnation) -> Asker {
 fn ready(dir: &Path) -> SharedStore {
     SharedStore::format(dir, STORE, &small()).unwrap();
     let (store, _) = SharedStore::open(dir, small()).unwrap();
-    let seal = Request::Seal {
-        disk: DISK,
-        epoch: E1,
-    };
+    let seal = Request::seal(DISK, E1);
     assert!(matches!(ask(&store, seal), Reply::Sealed(_)));
     let join = Request::Join {
         asker: asker(store.incarnation()),

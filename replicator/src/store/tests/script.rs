@@ -113,7 +113,7 @@ fn lower_epochs_are_refused_on_every_path() {
         shown: Epoch::from_u64(5),
     });
     let mut requests = vec![
-        Request::Seal { disk: DISK, epoch },
+        Request::seal(DISK, epoch),
         Request::Sync { asker: old },
         Request::Settle {
             asker: old,
@@ -147,7 +147,7 @@ fn lower_epochs_are_refused_on_every_path() {
 fn nothing_is_answered_in_an_epoch_before_its_promise_is_synced() {
     let mut bench = Bench::ready();
     let epoch = Epoch::from_u64(2);
-    let sealing = bench.store.handle(Request::Seal { disk: DISK, epoch });
+    let sealing = bench.store.handle(Request::seal(DISK, epoch));
     let crate::store::Handled::AfterSync(promise) = sealing else {
         panic!("a seal waits for its sync");
     };
@@ -239,10 +239,8 @@ fn a_deleted_disk_frees_everything_but_its_epoch() {
     bench.oracle.flushed.clear();
     let mut bench = bench.crash(|| false);
     assert_eq!(bench.read(0, 1), Err(Refusal::NoReplica));
-    let reply = bench.ask(Request::Seal {
-        disk: DISK,
-        epoch: Epoch::ZERO.next(crate::words::Generation(0)),
-    });
+    let first = Epoch::ZERO.next(crate::words::Generation(0));
+    let reply = bench.ask(Request::seal(DISK, first));
     assert!(
         matches!(reply, Reply::Sealed(_)),
         "the same epoch, not a lower one"
