@@ -49,6 +49,14 @@ impl Catalog for MemoryCatalog {
             .collect())
     }
 
+    fn snapshot(
+        &self,
+        each: &mut dyn FnMut(&str, &Stored) -> Result<(), CatalogError>,
+    ) -> Result<(), CatalogError> {
+        let keys = self.kept().keys.clone();
+        keys.iter().try_for_each(|(key, stored)| each(key, stored))
+    }
+
     fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError> {
         transaction.check()?;
         let mut kept = self.kept();

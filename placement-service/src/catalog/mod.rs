@@ -1,16 +1,21 @@
 //! What the placement service must not lose: keys and values, changed by compare-and-swap only (I8).
 //!
-//! Two implementations pass one suite of tests: [`RedbCatalog`], a file beside the service, and
-//! [`MemoryCatalog`] for tests. The trait asks for no more than etcd gives (a revision a key,
-//! transactions of comparisons and writes, pages of a prefix, values of a bounded size), so that a
-//! catalog that outlives a machine can be a third.
+//! Three implementations pass one suite of tests: [`RedbCatalog`], a file beside the service;
+//! [`EtcdCatalog`], which outlives a machine and is shared by several services, of which one leads; and
+//! [`MemoryCatalog`] for tests. The trait asks for no more than etcd gives: a revision a key, transactions
+//! of comparisons and writes, pages of a prefix, values and transactions of a bounded size.
 //!
 //! Calls block. The decisions above it are plain functions that the simulator and the tests run
 //! without a runtime; the shells call them with `spawn_blocking`, where waiting for a sync is allowed.
 
+mod etcd;
 mod memory;
 mod redb;
 
+pub use self::etcd::{
+    Announcement, BadEtcdAddress, Campaign, Etcd, EtcdAddress, EtcdCatalog, LEASE, Leadership,
+    client_tls,
+};
 pub use self::memory::MemoryCatalog;
 pub use self::redb::RedbCatalog;
 
@@ -24,6 +29,8 @@ pub const MAX_VALUE_BYTES: usize = 512 << 10;
 pub const MAX_KEY_BYTES: usize = 256;
 /// Comparisons and writes of one transaction together; etcd takes 128 of each.
 pub const MAX_TRANSACTION_KEYS: usize = 64;
+/// Keys and values of one transaction together, below those 1.5 MiB.
+pub const MAX_TRANSACTION_BYTES: usize = 1 << 20;
 /// How many keys [`Catalog::page`] returns at most.
 pub const PAGE_KEYS: usize = 256;
 
@@ -75,6 +82,9 @@ pub enum CatalogError {
     Open { path: PathBuf, why: String },
     #[error("{key} holds something that this version does not understand: {why}")]
     Malformed { key: String, why: String },
+    /// Nothing was changed.
+    #[error("another placement service leads now")]
+    NotLeader,
     /// A read failed, or a commit whose outcome is not known.
     #[error("the catalog failed: {0}")]
     Failed(String),
@@ -91,7 +101,14 @@ pub trait Catalog: Send + Sync + 'static {
         after: Option<&str>,
     ) -> Result<Vec<(String, Stored)>, CatalogError>;
 
-    /// All or nothing. Durable before it returns [`Committed::Yes`].
+    /// Every key, in order, as all of them stood at one moment.
+    fn snapshot(
+        &self,
+        each: &mut dyn FnMut(&str, &Stored) -> Result<(), CatalogError>,
+    ) -> Result<(), CatalogError>;
+
+    /// All or nothing. Durable before it returns [`Committed::Yes`]. Of several writes of one key the last
+    /// one counts.
     fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError>;
 }
 
@@ -127,7 +144,11 @@ impl Transaction {
             let bytes = value.as_ref().map_or(0, Vec::len);
             within("a value", bytes, MAX_VALUE_BYTES)?;
         }
-        Ok(())
+        let keys = self.expect.iter().map(|(key, _)| key.len());
+        let written = self.write.iter();
+        let written = written.map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len));
+        let bytes = keys.sum::<usize>() + written.sum::<usize>();
+        within("the content of a transaction", bytes, MAX_TRANSACTION_BYTES)
     }
 }
 

@@ -163,6 +163,21 @@ impl Catalog for RedbCatalog {
         self.read_page(prefix, after).map_err(failed)
     }
 
+    /// One transaction that reads: it sees one commit's state for as long as it lasts.
+    fn snapshot(
+        &self,
+        each: &mut dyn FnMut(&str, &Stored) -> Result<(), CatalogError>,
+    ) -> Result<(), CatalogError> {
+        let opened = self.database.begin_read().map_err(redb::Error::from);
+        let keys = opened.and_then(|read| Ok(read.open_table(KEYS)?));
+        let keys = keys.map_err(failed)?;
+        for entry in keys.iter().map_err(|error| failed(error.into()))? {
+            let (key, value) = entry.map_err(|error| failed(error.into()))?;
+            each(key.value(), &stored(value.value()))?;
+        }
+        Ok(())
+    }
+
     fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError> {
         transaction.check()?;
         self.try_commit(transaction).map_err(failed)

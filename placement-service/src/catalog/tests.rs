@@ -1,5 +1,6 @@
-//! One suite for every catalog.
+//! One suite for every catalog. It needs an etcd program; `cargo xtask setup` installs it.
 
+use super::etcd::testing::TestEtcd;
 use super::*;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -10,6 +11,8 @@ fn each(test: impl Fn(Arc<dyn Catalog>)) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("catalog.redb");
     test(Arc::new(RedbCatalog::open(&path).unwrap()));
+    let etcd = TestEtcd::start();
+    test(Arc::new(etcd.catalog()));
 }
 
 fn put(catalog: &dyn Catalog, key: &str, value: &str) -> KeyRevision {
@@ -94,6 +97,48 @@ fn a_transaction_happens_whole_or_not_at_all() {
 }
 
 #[test]
+fn of_several_writes_of_a_key_the_last_one_counts() {
+    each(|catalog| {
+        let write = Transaction::new()
+            .put("a", b"1".to_vec())
+            .delete("a")
+            .put("a", b"2".to_vec())
+            .put("b", b"1".to_vec())
+            .delete("b");
+        assert_eq!(catalog.commit(&write).unwrap(), Committed::Yes);
+        assert_eq!(value(&*catalog, "a").unwrap(), "2");
+        assert_eq!(value(&*catalog, "b"), None);
+    });
+}
+
+#[test]
+fn a_snapshot_is_of_one_moment() {
+    each(|catalog| {
+        let count = PAGE_KEYS + 3;
+        for i in 0..count {
+            put(&*catalog, &format!("key/{i:05}"), "before");
+        }
+        let mut seen = Vec::new();
+        let looked = catalog.snapshot(&mut |key, stored| {
+            if seen.is_empty() {
+                put(&*catalog, "key/00001", "after");
+                put(&*catalog, "later", "after");
+            }
+            seen.push((key.to_owned(), stored.value.clone()));
+            Ok(())
+        });
+        looked.unwrap();
+        assert_eq!(seen.len(), count);
+        assert!(seen.iter().map(|(key, _)| key).is_sorted());
+        let later = seen.iter().skip(PAGE_KEYS);
+        assert!(later.clone().all(|(_, value)| value == b"before"));
+        assert_eq!(value(&*catalog, "later").unwrap(), "after");
+        let failing = catalog.snapshot(&mut |_, _| Err(CatalogError::NotLeader));
+        assert!(matches!(failing, Err(CatalogError::NotLeader)));
+    });
+}
+
+#[test]
 fn pages_end_where_the_prefix_does() {
     each(|catalog| {
         put(&*catalog, "disk0", "not behind the slash");
@@ -119,12 +164,23 @@ fn what_no_catalog_could_take_is_refused_by_all() {
         let wide = (0..=MAX_TRANSACTION_KEYS)
             .fold(Transaction::new(), |t, i| t.put(format!("k{i}"), vec![]));
         let key = Transaction::new().put("k".repeat(MAX_KEY_BYTES + 1), vec![]);
-        for transaction in [long, wide, key] {
+        let heavy = (0..3).fold(Transaction::new(), |t, i| {
+            t.put(format!("k{i}"), vec![0; MAX_VALUE_BYTES])
+        });
+        for transaction in [long, wide, key, heavy] {
             let error = catalog.commit(&transaction).unwrap_err();
             assert!(matches!(error, CatalogError::TooLarge { .. }), "{error}");
         }
-        let largest = Transaction::new().put("a", vec![7; MAX_VALUE_BYTES]);
-        assert_eq!(catalog.commit(&largest).unwrap(), Committed::Yes);
+        for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+            let largest = Transaction::new().put(key, vec![7; MAX_VALUE_BYTES]);
+            assert_eq!(catalog.commit(&largest).unwrap(), Committed::Yes);
+        }
+        let all = catalog.page("", None).unwrap();
+        assert_eq!(all.len(), 10);
+        assert!(
+            all.iter()
+                .all(|(_, stored)| stored.value.len() == MAX_VALUE_BYTES)
+        );
     });
 }
 

@@ -98,6 +98,13 @@ fn missing() -> Vec<Need> {
                 why: "makes and checks the guest's file system",
             },
         ),
+        (
+            which("etcd").is_some(),
+            Need {
+                package: "etcd-server",
+                why: "keeps the catalog where the placement service survives a machine",
+            },
+        ),
     ];
     all.into_iter()
         .filter_map(|(there, need)| (!there).then_some(need))

@@ -1,0 +1,87 @@
+//! What is etcd's own: who leads, and what a service that no longer does can still do. Nothing.
+
+use super::testing::{TestEtcd, named, won};
+use super::*;
+
+fn put(key: &str, value: &str) -> Transaction {
+    Transaction::new().put(key, value.into())
+}
+
+#[test]
+fn one_leads_and_the_others_hear_who() {
+    let etcd = TestEtcd::start();
+    let (one, two) = (etcd.connect("a"), etcd.connect("a"));
+    let mut first = named("first");
+    first.nodes = Some("10.0.0.1:7400".parse().unwrap());
+    let leadership = match one.campaign(&first).unwrap() {
+        Campaign::Won(leadership) => leadership,
+        Campaign::Lost(_) => panic!("nobody else is there"),
+    };
+    match two.campaign(&named("second")).unwrap() {
+        Campaign::Lost(leader) => assert_eq!(leader, Some(first)),
+        Campaign::Won(_) => panic!("two lead"),
+    }
+    assert!(one.keep_alive(&leadership).unwrap());
+    // Another cluster in the same etcd has its own leader.
+    won(&etcd.connect("b"), "elsewhere");
+    one.resign(&leadership);
+    assert!(!one.keep_alive(&leadership).unwrap());
+    let next = won(&two, "second");
+    assert!(two.keep_alive(&next).unwrap());
+}
+
+#[test]
+fn a_leader_that_was_replaced_commits_nothing_whatever_it_believes() {
+    let etcd = TestEtcd::start();
+    let old = Arc::new(etcd.connect("a"));
+    let new = Arc::new(etcd.connect("a"));
+    let leadership = Arc::new(won(&old, "old"));
+    let before = EtcdCatalog::new(old.clone(), leadership.clone());
+    assert_eq!(before.commit(&put("k", "1")).unwrap(), Committed::Yes);
+
+    // Its lease ends without its noticing: as after a pause of the whole machine.
+    old.revoke(leadership.lease_for_tests());
+    let refused = before.commit(&put("k", "between"));
+    assert!(
+        matches!(refused, Err(CatalogError::NotLeader)),
+        "{refused:?}"
+    );
+    let after = EtcdCatalog::new(new.clone(), Arc::new(won(&new, "new")));
+    assert_eq!(after.commit(&put("k", "2")).unwrap(), Committed::Yes);
+
+    let unaware = EtcdCatalog::new(old, Arc::new(leadership.unaware_for_tests()));
+    let refused = unaware.commit(&put("k", "3"));
+    assert!(
+        matches!(refused, Err(CatalogError::NotLeader)),
+        "{refused:?}"
+    );
+    // An expectation that fails is told apart from a lead that was lost.
+    let lost = put("k", "4").expect("k", Expect::Absent);
+    assert_eq!(after.commit(&lost).unwrap(), Committed::No);
+    assert_eq!(after.get("k").unwrap().unwrap().value, b"2");
+    // Reading is harmless: it sees what stands.
+    assert_eq!(before.get("k").unwrap().unwrap().value, b"2");
+}
+
+#[test]
+fn a_member_that_is_not_there_costs_no_question() {
+    let etcd = TestEtcd::start();
+    let there = etcd.connect("a");
+    let text = there.address().to_string();
+    let text = text.replace("etcd://", "etcd://127.0.0.1:1,");
+    let address: EtcdAddress = text.parse().unwrap();
+    let etcd = Arc::new(Etcd::new(address, None).unwrap());
+    let catalog = EtcdCatalog::new(etcd.clone(), Arc::new(won(&etcd, "me")));
+    assert_eq!(catalog.commit(&put("k", "1")).unwrap(), Committed::Yes);
+    assert_eq!(catalog.get("k").unwrap().unwrap().value, b"1");
+}
+
+#[test]
+fn nobody_there_is_an_error_and_nothing_else() {
+    let address: EtcdAddress = "etcd://127.0.0.1:1".parse().unwrap();
+    let etcd = Etcd::new(address, None).unwrap();
+    match etcd.campaign(&named("me")) {
+        Err(CatalogError::Failed(why)) => assert!(why.contains("127.0.0.1:1"), "{why}"),
+        _ => panic!("nobody answers there"),
+    }
+}
