@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A member that is silent for longer is ejected, unless the operator says otherwise.
-pub const DEFAULT_EJECT_AFTER: Duration = Duration::from_secs(30);
+/// A member that is silent for longer is ejected, unless the operator says otherwise: well under the 30 s
+/// after which guests give a request up, and longer than a node takes to be started anew.
+pub const DEFAULT_EJECT_AFTER: Duration = Duration::from_secs(2);
 /// Where the placement service listens for nodes unless something else was said.
 const PLACEMENT_PORT: u16 = 7400;
 
@@ -80,9 +81,13 @@ crate::settings! {
         #[arg(long, value_name = "N", env = "UKAI_NODE_THREADS")]
         threads: usize,
 
-        /// A member that leaves a write unanswered for this long is ejected: 30s, 2m, never [default: 30s].
+        /// A member that leaves a write unanswered for this long is ejected: 500ms, 10s, never [default: 2s].
         #[arg(long, value_name = "TIME", env = "UKAI_NODE_EJECT_AFTER")]
         eject_after: Patience,
+
+        /// Fail what a guest has waited for longer than this, instead of letting it wait: 20s, never [default: never].
+        #[arg(long, value_name = "TIME", env = "UKAI_NODE_STALL_DEADLINE")]
+        stall_deadline: Patience,
     }
 }
 
@@ -148,5 +153,6 @@ fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::
         eject_after: settings
             .eject_after
             .map_or(Some(DEFAULT_EJECT_AFTER), |patience| patience.0),
+        stall_deadline: settings.stall_deadline.and_then(|patience| patience.0),
     })
 }

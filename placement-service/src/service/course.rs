@@ -42,6 +42,8 @@ pub(super) struct Course {
 struct Track {
     heard: VecDeque<(Moment, Progress)>,
     hindrance: Option<String>,
+    /// The disk, and what its guest waits for.
+    stall: Option<(DiskId, String)>,
 }
 
 impl Service {
@@ -166,6 +168,7 @@ impl Course {
             let track = self.tracks.entry(report.backend).or_default();
             let hindrance = report.hindrance.as_ref().or(report.stall.as_ref());
             track.hindrance = hindrance.cloned();
+            track.stall = report.stall.clone().map(|why| (report.disk, why));
             let Some(progress) = report.progress else {
                 continue;
             };
@@ -193,6 +196,13 @@ impl Course {
     /// What keeps a backend from going on.
     pub fn hindrance(&self, backend: BackendId) -> Option<String> {
         self.tracks.get(&backend)?.hindrance.clone()
+    }
+
+    /// What the guests of a disk wait for.
+    pub fn stalls(&self, disk: DiskId) -> Vec<String> {
+        let stalls = self.tracks.values().filter_map(|t| t.stall.as_ref());
+        let of = stalls.filter(|(of, _)| *of == disk);
+        of.map(|(_, why)| why.clone()).collect()
     }
 
     /// How far a backend's copying is, since it began; none: it has not said.

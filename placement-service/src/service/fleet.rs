@@ -201,6 +201,9 @@ impl Service {
             let held = self.course().held(disk.id);
             let say = |why| format!("disk {}: {why}", disk.name);
             problems.extend(held.into_iter().map(say));
+            let stalls = self.course().stalls(disk.id);
+            let waits = |why| format!("disk {}: its guest waits: {why}", disk.name);
+            problems.extend(stalls.into_iter().map(waits));
         }
         for kept in list::<Dropping>(&*self.catalog, key::DROPPING)? {
             problems.push(format!(

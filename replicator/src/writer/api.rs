@@ -53,6 +53,8 @@ pub enum Failure {
     Superseded,
     #[error("no copy of the block could be read intact")]
     Unreadable,
+    #[error("it waited longer than is allowed; whether it takes place some day is unknown")]
+    TooLate,
     #[error("the disk was stopped before the request was done; whether it took place is unknown")]
     Stopped,
 }
@@ -71,7 +73,8 @@ pub enum TakeOver {
 pub struct Config {
     /// The store to read from where it is a member; a function call away.
     pub near: Option<StoreId>,
-    /// How long a member may leave a write or a sync unanswered before it is ejected (rule W6).
+    /// How long a member may leave a write or a sync unanswered before it is ejected (rule W6), counted
+    /// from when another member answered the same question: who is as slow as all others is not at fault.
     /// `None`: for ever, the guest waits.
     pub eject_after: Option<Duration>,
     /// After this, a read that was not answered is asked of another member.
@@ -82,6 +85,9 @@ pub struct Config {
     pub close_patience: Duration,
     /// Between two tries at something that must succeed some day: a full store, an absent placement service.
     pub pause: Duration,
+    /// A request that waits longer ends with [`Failure::TooLate`]; `None`: it waits. What of a write was
+    /// begun goes on, before whatever is written to the same blocks later.
+    pub stall_deadline: Option<Duration>,
     /// Bounds [`super::Writer::room`].
     pub max_in_flight_bytes: u64,
 }
@@ -90,11 +96,12 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             near: None,
-            eject_after: Some(Duration::from_secs(5)),
+            eject_after: Some(Duration::from_secs(2)),
             read_patience: Duration::from_secs(1),
             settle_patience: Duration::from_secs(5),
             close_patience: Duration::from_secs(8),
             pause: Duration::from_millis(200),
+            stall_deadline: None,
             max_in_flight_bytes: 16 << 20,
         }
     }
@@ -314,7 +321,11 @@ pub enum Stall {
     PlacementAway,
     #[error("stores {0:?} are missing, and without them some extents would have no replica left")]
     LastMembers(Vec<StoreId>),
-    #[error("stores {0:?} may hold the only whole replicas, and do not answer")]
+    #[error(
+        "stores {stores:?} are missing, and without them some extents would have fewer complete copies than min-copies, {least}"
+    )]
+    TooFewCopies { stores: Vec<StoreId>, least: u8 },
+    #[error("stores {0:?} may hold whole replicas that are needed, and do not answer")]
     SettleWaits(Vec<StoreId>),
     #[error("store {0} is full")]
     Full(StoreId),

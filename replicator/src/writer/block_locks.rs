@@ -74,6 +74,12 @@ impl BlockLocks {
         granted
     }
 
+    /// A read that waits does so no more; it holds nobody up.
+    pub fn forget_read(&mut self, piece: PieceId) {
+        self.waiting
+            .retain(|waiter| waiter.claim == Claim::Write || waiter.piece != piece);
+    }
+
     pub fn clear(&mut self) {
         self.held.clear();
         self.waiting.clear();

@@ -1,10 +1,18 @@
 //! Ejecting members that missed a write, before that write is acknowledged (rule W6), and never the
-//! last one: then the guest waits.
+//! last one, nor where that would leave fewer complete copies than are ordered: then the guest waits.
 
-use super::calls::Purpose;
-use super::{Phase, Writer};
+use super::calls::{Call, Purpose};
+use super::{Now, Phase, Writer};
 use crate::plant::{Plant, planted};
 use crate::words::{Change, StoreId};
+use std::collections::BTreeSet;
+
+/// Members without which it cannot go on.
+pub(super) struct Blocked {
+    pub stores: Vec<StoreId>,
+    /// They could be ejected, but for the fewest copies that are ordered.
+    pub too_few_copies: Option<u8>,
+}
 
 impl Writer {
     /// `store` has missed writes, or will not take any.
@@ -35,10 +43,14 @@ impl Writer {
         // Whoever is only silent may still hold everything, and may be all that is left.
         let out = [missing.clone(), lost]
             .into_iter()
-            .find(|out| !out.is_empty() && self.leaves_members(out));
+            .find(|out| !out.is_empty() && self.leaves_members(out) && self.leaves_copies(out));
         let Some(stores) = out else {
             if !missing.is_empty() {
-                self.blocked = Some(missing);
+                let enough = !self.leaves_members(&missing) || self.leaves_copies(&missing);
+                self.blocked = Some(Blocked {
+                    stores: missing,
+                    too_few_copies: (!enough).then_some(self.orders.min_copies),
+                });
             }
             return;
         };
@@ -53,6 +65,37 @@ impl Writer {
 
     fn leaves_members(&self, out: &[StoreId]) -> bool {
         self.record.may_remove(out)
+    }
+
+    /// Whether no range of extents would have fewer complete copies than are ordered, because of `out`.
+    fn leaves_copies(&self, out: &[StoreId]) -> bool {
+        let least = usize::from(self.orders.min_copies);
+        self.record.map.iter().all(|range| {
+            let whole = range.history.live().filter(|entry| entry.whole);
+            let stores = whole.flat_map(|entry| &entry.stores);
+            let (before, after) = stores.fold((0, 0), |(before, after), store| {
+                (before + 1, after + usize::from(!out.contains(store)))
+            });
+            after == before || after >= least
+        })
+    }
+
+    /// Whether every member of now has answered in time whatever it was asked, as far as anybody knows.
+    pub(super) fn nobody_is_missing(&self) -> bool {
+        let here = |peer: &super::peers::Peer| !peer.lost && !peer.overdue;
+        self.record
+            .members()
+            .iter()
+            .all(|store| self.peers.get(store).is_none_or(here))
+    }
+
+    /// An ejection is asked for, and the placement service does not answer; meanwhile whoever was to be
+    /// ejected has come back with everything. The swap may have happened and cannot be taken back; but
+    /// until it is known, what all members of now hold is held by those of any later epoch, too.
+    pub(super) fn goes_on_while_ejecting(&self) -> bool {
+        matches!(self.phase, Phase::Ejecting { serving: true, .. })
+            && !self.holds_writes()
+            && self.nobody_is_missing()
     }
 
     /// Looks for members that owe an answer for too long.
@@ -75,27 +118,39 @@ impl Writer {
             Purpose::Seal => !settling,
             _ => true,
         };
-        let mut overdue: Vec<StoreId> = self
+        let overdue: BTreeSet<StoreId> = self
             .calls
             .iter()
             .filter(|(_, call)| {
-                call.issued + patience <= self.now
+                self.owed_since(call) + patience <= self.now
                     && call.hold_until.is_none()
                     && owes(call.purpose)
                     && self.is_member(call.store)
             })
             .map(|(_, call)| call.store)
             .collect();
-        overdue.dedup();
-        if overdue.is_empty() {
+        if settling {
+            if !overdue.is_empty() {
+                self.restart_settling();
+            }
             return;
         }
-        if settling {
-            return self.restart_settling();
+        for store in self.record.members() {
+            self.peer(store).overdue = overdue.contains(&store);
         }
-        for store in overdue {
-            self.peer(store).overdue = true;
+        if !overdue.is_empty() || self.blocked.is_some() {
+            self.consider_ejection();
         }
-        self.consider_ejection();
+    }
+
+    /// From when on a store's answer is late. Where nobody has answered yet (all of them sync at the same
+    /// time, say) it is not the store that is slow.
+    fn owed_since(&self, call: &Call) -> Now {
+        let first = match call.purpose {
+            Purpose::Write { piece } => self.first_held(piece),
+            Purpose::Sync { round } => self.flushes.first_answer(round),
+            _ => None,
+        };
+        first.map_or(call.issued, |at| at.max(call.issued))
     }
 }

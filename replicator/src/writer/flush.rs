@@ -2,7 +2,7 @@
 //! (rules S1, S4). It covers every write that was acknowledged before it began.
 
 use super::calls::Purpose;
-use super::{Aim, Phase, RequestId, Writer};
+use super::{Aim, Failure, Now, Phase, RequestId, Writer};
 use crate::message::Request;
 use crate::words::StoreId;
 use std::collections::{BTreeSet, VecDeque};
@@ -27,10 +27,32 @@ struct Round {
     id: u64,
     flushes: Vec<RequestId>,
     missing: BTreeSet<StoreId>,
+    /// When the first member answered.
+    first_answer: Option<Now>,
     covers: u64,
 }
 
+impl Flushes {
+    /// When the first member answered that round.
+    pub fn first_answer(&self, round: u64) -> Option<Now> {
+        let round = self.rounds.iter().find(|r| r.id == round);
+        round.and_then(|round| round.first_answer)
+    }
+}
+
 impl Writer {
+    pub(super) fn give_up_flushes(&mut self, of: &BTreeSet<RequestId>) {
+        let flushes = &mut self.flushes;
+        let rounds = flushes.rounds.iter_mut().map(|round| &mut round.flushes);
+        let mut given_up = Vec::new();
+        for list in rounds.chain([&mut flushes.next]) {
+            given_up.extend(list.extract_if(.., |id| of.contains(id)));
+        }
+        for id in given_up {
+            self.piece_ended(id, Some(Failure::TooLate));
+        }
+    }
+
     pub(super) fn begin_flush(&mut self, id: RequestId) {
         self.piece_begins(id);
         self.flushes.next.push(id);
@@ -39,7 +61,7 @@ impl Writer {
 
     /// Begins a round if one is wanted and there is room for it.
     pub(super) fn start_syncs(&mut self) {
-        if !matches!(self.phase, Phase::Open) {
+        if !matches!(self.phase, Phase::Open) && !self.goes_on_while_ejecting() {
             return;
         }
         let wanted = !self.flushes.next.is_empty() && self.flushes.rounds.len() < MAX_ROUNDS;
@@ -61,6 +83,7 @@ impl Writer {
             id,
             flushes: std::mem::take(&mut flushes.next),
             missing: members.iter().copied().collect(),
+            first_answer: None,
             covers: flushes.acknowledged,
         });
         for store in members {
@@ -81,6 +104,7 @@ impl Writer {
             return;
         };
         rounds[at].missing.remove(&store);
+        rounds[at].first_answer.get_or_insert(self.now);
         if !rounds[at].missing.is_empty() {
             return;
         }

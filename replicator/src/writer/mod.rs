@@ -40,6 +40,7 @@ mod backfill;
 mod block_locks;
 mod calls;
 mod close;
+mod deadline;
 mod eject;
 mod errand;
 mod even_out;
@@ -80,9 +81,11 @@ pub struct Writer {
     errand: Option<errand::Errand>,
 
     /// Requests that came while the disk was not open. Bounded by the device's queues.
-    waiting: VecDeque<(RequestId, GuestOp)>,
+    waiting: VecDeque<requests::Waiting>,
     requests: BTreeMap<RequestId, requests::Guest>,
     in_flight_bytes: u64,
+    /// Of writes whose guest was told that they failed, and that are still to be done.
+    orphan_bytes: u64,
     last_piece: u64,
     locks: block_locks::BlockLocks,
     writes: BTreeMap<PieceId, write::WritePiece>,
@@ -109,8 +112,7 @@ pub struct Writer {
     start_after_stop: Option<TakeOver>,
     /// A take-over has to begin again.
     restart: bool,
-    /// Members without which it cannot go on.
-    blocked: Option<Vec<StoreId>>,
+    blocked: Option<eject::Blocked>,
     full: Option<StoreId>,
     /// Stores that reads have been waiting for.
     unreachable: Vec<StoreId>,
@@ -159,6 +161,7 @@ impl Writer {
             waiting: VecDeque::new(),
             requests: BTreeMap::new(),
             in_flight_bytes: 0,
+            orphan_bytes: 0,
             last_piece: 0,
             locks: Default::default(),
             writes: BTreeMap::new(),
@@ -211,6 +214,7 @@ impl Writer {
         self.go_on_stopping();
         self.go_on_switching();
         self.go_on_filling();
+        self.send_ready_while_ejecting();
         self.start_syncs();
         self.arm_patrol();
         self.report_stall();
@@ -275,6 +279,7 @@ impl Writer {
             self.patrol_at = None;
             self.send_held();
             self.find_overdue();
+            self.give_up_late();
             self.hurry_reads();
             self.retry_reads();
             self.hurry_surveys();
@@ -285,7 +290,7 @@ impl Writer {
 
     /// As long as anything is asked, look now and then for answers that are late.
     fn arm_patrol(&mut self) {
-        if self.calls.is_empty() && self.seeking.is_empty() {
+        if self.calls.is_empty() && self.seeking.is_empty() && !self.watches_deadline() {
             self.patrol_at = None;
         } else if self.patrol_at.is_none() {
             self.patrol_at = Some(self.now + self.patrol_interval());
@@ -299,6 +304,7 @@ impl Writer {
             .unwrap_or(config.read_patience)
             .min(config.read_patience)
             .min(config.settle_patience)
+            .min(config.stall_deadline.unwrap_or(config.read_patience))
             .min(config.pause * 4);
         (shortest / 4).max(Duration::from_millis(1))
     }
@@ -318,10 +324,14 @@ impl Writer {
 
     fn ordered(&mut self, orders: Orders) {
         let again = self.orders.sets != orders.sets;
+        let copies = self.orders.min_copies != orders.min_copies;
         self.orders = orders;
         self.orders_are_new = true;
         if again && !self.holds_writes() {
             self.switching = None;
+        }
+        if copies && self.blocked.is_some() {
+            self.consider_ejection();
         }
         self.find_jobs();
     }
@@ -352,17 +362,22 @@ impl Writer {
     }
 
     fn report_stall(&mut self) {
-        // The guest does not wait for an entry to be called whole.
-        let waits = !matches!(self.phase, Phase::Open);
         if self.seeking.is_empty() {
             self.unreachable.clear();
         }
-        let stall = if waits && self.errand.as_ref().is_some_and(|e| e.unanswered) {
+        let waits = || match self.phase {
+            // The guest does not wait for an entry to be called whole, unless somebody has to go.
+            Phase::Open | Phase::Ejecting { serving: true, .. } => !self.nobody_is_missing(),
+            _ => true,
+        };
+        let stall = if self.errand.as_ref().is_some_and(|e| e.unanswered) && waits() {
             Some(Stall::PlacementAway)
-        } else if let Some(stores) = &self.blocked {
-            Some(match self.phase {
-                Phase::Settling(_) => Stall::SettleWaits(stores.clone()),
-                _ => Stall::LastMembers(stores.clone()),
+        } else if let Some(blocked) = &self.blocked {
+            let stores = blocked.stores.clone();
+            Some(match (&self.phase, blocked.too_few_copies) {
+                (Phase::Settling(_), _) => Stall::SettleWaits(stores),
+                (_, Some(least)) => Stall::TooFewCopies { stores, least },
+                (_, None) => Stall::LastMembers(stores),
             })
         } else {
             let away = Some(&self.unreachable).filter(|stores| !stores.is_empty());

@@ -134,6 +134,9 @@ impl Writer {
             }
         }
         if self.blocked.is_some() {
+            self.find_overdue();
+        }
+        if self.blocked.is_some() {
             self.consider_ejection();
         }
     }

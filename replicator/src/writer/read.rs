@@ -10,6 +10,7 @@ use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Block, Blocks, Entry, Epoch, History, Span, StoreId};
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 
 pub(super) struct ReadPiece {
     pub(super) target: Target,
@@ -546,6 +547,39 @@ impl Writer {
             return self.end_read(piece, None);
         }
         self.route(piece);
+    }
+
+    /// Ends the reads of these requests; those that may still land do so when they cannot any more (R5).
+    pub(super) fn give_up_reads(&mut self, of: &BTreeSet<RequestId>) {
+        let mut given_up = Vec::new();
+        for (piece, read) in &self.reads {
+            if let Target::Guest(id) = read.target
+                && of.contains(&id)
+            {
+                given_up.push((*piece, id, read.stage));
+            }
+        }
+        for (piece, id, stage) in given_up {
+            let request = self.requests.get_mut(&id).expect("its read is under way");
+            request.failure = request.failure.or(Some(Failure::TooLate));
+            if stage == Stage::Behind {
+                self.locks.forget_read(piece);
+            }
+            let call = self.calls.iter().find_map(|(call, open)| {
+                let asks = open.purpose == Purpose::Read { piece }
+                    || open.purpose == Purpose::Through { piece };
+                asks.then_some((call, open.sent && matches!(open.aim, Aim::Guest { .. })))
+            });
+            match call {
+                _ if stage == Stage::Withdrawing => {}
+                Some((call, true)) => self.withdraw(piece, call),
+                Some((call, false)) => {
+                    self.calls.remove(call);
+                    self.end_read(piece, None);
+                }
+                None => self.end_read(piece, None),
+            }
+        }
     }
 
     pub(super) fn is_withdrawing(&self, piece: PieceId) -> bool {

@@ -3,13 +3,20 @@
 use super::block_locks::Claim;
 use super::read::Target;
 use super::write::{Draft, WriteOwner};
-use super::{Effect, Failure, GuestOp, Phase, PieceId, RequestId, Writer};
+use super::{Effect, Failure, GuestOp, Now, Phase, PieceId, RequestId, Writer};
 use crate::message::MAX_DATA_BLOCKS;
 use crate::words::{BLOCK_BYTES, Block, Blocks, ExtentSize, Span};
 use bytes::Bytes;
 
 /// What a piece without payload counts for in the room: a header in each member's queue.
-const PIECE_WEIGHT: u64 = 1024;
+pub(super) const PIECE_WEIGHT: u64 = 1024;
+
+/// A request that came while the disk was not open.
+pub(super) struct Waiting {
+    pub id: RequestId,
+    pub op: GuestOp,
+    pub since: Now,
+}
 
 /// A request that is under way.
 pub(super) struct Guest {
@@ -18,7 +25,8 @@ pub(super) struct Guest {
     pub left: usize,
     pub failure: Option<Failure>,
     /// What it takes of the room.
-    bytes: u64,
+    pub bytes: u64,
+    pub since: Now,
 }
 
 impl Writer {
@@ -27,8 +35,13 @@ impl Writer {
             let result = Err(Failure::Superseded);
             return self.effects.push_back(Effect::Complete { id, result });
         }
+        if self.has_too_many_orphans(&op) {
+            let result = Err(Failure::TooLate);
+            return self.effects.push_back(Effect::Complete { id, result });
+        }
         self.in_flight_bytes += self.weight(&op);
-        self.waiting.push_back((id, op));
+        let since = self.now;
+        self.waiting.push_back(Waiting { id, op, since });
         self.admit_waiting();
     }
 
@@ -38,14 +51,15 @@ impl Writer {
             if self.stopping.as_mut().is_some_and(|stop| !stop.admits()) {
                 return;
             }
-            let Some((id, op)) = self.waiting.pop_front() else {
+            let Some(waiting) = self.waiting.pop_front() else {
                 return;
             };
-            self.admit(id, op);
+            self.admit(waiting);
         }
     }
 
-    fn admit(&mut self, id: RequestId, op: GuestOp) {
+    fn admit(&mut self, waiting: Waiting) {
+        let Waiting { id, op, since } = waiting;
         let span = op.span();
         assert!(
             span.end() <= self.record.bytes,
@@ -58,6 +72,7 @@ impl Writer {
             left: 1,
             failure: None,
             bytes,
+            since,
         };
         let known = self.requests.insert(id, guest);
         assert!(known.is_none(), "a request's id is not in use");
@@ -135,7 +150,7 @@ impl Writer {
             self.complete(id);
         }
         if also_waiting {
-            for (id, op) in std::mem::take(&mut self.waiting) {
+            for Waiting { id, op, .. } in std::mem::take(&mut self.waiting) {
                 self.in_flight_bytes -= self.weight(&op);
                 let result = Err(failure);
                 self.effects.push_back(Effect::Complete { id, result });
@@ -166,7 +181,7 @@ impl Writer {
 impl Writer {
     /// What `op` takes of the room: the payload that is held for it, and the questions that it is cut
     /// into, so that no guest can fill the links that it shares with others.
-    fn weight(&self, op: &GuestOp) -> u64 {
+    pub(super) fn weight(&self, op: &GuestOp) -> u64 {
         let piece_bytes = match op {
             GuestOp::Write { data, .. } => return data.len() as u64,
             GuestOp::Read { .. } => u64::from(MAX_DATA_BLOCKS) * BLOCK_BYTES,

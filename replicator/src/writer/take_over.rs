@@ -21,6 +21,7 @@
 
 use super::attach::{Replica, replica};
 use super::calls::Purpose;
+use super::eject::Blocked;
 use super::even_out::Evening;
 use super::{Aim, Now, Phase, Writer};
 use crate::message::{Request, Sealed};
@@ -102,14 +103,20 @@ impl Writer {
     pub(super) fn try_plan(&mut self) {
         let (record, near) = (self.record.clone(), self.config.near);
         let (members, now) = (record.members(), self.now);
+        let least = usize::from(self.orders.min_copies);
         let settling = self.settling();
         let out_of_patience = settling.patience <= now;
         let all = members.iter().all(|m| settling.sealed.contains_key(m));
         if !matches!(settling.stage, Stage::Sealing) || !(all || out_of_patience) {
             return;
         }
-        match plan(&record, &settling.sealed, near) {
-            Err(waits_for) => self.blocked = Some(waits_for),
+        match plan(&record, &settling.sealed, near, least) {
+            Err(stores) => {
+                self.blocked = Some(Blocked {
+                    stores,
+                    too_few_copies: None,
+                });
+            }
             Ok(plan) => {
                 settling.plan = plan;
                 settling.stage = Stage::Joining;
@@ -295,6 +302,7 @@ pub(super) fn plan(
     record: &DiskRecord,
     sealed: &BTreeMap<StoreId, Sealed>,
     near: Option<StoreId>,
+    least: usize,
 ) -> Result<Plan, Vec<StoreId>> {
     let mut drop: BTreeSet<StoreId> = BTreeSet::new();
     let mut needed: BTreeSet<StoreId> = BTreeSet::new();
@@ -339,6 +347,24 @@ pub(super) fn plan(
             return Err(vec![store]);
         }
         needed.insert(store);
+    }
+    // Nor may it leave fewer complete copies than are ordered: then whoever does not answer is waited
+    // for, and a lost tail is made even.
+    for range in &record.map {
+        let entries = range.history.live().filter(|entry| entry.whole);
+        let whole = || {
+            entries
+                .clone()
+                .flat_map(|entry| entry.stores.iter().copied())
+        };
+        let left = whole().filter(|store| !drop.contains(store)).count();
+        if left < least && left < whole().count() {
+            waits_for.extend(whole().filter(|store| !sealed.contains_key(store)));
+            drop.retain(|store| !whole().any(|w| w == *store));
+        }
+    }
+    if !waits_for.is_empty() {
+        return Err(waits_for.into_iter().collect());
     }
     let mut ranges = Vec::new();
     for range in &record.map {

@@ -8,6 +8,7 @@ use crate::words::*;
 use bytes::Bytes;
 
 mod moving;
+mod stalls;
 
 const G: Generation = Generation(0);
 const EXTENT: u64 = 1 << 20;
@@ -428,7 +429,9 @@ fn the_last_member_is_waited_for() {
     assert_eq!(script.writer.stall(), Some(&Stall::LastMembers(vec![A, B])));
     assert!(script.swaps.is_empty());
     script.answer(A, Reply::Written);
-    // B alone is missing now, and can go.
+    // B alone is missing now, and can go when it has had its time: it was as slow as A so far.
+    assert!(script.swaps.is_empty());
+    script.wait(3);
     script.commit();
     script.seal(A, 1, 1, false);
     script.asked.retain(|(to, ..)| *to == A);

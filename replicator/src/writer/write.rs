@@ -4,12 +4,14 @@
 use super::block_locks::Claim;
 use super::calls::Purpose;
 use super::read::Target;
-use super::{Aim, Failure, Phase, PieceId, RequestId, Writer};
+use super::requests::PIECE_WEIGHT;
+use super::{Aim, Failure, Now, Phase, PieceId, RequestId, Writer};
 use crate::message::{Content, Payload, Request};
 use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Blocks, Epoch, Seq, StoreId};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 
 pub(super) struct WritePiece {
     owner: WriteOwner,
@@ -22,11 +24,16 @@ pub(super) struct WritePiece {
     members: SmallVec<[StoreId; 4]>,
     /// Who said in this epoch that it does.
     held_by: SmallVec<[StoreId; 4]>,
+    /// When the first of them did.
+    first_held: Option<Now>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WriteOwner {
     Guest(RequestId),
+    /// A guest's, which was told that it failed because it waited too long. It keeps its place: what is
+    /// written to its blocks later comes after it.
+    Orphan,
     /// A take-over makes the members even.
     Settling,
 }
@@ -49,7 +56,34 @@ impl Draft {
     }
 }
 
+impl WritePiece {
+    /// What it keeps in memory.
+    fn weight(&self) -> u64 {
+        match &self.draft {
+            Draft::Whole(Content::Zeroes) => PIECE_WEIGHT,
+            Draft::Whole(Content::Data(_)) | Draft::Merge { .. } => self.blocks.bytes(),
+        }
+    }
+}
+
 impl Writer {
+    /// The guest hears no more of these requests' writes.
+    pub(super) fn orphan_writes(&mut self, of: &BTreeSet<RequestId>) {
+        let mut orphaned = Vec::new();
+        for write in self.writes.values_mut() {
+            if let WriteOwner::Guest(id) = write.owner
+                && of.contains(&id)
+            {
+                write.owner = WriteOwner::Orphan;
+                self.orphan_bytes += write.weight();
+                orphaned.push(id);
+            }
+        }
+        for id in orphaned {
+            self.piece_ended(id, Some(Failure::TooLate));
+        }
+    }
+
     pub(super) fn begin_write(&mut self, owner: WriteOwner, blocks: Blocks, draft: Draft) {
         if let WriteOwner::Guest(id) = owner {
             self.piece_begins(id);
@@ -62,6 +96,7 @@ impl Writer {
             version: None,
             members: SmallVec::new(),
             held_by: SmallVec::new(),
+            first_held: None,
         };
         self.writes.insert(piece, write);
         // Rewrites of a take-over are alone, and each block is rewritten once.
@@ -104,8 +139,10 @@ impl Writer {
     pub(super) fn merge_failed(&mut self, piece: PieceId) {
         let write = self.writes.remove(&piece).expect("a write that waits");
         self.release(write.blocks);
-        if let WriteOwner::Guest(id) = write.owner {
-            self.piece_ended(id, Some(Failure::Unreadable));
+        match write.owner {
+            WriteOwner::Guest(id) => self.piece_ended(id, Some(Failure::Unreadable)),
+            WriteOwner::Orphan => self.orphan_bytes -= write.weight(),
+            WriteOwner::Settling => unreachable!("a take-over merges nothing"),
         }
     }
 
@@ -113,6 +150,7 @@ impl Writer {
         match (self.writes[&piece].owner, &self.phase) {
             (WriteOwner::Settling, _) => self.send_write(piece),
             (_, Phase::Open) if !self.holds_writes() => self.send_write(piece),
+            (_, Phase::Ejecting { .. }) if self.goes_on_while_ejecting() => self.send_write(piece),
             _ => self.ready.push_back(piece),
         }
     }
@@ -121,11 +159,11 @@ impl Writer {
         let write = &self.writes[&piece];
         let (owner, blocks) = (write.owner, write.blocks);
         let members: SmallVec<[StoreId; 4]> = match owner {
-            WriteOwner::Guest(_) => self.members_of(blocks),
+            WriteOwner::Guest(_) | WriteOwner::Orphan => self.members_of(blocks),
             WriteOwner::Settling => self.settling_members(),
         };
         let watermark = match owner {
-            WriteOwner::Guest(_) => self.sequencer.watermark(),
+            WriteOwner::Guest(_) | WriteOwner::Orphan => self.sequencer.watermark(),
             WriteOwner::Settling => Seq::ZERO,
         };
         let seq = self.sequencer.issue(piece);
@@ -137,6 +175,7 @@ impl Writer {
         write.version = Some((epoch, seq));
         write.members = members.clone();
         write.held_by.clear();
+        write.first_held = None;
         let Draft::Whole(content) = &write.draft else {
             panic!("W2: a partial block is merged before it is sent");
         };
@@ -167,10 +206,25 @@ impl Writer {
         };
         if !write.held_by.contains(&store) {
             write.held_by.push(store);
+            write.first_held.get_or_insert(self.now);
         }
         let all = write.members.iter().all(|m| write.held_by.contains(m));
         if all {
             self.write_done(piece);
+        }
+    }
+
+    /// When the first member said that it holds the write.
+    pub(super) fn first_held(&self, piece: PieceId) -> Option<Now> {
+        self.writes.get(&piece)?.first_held
+    }
+
+    /// Sends what has become ready while an ejection was asked for, if that may be sent.
+    pub(super) fn send_ready_while_ejecting(&mut self) {
+        if !self.ready.is_empty() && self.goes_on_while_ejecting() {
+            for piece in std::mem::take(&mut self.ready) {
+                self.send_write(piece);
+            }
         }
     }
 
@@ -183,7 +237,7 @@ impl Writer {
         );
         self.sequencer.done(seq);
         match write.owner {
-            WriteOwner::Guest(id) => {
+            WriteOwner::Guest(_) | WriteOwner::Orphan => {
                 assert!(
                     self.members_of(write.blocks)
                         .iter()
@@ -191,7 +245,10 @@ impl Writer {
                     "W3: every member of the newest entry holds an acknowledged write"
                 );
                 self.flushes.acknowledged += 1;
-                self.piece_ended(id, None);
+                match write.owner {
+                    WriteOwner::Guest(id) => self.piece_ended(id, None),
+                    _ => self.orphan_bytes -= write.weight(),
+                }
                 self.release(write.blocks);
             }
             WriteOwner::Settling => self.rewritten(),
@@ -231,6 +288,7 @@ impl Writer {
 
     pub(super) fn fail_writes(&mut self) {
         self.writes.clear();
+        self.orphan_bytes = 0;
         self.ready.clear();
         self.locks.clear();
         self.sequencer.forget();

@@ -251,6 +251,7 @@ struct Site {
     sockets: PathBuf,
     socket_mode: u32,
     eject_after: Option<Duration>,
+    stall_deadline: Option<Duration>,
 }
 
 impl Backends {
@@ -272,6 +273,7 @@ impl Backends {
             sockets: config.sockets.clone(),
             socket_mode: config.socket_mode,
             eject_after: config.eject_after,
+            stall_deadline: config.stall_deadline,
         };
         Backends {
             site: Arc::new(site),
@@ -413,6 +415,7 @@ impl Site {
         let usual = writer::Config::default();
         let config = writer::Config {
             eject_after: self.eject_after,
+            stall_deadline: self.stall_deadline,
             // A member that is left out of a take-over is out as one that was ejected is.
             settle_patience: self.eject_after.unwrap_or(FOR_EVER),
             ..usual

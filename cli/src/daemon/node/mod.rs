@@ -44,6 +44,8 @@ pub struct Config {
     pub socket_mode: u32,
     pub threads: usize,
     pub eject_after: Option<Duration>,
+    /// None: a guest waits.
+    pub stall_deadline: Option<Duration>,
 }
 
 /// Runs until `stop`; then lets every disk go cleanly, and syncs the store.
