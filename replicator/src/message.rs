@@ -23,6 +23,17 @@ pub const MAX_GRANT_BYTES: usize = 4 << 10;
 /// The longest record that goes with a [`Request::Seal`]: what the catalog takes as one value.
 pub const MAX_RECORD_BYTES: usize = 512 << 10;
 
+/// The SHA-256 of a grant: whoever has it was shown the grant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GrantDigest(pub [u8; 32]);
+
+impl std::fmt::Debug for GrantDigest {
+    /// It opens a door: not for logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GrantDigest(…)")
+    }
+}
+
 /// Who asks, and what the asker believes. A store checks all three before anything else (I3, rule S1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asker {
@@ -99,6 +110,8 @@ pub enum Request {
         known: Vec<Version>,
         /// Send the data compressed where that makes it smaller.
         compress: bool,
+        /// What the asker was shown of the epoch's grant: that its writer wants this.
+        proof: Option<GrantDigest>,
     },
     /// Sync to media everything held for the disk (in truth: everything).
     Sync { asker: Asker },
@@ -355,6 +368,8 @@ pub enum Refusal {
     Damaged { block: Block },
     #[error("nothing could be pulled: {0}")]
     Source(SourceFault),
+    #[error("the epoch was not granted to the peer: {why}")]
+    NotGranted { why: &'static str },
     #[error("the request makes no sense: {why}")]
     Invalid { why: &'static str },
 }

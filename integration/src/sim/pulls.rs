@@ -69,6 +69,7 @@ impl World {
             blocks: missing.blocks.clone(),
             known: missing.known.clone(),
             compress: false,
+            proof: None,
         };
         let fetching = Fetching {
             store,

@@ -13,16 +13,21 @@
 mod credentials;
 mod dial;
 mod gate;
+mod grant;
 mod name;
 mod pki;
+mod revoked;
 mod verify;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use dial::{Dial, DialError};
 pub use gate::{Admitted, Gate, Refused};
+pub use grant::{Claims, GrantFault, fuzz_grant};
 pub use name::{Identity, Role};
 pub use pki::{DEFAULT_VALIDITY, Pki, PkiError};
-pub use verify::{Expected, Fault, Verdict};
+pub use revoked::Fingerprint;
+pub(crate) use revoked::sha256;
+pub use verify::{Claimed, Expected, Fault, Verdict};
 
 use rustls::crypto::CryptoProvider;
 use std::sync::Arc;

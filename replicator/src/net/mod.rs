@@ -4,6 +4,7 @@
 //! [`Server`] answers for the stores of a node, [`Links`] reaches far stores from the thread that
 //! needs them, [`Puller`] brings blocks from there into the own store, [`transport`] sets up QUIC for all.
 
+mod admission;
 mod client;
 mod compression;
 mod dialer;
@@ -17,6 +18,7 @@ mod session;
 mod tests;
 pub mod transport;
 
+pub(crate) use admission::digest;
 pub use client::{Links, Place};
 pub use link::{Link, LinkEvent};
 pub use meter::LinkMeasurement;

@@ -10,8 +10,9 @@ use super::link::{Link, LinkEvent};
 use super::server::Serve;
 use crate::message::{Fetch, Refusal, Reply, Request, SourceFault};
 use crate::store::{Pull, SharedStore};
-use crate::words::{BLOCK_BYTES, StoreId};
+use crate::words::{BLOCK_BYTES, DiskId, Epoch, StoreId};
 use crate::writer::CallId;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -115,7 +116,9 @@ impl Inner {
             let source = self.source(pull.source.store);
             let compress = source.compression.lock().decide();
             let began = Instant::now();
-            let answer = source.ask(&pull.fetch(&missing, compress)).await;
+            let grant = store.shown_by(pull.asker.disk).1;
+            let fetch = pull.quoting(pull.fetch(&missing, compress), &grant);
+            let answer = source.ask(&fetch).await;
             source.measure(compress, &answer, began.elapsed());
             answer
         };
@@ -283,6 +286,10 @@ impl Serve for PullingStore {
             Some(pull) => self.puller.pull(self.store.clone(), pull, done),
             None => self.store.submit(request, None, done),
         }
+    }
+
+    fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes) {
+        self.store.shown_by(disk)
     }
 }
 

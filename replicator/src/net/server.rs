@@ -1,12 +1,14 @@
 //! The listening side: lets nodes and operators in, a bounded number of them, and gives each
 //! connection to a [`super::session`].
 
+use super::admission::Rules;
 use super::identity::{Admitted, Credentials, Gate, Identity, Role};
 use super::{Close, session, transport};
 use crate::message::{Reply, Request};
 use crate::store::SharedStore;
 use crate::wire::ALPN;
-use crate::words::StoreId;
+use crate::words::{DiskId, Epoch, StoreId};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -18,11 +20,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub trait Serve: Send + Sync + 'static {
     /// Calls `done` exactly once, on any thread, perhaps before this returns.
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static);
+
+    /// The highest epoch that the disk was shown, and the grant that it was shown with; empty: without.
+    fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes);
 }
 
 impl Serve for SharedStore {
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         SharedStore::submit(self, request, None, done);
+    }
+
+    fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes) {
+        SharedStore::shown_by(self, disk)
     }
 }
 
@@ -41,6 +50,7 @@ pub struct Server<S> {
     endpoint: quinn::Endpoint,
     gate: Gate,
     find: Find<S>,
+    rules: Rules,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<Identity, usize>>>,
@@ -62,10 +72,21 @@ impl<S: Serve> Server<S> {
             endpoint,
             gate,
             find: Arc::new(find),
+            rules: Rules {
+                credentials: credentials.clone(),
+                accept_ungranted: false,
+            },
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             peers: Arc::default(),
         })
+    }
+
+    /// Lets peers in that show no grant for the epoch that they use, because they know none: for the time
+    /// of an upgrade.
+    pub fn accept_ungranted(mut self, accept: bool) -> Server<S> {
+        self.rules.accept_ungranted = accept;
+        self
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -95,11 +116,12 @@ impl<S: Serve> Server<S> {
                 continue;
             }
             let (gate, find, peers) = (self.gate.clone(), self.find.clone(), self.peers.clone());
+            let rules = self.rules.clone();
             tokio::spawn(async move {
                 // A refusal has been logged, with its reason.
                 if let Ok(admitted) = gate.admit(incoming).await {
                     drop(handshake);
-                    serve(admitted, find, peers, connection).await;
+                    serve(admitted, find, rules, peers, connection).await;
                 }
             });
         }
@@ -116,6 +138,7 @@ impl<S> Drop for Server<S> {
 async fn serve<S: Serve>(
     admitted: Admitted,
     find: Find<S>,
+    rules: Rules,
     peers: Arc<Mutex<HashMap<Identity, usize>>>,
     _permit: OwnedSemaphorePermit,
 ) {
@@ -127,7 +150,7 @@ async fn serve<S: Serve>(
             .close(Close::TooMany.code(), b"too many connections from one peer");
         return;
     };
-    session::run(admitted.connection, &peer, &*find).await;
+    session::run(admitted.connection, &peer, &*find, rules).await;
 }
 
 /// One connection of a peer, counted while it lives.

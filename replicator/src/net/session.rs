@@ -4,10 +4,11 @@
 //! It stops reading while too much is in the store's hands, or while the peer does not take its
 //! answers: QUIC's flow control then stops the peer, and a peer that misbehaves costs only itself.
 
+use super::admission::{Admission, Rules};
 use super::identity::Identity;
 use super::{Close, Serve, no_common_version, no_such_store};
 use crate::message::{Content, Refusal, Reply, Request};
-use crate::wire::{Call, Decoder, Hello, Message, VERSIONS, Verdict, WireError};
+use crate::wire::{Call, Decoder, Hello, Message, VERSIONS, Verdict, WireError, answered};
 use crate::words::{BLOCK_BYTES, StoreId};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
@@ -45,9 +46,10 @@ pub(super) async fn run<S: Serve>(
     connection: quinn::Connection,
     peer: &Identity,
     find: &(dyn Fn(StoreId) -> Option<S> + Send + Sync),
+    rules: Rules,
 ) {
     let from = connection.remote_address();
-    let Err(ended) = serve(&connection, peer, find).await else {
+    let Err(ended) = serve(&connection, peer, find, rules).await else {
         tracing::debug!(%peer, %from, "left");
         connection.close(Close::Done.code(), b"");
         return;
@@ -70,6 +72,7 @@ async fn serve<S: Serve>(
     connection: &quinn::Connection,
     peer: &Identity,
     find: &(dyn Fn(StoreId) -> Option<S> + Send + Sync),
+    rules: Rules,
 ) -> Result<(), Ended> {
     let deadline = Instant::now() + HELLO_TIMEOUT;
     let (mut send, mut recv) = timeout_at(deadline, connection.accept_bi())
@@ -85,7 +88,8 @@ async fn serve<S: Serve>(
     match (welcome.verdict, store) {
         (Verdict::Speak(version), Some(store)) => {
             tracing::info!(%peer, from = %connection.remote_address(), store = %hello.store, version, "connected");
-            let mut session = Session::new(store, send, recv);
+            let admission = Admission::new(rules, peer.clone());
+            let mut session = Session::new(store, (version, admission), send, recv);
             session.decoder.push(rest);
             session.run().await
         }
@@ -127,6 +131,9 @@ fn gone(error: impl std::fmt::Display) -> Ended {
 
 struct Session<S> {
     store: S,
+    /// What is spoken.
+    version: u16,
+    admission: Admission,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     decoder: Decoder<Request>,
@@ -144,10 +151,17 @@ struct Answer {
 }
 
 impl<S: Serve> Session<S> {
-    fn new(store: S, send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+    fn new(
+        store: S,
+        (version, admission): (u16, Admission),
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> Self {
         let (answered, answers) = mpsc::unbounded_channel();
         Session {
             store,
+            version,
+            admission,
             send,
             recv,
             decoder: Decoder::new(),
@@ -213,6 +227,10 @@ impl<S: Serve> Session<S> {
                 weight,
             });
         };
+        let store = &self.store;
+        if let Err(refusal) = self.admission.admit(&request, |disk| store.shown_by(disk)) {
+            return done(Reply::Refused(refusal));
+        }
         match &request {
             Request::Write {
                 content: Content::Data(payload),
@@ -247,7 +265,7 @@ impl<S: Serve> Session<S> {
             tracing::debug!(call = answer.call.0, %refusal, "refused");
         }
         self.in_flight -= answer.weight;
-        let frame = answer.reply.encode(answer.call);
+        let frame = answered(answer.reply, self.version).encode(answer.call);
         let len = frame.len();
         self.out.push(frame.head);
         if !frame.data.is_empty() {

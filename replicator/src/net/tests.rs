@@ -29,6 +29,8 @@ struct Shelf {
     /// While set, calls are kept here unanswered.
     held: Mutex<Option<Vec<Held>>>,
     submitted: Mutex<usize>,
+    /// With which every disk was shown its epoch.
+    grant: Mutex<Bytes>,
 }
 
 type Held = (Request, Box<dyn FnOnce(Reply) + Send>);
@@ -92,6 +94,11 @@ impl Serve for Arc<Shelf> {
         }
         done(self.answer(&request));
     }
+
+    fn shown_by(&self, _: DiskId) -> (Epoch, Bytes) {
+        let grant = self.grant.lock().clone();
+        (asker().epoch, grant)
+    }
 }
 
 pub(super) fn host(name: &str) -> HostName {
@@ -122,6 +129,8 @@ impl Node {
                 (id == STORE).then(|| shelf.clone())
             })
         };
+        // Grants have tests of their own.
+        let bind = || bind().map(|server| server.accept_ungranted(true));
         // The socket of one that was here before is closed a moment after the last task lets it go.
         let server = timeout(PATIENCE, async {
             loop {

@@ -16,6 +16,7 @@ use crate::message::checksum;
 use crate::words::{
     DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq, Starts, StoreId, Version,
 };
+use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::io;
@@ -198,6 +199,11 @@ impl Writer {
         self.u64(version.seq.0);
     }
 
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.u32(bytes.len() as u32);
+        self.0.extend(bytes);
+    }
+
     /// A count, then each item.
     fn list<T>(&mut self, items: impl Iterator<Item = T>, mut item: impl FnMut(&mut Self, T)) {
         let at = self.0.len();
@@ -242,6 +248,7 @@ impl Writer {
                 to.u32(part.unit);
             });
         });
+        self.bytes(&disk.grant);
     }
 }
 
@@ -322,6 +329,10 @@ fn disk(from: &mut Reader<'_>, format: u32) -> Option<Disk> {
             return None;
         }
         disk.chunks.insert(number, slot);
+    }
+    if format > 2 {
+        let bytes = from.u32()? as usize;
+        disk.grant = Bytes::copy_from_slice(from.take(bytes)?);
     }
     Some(disk)
 }

@@ -6,6 +6,7 @@ use super::place::Place;
 use super::replica::Replicas;
 use crate::plant::{Plant, planted};
 use crate::words::{Block, Epoch, Extent, ExtentSize, Version};
+use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ pub struct Disk {
     pub shown: Epoch,
     /// Where the log says so. Before that is synced nothing is answered in this epoch (rule S3).
     pub shown_at: LogPoint,
+    /// What proved that epoch when it was shown; empty: nothing did.
+    pub grant: Bytes,
     /// Known from the first join on.
     pub extent_size: Option<ExtentSize>,
     pub replicas: Replicas,

@@ -28,8 +28,8 @@ pub const DATA_FRAME_BYTES: u64 = HEADER_BYTES + BLOCK_BYTES;
 /// The largest payload of a control frame. Bounds what a reader allocates.
 pub const MAX_PAYLOAD: u32 = 64 << 10;
 /// The format of everything in a store's directory. 2 knows fills, memberships before the newest, and
-/// replicas that were dropped.
-pub const FORMAT_VERSION: u32 = 2;
+/// replicas that were dropped; 3 knows what proved that a disk was shown an epoch.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What a frame says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

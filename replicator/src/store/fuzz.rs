@@ -98,6 +98,7 @@ fn move_it(store: &mut Store<SimMedia>, asker: Asker) {
             blocks: missing.blocks.clone(),
             known: missing.known.clone(),
             compress: false,
+            proof: None,
         };
         if let Handled::Fetch(plan) = store.handle(fetch) {
             let _ = plan.run();

@@ -13,6 +13,7 @@ use super::segment::Files;
 use crate::message::checksum;
 use crate::plant::{Plant, planted};
 use crate::words::{Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, StoreId, Version};
+use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
@@ -441,7 +442,10 @@ impl Holdings {
     fn replay_control(&mut self, header: &Header, payload: &[u8], place: Place) -> bool {
         let disk = self.disk(header.disk);
         match header.kind {
-            Kind::Epoch => disk.show(Epoch::from_u64(header.epoch), place.point()),
+            Kind::Epoch => {
+                disk.show(Epoch::from_u64(header.epoch), place.point());
+                disk.grant = Bytes::copy_from_slice(payload);
+            }
             Kind::Join => match ReplicaChange::decode(payload) {
                 Some(change) => disk.join(&change, header.join),
                 None => return false,

@@ -58,6 +58,31 @@ impl Pull {
             blocks: missing.blocks.clone(),
             known: missing.known.clone(),
             compress,
+            proof: None,
+        }
+    }
+
+    /// As [`Pull::fetch`], quoting the grant with which the own store was shown the writer's epoch.
+    pub fn quoting(&self, fetch: Request, grant: &[u8]) -> Request {
+        match fetch {
+            Request::Fetch {
+                asker,
+                from,
+                below,
+                blocks,
+                known,
+                compress,
+                proof: _,
+            } if !grant.is_empty() => Request::Fetch {
+                asker,
+                from,
+                below,
+                blocks,
+                known,
+                compress,
+                proof: Some(crate::net::digest(grant)),
+            },
+            other => other,
         }
     }
 
@@ -97,9 +122,9 @@ fn of_source(refusal: Refusal) -> Refusal {
     match refusal {
         // It is superseded, whoever says so; and who could not be asked has said nothing.
         Refusal::Superseded { .. } | Refusal::Source(_) => refusal,
-        Refusal::NotShown { .. } | Refusal::OtherIncarnation { .. } => {
-            Refusal::Source(SourceFault::Unsealed)
-        }
+        Refusal::NotShown { .. }
+        | Refusal::OtherIncarnation { .. }
+        | Refusal::NotGranted { .. } => Refusal::Source(SourceFault::Unsealed),
         _ => Refusal::Source(SourceFault::Useless),
     }
 }

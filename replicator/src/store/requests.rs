@@ -7,9 +7,10 @@ use super::index::Entry;
 use super::media::Media;
 use super::read::{Planned, ReadPlan};
 use super::{Handled, Store};
-use crate::message::{Asker, MAX_DATA_BLOCKS, Refusal, Reply, Request, Sealed};
+use crate::message::{Asker, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, Refusal, Reply, Request, Sealed};
 use crate::plant::{Plant, planted};
 use crate::words::{Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Version};
+use bytes::Bytes;
 use zerocopy::IntoBytes;
 
 impl<M: Media> Store<M> {
@@ -17,7 +18,9 @@ impl<M: Media> Store<M> {
     /// since the store was opened).
     pub fn handle(&mut self, request: Request) -> Handled<M> {
         let handled = match request {
-            Request::Seal { disk, epoch, .. } => self.seal(disk, epoch),
+            Request::Seal {
+                disk, epoch, grant, ..
+            } => self.seal(disk, epoch, grant),
             Request::Join {
                 asker,
                 extents,
@@ -65,6 +68,7 @@ impl<M: Media> Store<M> {
                 blocks,
                 known,
                 compress,
+                proof: _,
             } => self
                 .fetch(asker, (from, below), blocks, known, compress)
                 .map(Handled::Fetch),
@@ -111,7 +115,9 @@ impl<M: Media> Store<M> {
         Ok(())
     }
 
-    fn seal(&mut self, disk: DiskId, epoch: Epoch) -> Result<Handled<M>, Refusal> {
+    /// `grant` proves who was given the epoch. Whoever let the request in has checked it; here it is
+    /// kept, as long and as well as the epoch itself.
+    fn seal(&mut self, disk: DiskId, epoch: Epoch, grant: Bytes) -> Result<Handled<M>, Refusal> {
         if self.has_failed() {
             return Err(Refusal::Failed);
         }
@@ -124,14 +130,23 @@ impl<M: Media> Store<M> {
         if epoch < shown {
             return Err(Refusal::Superseded { shown });
         }
-        if epoch > shown {
+        if grant.len() > MAX_GRANT_BYTES {
+            return Err(Refusal::Invalid {
+                why: "a grant that is too long",
+            });
+        }
+        // A grant that was made anew for the same epoch takes the place of the one before.
+        let is_news = !grant.is_empty() && grant != self.shown_by(disk).1;
+        if epoch > shown || is_news {
             let header = Header {
                 disk,
                 epoch: epoch.as_u64(),
                 ..Header::control(Kind::Epoch)
             };
-            let at = self.append_control(header, &[])?;
-            self.holdings.disk(disk).show(epoch, at);
+            let at = self.append_control(header, &grant)?;
+            let disk = self.holdings.disk(disk);
+            disk.show(epoch, at);
+            disk.grant = grant;
         }
         let state = &self.holdings.disks[&disk];
         let sealed = Sealed {
@@ -275,6 +290,14 @@ impl<M: Media> Store<M> {
     pub fn shown(&self, disk: DiskId) -> Epoch {
         let disk = self.holdings.disks.get(&disk);
         disk.map_or(Epoch::ZERO, |disk| disk.shown)
+    }
+
+    /// The highest epoch that the disk was shown, and what proved it; empty: nothing did.
+    pub fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes) {
+        let disk = self.holdings.disks.get(&disk);
+        disk.map_or((Epoch::ZERO, Bytes::new()), |disk| {
+            (disk.shown, disk.grant.clone())
+        })
     }
 
     /// Blocks of a request: some, not too many, in one extent that has a replica here.

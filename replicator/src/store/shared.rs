@@ -13,6 +13,7 @@ use super::{
 };
 use crate::message::{Asker, Pulled, Refusal, Reply, Request};
 use crate::words::{Blocks, DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
@@ -296,6 +297,13 @@ impl SharedStore {
                 done(Reply::Refused(refusal));
             }
         }
+    }
+
+    /// See [`Store::shown_by`].
+    pub fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes) {
+        let core = self.threads.shared.core.lock();
+        let store = core.store.as_ref();
+        store.map_or((Epoch::ZERO, Bytes::new()), |store| store.shown_by(disk))
     }
 
     pub fn usage(&self) -> Usage {

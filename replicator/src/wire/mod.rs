@@ -20,7 +20,7 @@ pub use decoder::{Decoder, Message};
 pub use hello::{Hello, Verdict, VersionRange, Welcome};
 
 use crate::message::{
-    MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_LISTED, MAX_RECORD_BYTES, Reply, Request,
+    MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_LISTED, MAX_RECORD_BYTES, Refusal, Reply, Request,
 };
 use crate::words::{BLOCK_BYTES, ExtentSize};
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use std::borrow::Cow;
 pub const ALPN: &[u8] = b"ukai-replica/1";
 /// The versions of the protocol that this build speaks.
 pub const VERSIONS: VersionRange = VersionRange { min: 2, max: 3 };
-/// From this version on a seal carries a grant and a record.
+/// From this version on a seal carries a grant and a record, and a fetch the proof of one.
 pub const SEALS_CARRY: u16 = 3;
 
 /// The most blocks that one write of zeroes may name: the largest extent.
@@ -92,7 +92,24 @@ pub(crate) fn spoken(request: &Request, version: u16) -> Cow<'_, Request> {
         Request::Seal { disk, epoch, .. } if version < SEALS_CARRY => {
             Cow::Owned(Request::seal(*disk, *epoch))
         }
+        Request::Fetch { proof: Some(_), .. } if version < SEALS_CARRY => {
+            let mut old = request.clone();
+            if let Request::Fetch { proof, .. } = &mut old {
+                *proof = None;
+            }
+            Cow::Owned(old)
+        }
         _ => Cow::Borrowed(request),
+    }
+}
+
+/// As [`spoken`], of a reply.
+pub(crate) fn answered(reply: Reply, version: u16) -> Reply {
+    match reply {
+        Reply::Refused(Refusal::NotGranted { why }) if version < SEALS_CARRY => {
+            Reply::Refused(Refusal::Invalid { why })
+        }
+        other => other,
     }
 }
 

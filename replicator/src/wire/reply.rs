@@ -467,6 +467,7 @@ fn refusal_fields(refusal: &Refusal) -> (u16, u64, u64) {
         Refusal::Damaged { block } => (8, block.0, 0),
         Refusal::Invalid { .. } => (9, 0, 0),
         Refusal::Source(fault) => (10, fault as u64, 0),
+        Refusal::NotGranted { .. } => (11, 0, 0),
     }
 }
 
@@ -492,6 +493,7 @@ fn refusal(code: u16, first: u64, second: u64) -> Result<Refusal, WireError> {
             block: Block(first),
         },
         9 => Refusal::Invalid { why: INVALID_THERE },
+        11 => Refusal::NotGranted { why: INVALID_THERE },
         10 => Refusal::Source(match first {
             0 => SourceFault::Away,
             1 => SourceFault::Unsealed,

@@ -6,7 +6,8 @@ use super::header::{
 use super::reply::{version, version_bytes};
 use super::{Call, Frame, MAX_ZERO_BLOCKS, Message, WireError};
 use crate::message::{
-    Asker, Content, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES, Payload, Request, Source,
+    Asker, Content, GrantDigest, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES, Payload,
+    Request, Source,
 };
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq,
@@ -33,6 +34,11 @@ const KEEP: u8 = 12;
 const ZEROES: u8 = 1;
 /// Of a fetch: its data may come compressed.
 const COMPRESS: u8 = 1;
+/// Of a fetch: the digest of a grant follows.
+const PROOF: u8 = 2;
+
+/// Bytes of a grant's digest.
+const DIGEST: usize = 32;
 
 /// The block behind the last one that a disk can have: 2^64 bytes.
 pub(super) const MAX_BLOCK: u64 = u64::MAX / BLOCK_BYTES;
@@ -68,7 +74,7 @@ impl Message for Request {
             (WRITE, 0) => header.data_blocks()? * (SUM + BLOCK_BYTES as usize),
             (WRITE, ZEROES) => 0,
             (PULL, 0) => SOURCE,
-            (FETCH, 0 | COMPRESS) => return fetch_len(&header),
+            (FETCH, 0..=3) => return fetch_len(&header),
             (SEAL, 0) => return seal_len(&header),
             (SEAL..=KEEP, 0) => 0,
             (SEAL..=KEEP, _) => return Err(WireError::Field("flags")),
@@ -294,13 +300,16 @@ fn header(request: &Request, call: Call) -> RequestHeader {
             blocks,
             known,
             compress,
+            proof,
         } => {
             header.kind = FETCH;
             header.flags = if *compress { COMPRESS } else { 0 };
+            header.flags |= if proof.is_some() { PROOF } else { 0 };
             header.set_asker(asker);
             header.count = U32::new(blocks.len() as u32);
             header.set_entry(*from, *below);
-            let bytes = blocks.len() * BLOCKS + known.len() * VERSION;
+            let proof = proof.map_or(0, |proof| proof.0.len());
+            let bytes = blocks.len() * BLOCKS + known.len() * VERSION + proof;
             header.payload = U32::new(bytes as u32);
         }
         Request::Keep {
@@ -345,12 +354,20 @@ fn put_tables(head: &mut BytesMut, request: &Request) {
             };
             head.put_slice(raw.as_bytes());
         }
-        Request::Fetch { blocks, known, .. } => {
+        Request::Fetch {
+            blocks,
+            known,
+            proof,
+            ..
+        } => {
             for part in blocks {
                 head.put_slice(blocks_bytes(*part).as_bytes());
             }
             for known in known {
                 head.put_slice(version_bytes(*known).as_bytes());
+            }
+            if let Some(proof) = proof {
+                head.put_slice(&proof.0);
             }
         }
         _ => {}
@@ -395,7 +412,8 @@ fn fetch_len(header: &RequestHeader) -> Result<usize, WireError> {
         });
     }
     let got = header.payload.get() as usize;
-    let fixed = ranges as usize * BLOCKS;
+    let proof = if header.flags & PROOF != 0 { DIGEST } else { 0 };
+    let fixed = ranges as usize * BLOCKS + proof;
     let bound = fixed + most as usize * VERSION;
     if (fixed..=bound).contains(&got) && got.is_multiple_of(VERSION) {
         Ok(got)
@@ -409,6 +427,16 @@ fn fetch_len(header: &RequestHeader) -> Result<usize, WireError> {
 }
 
 fn fetch(header: &RequestHeader, mut payload: Bytes) -> Result<Request, WireError> {
+    let proof = match header.flags & PROOF != 0 {
+        true => {
+            let digest = payload.split_off(payload.len() - DIGEST);
+            let digest = digest[..]
+                .try_into()
+                .map_err(|_| WireError::Field("proof"))?;
+            Some(GrantDigest(digest))
+        }
+        false => None,
+    };
     let ranges = payload.split_to(header.count.get() as usize * BLOCKS);
     let blocks = ranges
         .chunks_exact(BLOCKS)
@@ -437,7 +465,8 @@ fn fetch(header: &RequestHeader, mut payload: Bytes) -> Result<Request, WireErro
         below: Epoch::from_u64(header.second.get()),
         blocks,
         known,
-        compress: header.flags == COMPRESS,
+        compress: header.flags & COMPRESS != 0,
+        proof,
     })
 }
 

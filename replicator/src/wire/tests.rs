@@ -4,8 +4,8 @@
 use super::reply::INVALID_THERE;
 use super::*;
 use crate::message::{
-    Asker, Content, Fetch, Fetched, Found, ListedBlock, Payload, Pulled, ReadBlocks, Refusal,
-    ReplicaState, Sealed, Source, SourceFault, checksum,
+    Asker, Content, Fetch, Fetched, Found, GrantDigest, ListedBlock, Payload, Pulled, ReadBlocks,
+    Refusal, ReplicaState, Sealed, Source, SourceFault, checksum,
 };
 use crate::packed::Packed;
 use crate::words::{
@@ -104,6 +104,7 @@ impl Dice {
                     blocks,
                     known: (0..known).map(|_| self.version()).collect(),
                     compress: self.below(2) == 0,
+                    proof: (self.below(2) == 0).then(|| GrantDigest([self.roll() as u8; 32])),
                 }
             }
             11 => Request::Keep {
@@ -191,7 +192,8 @@ impl Dice {
     }
 
     fn refusal(&mut self) -> Refusal {
-        match self.below(12) {
+        match self.below(13) {
+            12 => Refusal::NotGranted { why: INVALID_THERE },
             9 => Refusal::Source(SourceFault::Away),
             10 => Refusal::Source(SourceFault::Unsealed),
             11 => Refusal::Source(SourceFault::Useless),

@@ -184,6 +184,11 @@ impl Writer {
                 return self.hold(id, call);
             }
             Refusal::BadChecksum => return self.hold(id, call),
+            // No fault of the store's: the shell gets a grant and shows it, and meanwhile we wait.
+            Refusal::NotGranted { .. } => {
+                call.issued = self.now;
+                return self.hold(id, call);
+            }
             _ => {}
         }
         if let Purpose::Read { piece } = call.purpose {

@@ -77,7 +77,8 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         Some(PullingStore { store, puller })
     };
     let server = Server::bind(config.listen, &config.credentials, find)
-        .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?;
+        .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?
+        .accept_ungranted(true);
     let listen = server.local_addr()?;
     let endpoint = server.endpoint();
     let serving = tokio::spawn(server.run());

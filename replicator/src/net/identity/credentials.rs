@@ -1,6 +1,7 @@
 //! What a process shows of itself, and whose certificates it believes: three PEM files.
 
 use super::pki::{certificate_path, key_path};
+use super::revoked::{self, Revoked};
 use super::{Fault, Identity, Role, provider};
 use crate::words::HostName;
 use rustls::RootCertStore;
@@ -20,6 +21,7 @@ pub struct Credentials {
     identity: Identity,
     certified: Arc<CertifiedKey>,
     authority: Arc<RootCertStore>,
+    revoked: Arc<Revoked>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +42,7 @@ pub enum CredentialsError {
     },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is not a {what} in PEM form: {why}; was it cut short or mixed up?")]
+    #[error("{path} is not a good {what}: {why}; was it cut short or mixed up?")]
     Malformed {
         what: &'static str,
         path: PathBuf,
@@ -94,6 +96,9 @@ impl Credentials {
         roots
             .add(ca)
             .map_err(|fault| malformed("authority's certificate", authority, &fault))?;
+        let list = authority.with_file_name(revoked::FILE);
+        let revoked = Revoked::load(list.clone())
+            .map_err(|why| malformed("list of revoked certificates", &list, &why))?;
         let own = read_certificate("certificate", certificate)?;
         let identity = Identity::named_by(&own).map_err(|fault| CredentialsError::Certificate {
             path: certificate.to_path_buf(),
@@ -118,6 +123,7 @@ impl Credentials {
             identity,
             certified: Arc::new(certified),
             authority: Arc::new(roots),
+            revoked: Arc::new(revoked),
         })
     }
 
@@ -128,6 +134,11 @@ impl Credentials {
 
     pub(super) fn certified(&self) -> Arc<CertifiedKey> {
         self.certified.clone()
+    }
+
+    /// The certificates that are refused although they have not expired.
+    pub(super) fn revoked(&self) -> Arc<Revoked> {
+        self.revoked.clone()
     }
 
     pub(super) fn authority(&self) -> Arc<RootCertStore> {

@@ -1,5 +1,7 @@
 //! The accepting side: lets in the roles that it was told to, and nobody else.
 
+use super::name::certificate_of;
+use super::revoked::RECHECK;
 use super::verify::Verifier;
 use super::{Credentials, Expected, Fault, Identity, Role, Verdict, provider};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -11,6 +13,9 @@ use std::time::Duration;
 
 /// A peer has this long for its handshake; then its place is given to another.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Says in CONNECTION_CLOSE what a TLS alert would have said (RFC 9001, 4.8; RFC 8446, 6.2).
+const REVOKED: quinn::VarInt = quinn::VarInt::from_u32(0x100 + 44);
 
 /// Who may connect to a listening address, and with which protocol. Cheap to clone.
 #[derive(Clone)]
@@ -56,8 +61,12 @@ impl Gate {
     pub fn tls(&self) -> (Arc<rustls::ServerConfig>, Verdict) {
         let verdict = Verdict::default();
         let expected = Expected::Roles(self.allowed.clone());
-        let verifier =
-            Verifier::<dyn ClientCertVerifier>::new(self.chain.clone(), expected, verdict.clone());
+        let verifier = Verifier::<dyn ClientCertVerifier>::new(
+            self.chain.clone(),
+            &self.credentials,
+            expected,
+            verdict.clone(),
+        );
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider has TLS 1.3")
@@ -88,6 +97,7 @@ impl Gate {
         let fault = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(connection)) => match Identity::of(&connection) {
                 Ok(identity) => {
+                    end_when_revoked(&self.credentials, &connection, &identity);
                     return Ok(Admitted {
                         connection,
                         identity,
@@ -117,4 +127,28 @@ impl Gate {
         config.transport_config(self.transport.clone());
         (config, verdict)
     }
+}
+
+/// Ends a connection, at either side, soon after the certificate of its peer was revoked.
+pub(super) fn end_when_revoked(
+    credentials: &Credentials,
+    connection: &quinn::Connection,
+    peer: &Identity,
+) {
+    let Some(certificate) = certificate_of(connection) else {
+        return;
+    };
+    let (revoked, connection, peer) = (credentials.revoked(), connection.clone(), peer.clone());
+    tokio::spawn(async move {
+        while tokio::time::timeout(RECHECK, connection.closed())
+            .await
+            .is_err()
+        {
+            if revoked.has(&certificate) {
+                tracing::warn!(%peer, from = %connection.remote_address(), "its certificate was revoked; its connection is closed");
+                connection.close(REVOKED, b"the certificate was revoked");
+                return;
+            }
+        }
+    });
 }

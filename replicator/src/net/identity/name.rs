@@ -86,17 +86,20 @@ impl Identity {
     /// Whom an established connection leads to. The handshake has checked it; every connection
     /// that a [`super::Gate`] let in or a [`super::Dial`] made has one.
     pub fn of(connection: &quinn::Connection) -> Result<Identity, Fault> {
-        let certificates = connection
-            .peer_identity()
-            .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-            .ok_or(Fault::NoCertificate)?;
-        Identity::named_by(certificates.first().ok_or(Fault::NoCertificate)?)
+        Identity::named_by(&certificate_of(connection).ok_or(Fault::NoCertificate)?)
     }
 
     /// Whether the name can stand in a certificate: two dots in a row, say, cannot.
     pub(super) fn is_dns_name(&self) -> bool {
         DnsName::try_from(self.dns_name()).is_ok()
     }
+}
+
+/// What the peer of an established connection has shown.
+pub(super) fn certificate_of(connection: &quinn::Connection) -> Option<CertificateDer<'static>> {
+    let any = connection.peer_identity()?;
+    let certificates = any.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    certificates.first().cloned()
 }
 
 impl fmt::Display for Identity {

@@ -2,6 +2,7 @@
 //! and of the role (and host) that is meant. What was wrong is left in a [`Verdict`], because an
 //! alert on the wire cannot say it.
 
+use super::revoked::Revoked;
 use super::{Credentials, Identity, Role, provider};
 use crate::words::HostName;
 use rustls::client::WebPkiServerVerifier;
@@ -22,6 +23,8 @@ pub enum Fault {
     ForeignAuthority { who: Claimed },
     #[error("its certificate ({who}) has expired; issue a new one with `ukai init`")]
     Expired { who: Claimed },
+    #[error("its certificate ({who}) was revoked; issue a new one with `ukai init`")]
+    Revoked { who: Claimed },
     #[error("its certificate ({who}) is not good yet; do the clocks of both hosts agree?")]
     NotYetValid { who: Claimed },
     #[error("its certificate is of {who}, but {expected} is expected here")]
@@ -138,6 +141,7 @@ impl Verdict {
         let alert = match &fault {
             Fault::ForeignAuthority { .. } => CertificateError::UnknownIssuer,
             Fault::Expired { .. } => CertificateError::Expired,
+            Fault::Revoked { .. } => CertificateError::Revoked,
             Fault::NotYetValid { .. } => CertificateError::NotValidYet,
             Fault::WrongRole { .. } => CertificateError::ApplicationVerificationFailure,
             _ => CertificateError::BadEncoding,
@@ -151,12 +155,27 @@ impl Verdict {
 const CERTIFICATE_REQUIRED: u64 = 0x100 + 116;
 pub(super) const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
 
+/// A certificate that was found to be signed, unless it was revoked.
+pub(super) fn revoked_or(
+    credentials: &Credentials,
+    certificate: &CertificateDer<'_>,
+    who: &Identity,
+) -> Result<(), Fault> {
+    match credentials.revoked().has(certificate) {
+        true => Err(Fault::Revoked {
+            who: Claimed(Some(who.clone())),
+        }),
+        false => Ok(()),
+    }
+}
+
 /// Checks the peer of one connection. The chain is left to webpki, the name is ours.
 #[derive(Debug)]
 pub(super) struct Verifier<V: ?Sized> {
     chain: Arc<V>,
     expected: Expected,
     verdict: Verdict,
+    revoked: Arc<Revoked>,
 }
 
 impl Verifier<dyn ClientCertVerifier> {
@@ -166,11 +185,17 @@ impl Verifier<dyn ClientCertVerifier> {
             .expect("an authority was loaded")
     }
 
-    pub fn new(chain: Arc<dyn ClientCertVerifier>, expected: Expected, verdict: Verdict) -> Self {
+    pub fn new(
+        chain: Arc<dyn ClientCertVerifier>,
+        credentials: &Credentials,
+        expected: Expected,
+        verdict: Verdict,
+    ) -> Self {
         Verifier {
             chain,
             expected,
             verdict,
+            revoked: credentials.revoked(),
         }
     }
 }
@@ -185,6 +210,7 @@ impl Verifier<WebPkiServerVerifier> {
             chain,
             expected,
             verdict,
+            revoked: credentials.revoked(),
         }
     }
 }
@@ -193,10 +219,14 @@ impl<V: ?Sized> Verifier<V> {
     /// `signed` is what the check of the chain said of the certificate that names `named`.
     fn judge<T>(
         &self,
+        certificate: &CertificateDer<'_>,
         named: Result<Identity, Fault>,
         signed: Result<T, Error>,
     ) -> Result<T, Error> {
         let fault = match (signed, named) {
+            (Ok(_), named) if self.revoked.has(certificate) => Fault::Revoked {
+                who: Claimed(named.ok()),
+            },
             (Ok(signed), Ok(who)) if self.expected.admits(&who) => return Ok(signed),
             (Ok(_), Ok(who)) => self.unexpected(who),
             (Ok(_), Err(fault)) => fault,
@@ -253,7 +283,7 @@ impl ClientCertVerifier for Verifier<dyn ClientCertVerifier> {
         let signed = self
             .chain
             .verify_client_cert(end_entity, intermediates, now);
-        self.judge(Identity::named_by(end_entity), signed)
+        self.judge(end_entity, Identity::named_by(end_entity), signed)
     }
 
     fn verify_tls12_signature(
@@ -298,7 +328,7 @@ impl ServerCertVerifier for Verifier<WebPkiServerVerifier> {
         let signed = self
             .chain
             .verify_server_cert(end_entity, intermediates, &name, ocsp, now);
-        self.judge(named, signed)
+        self.judge(end_entity, named, signed)
     }
 
     fn verify_tls12_signature(

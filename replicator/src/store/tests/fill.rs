@@ -216,6 +216,7 @@ fn a_fetch_leaves_out_what_the_asker_holds() {
         blocks: vec![Blocks::new(Block(0), 3), Blocks::new(Block(8), 2)],
         known,
         compress,
+        proof: None,
     };
     for compress in [false, true] {
         let known = vec![Version::ZERO, v(1, 1), Version::ZERO, v(1, 2), v(1, 1)];

@@ -7,6 +7,7 @@ mod damage;
 mod files;
 mod fill;
 mod moves;
+mod old_format;
 mod rng;
 mod script;
 mod space;

@@ -1,0 +1,126 @@
+//! A store that the program before the current format wrote is opened, keeps what it has, and has the
+//! current format from then on.
+//!
+//! `format_2.zst` is the directory of a store as format 2 left it when its process was killed: a checkpoint
+//! with a disk (epoch 1: blocks 0 to 2), then a log (epoch 2: blocks 2 to 4). Packed: for each file u16 length of its name, name, u32 length, content.
+
+use super::DISK;
+use super::bench::content;
+use crate::message::{Asker, Found, Reply, Request};
+use crate::store::frame::FORMAT_VERSION;
+use crate::store::media::FileMedia;
+use crate::store::{BootId, Options, SharedStore, Store};
+use crate::words::{Block, Blocks, Epoch, Incarnation, Seq, Version};
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+fn ask(store: &SharedStore, request: Request) -> Reply {
+    let (done, answer) = mpsc::channel();
+    store.submit(request, None, move |reply| done.send(reply).unwrap());
+    answer
+        .recv_timeout(Duration::from_secs(20))
+        .expect("every request is answered")
+}
+
+fn asker(epoch: u64, incarnation: Incarnation) -> Asker {
+    Asker {
+        disk: DISK,
+        epoch: Epoch::from_u64(epoch),
+        incarnation,
+    }
+}
+
+const PACKED: &[u8] = include_bytes!("format_2.zst");
+
+fn unpack(dir: &Path) {
+    let bytes = zstd::decode_all(PACKED).unwrap();
+    let mut rest = &bytes[..];
+    let mut take = |bytes: usize| {
+        let (taken, after) = rest.split_at(bytes);
+        rest = after;
+        (taken, after.is_empty())
+    };
+    loop {
+        let name = take(2).0.try_into().unwrap();
+        let name = take(u16::from_le_bytes(name).into()).0;
+        let len = take(4).0.try_into().unwrap();
+        let (content, last) = take(u32::from_le_bytes(len) as usize);
+        std::fs::write(dir.join(std::str::from_utf8(name).unwrap()), content).unwrap();
+        if last {
+            return;
+        }
+    }
+}
+
+fn format_of(dir: &Path) -> u32 {
+    let bytes = std::fs::read(dir.join("UKAI-STORE")).unwrap();
+    u32::from_le_bytes(bytes[12..16].try_into().unwrap())
+}
+
+fn assert_holds_it_all(store: &SharedStore, asker: Asker) {
+    let request = Request::Read {
+        asker,
+        from: Epoch::from_u64(1),
+        below: Epoch::MAX,
+        blocks: Blocks::new(Block(0), 6),
+    };
+    let Reply::Read(read) = ask(store, request) else {
+        panic!("it is readable");
+    };
+    let version = |epoch, seq| Version::new(Epoch::from_u64(epoch), Seq(seq));
+    let written = [(0, version(1, 1)), (1, version(1, 1))]
+        .into_iter()
+        .chain((2..5).map(|block| (block, version(2, 1))));
+    let mut data = read.data.chunks_exact(4096);
+    for ((block, version), found) in written.zip(&read.found) {
+        let Found::Data { version: has, .. } = found else {
+            panic!("block {block}: {found:?}");
+        };
+        let expected = content(DISK, Block(block), version);
+        assert_eq!((*has, data.next()), (version, Some(&expected[..])));
+    }
+    // Whole, and never written: the entry is the first.
+    assert!(!matches!(read.found[5], Found::Data { .. }));
+}
+
+#[test]
+fn a_store_of_the_format_before_is_opened_and_goes_on_in_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    unpack(dir.path());
+    assert_eq!(format_of(dir.path()), 2);
+    let (store, recovery) = SharedStore::open(dir.path(), Options::tiny()).unwrap();
+    assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
+    assert_eq!(format_of(dir.path()), FORMAT_VERSION);
+    let epoch = Epoch::from_u64(2);
+    assert_eq!(store.shown_by(DISK), (epoch, Bytes::new()));
+    let seal = |grant: &'static [u8]| Request::Seal {
+        disk: DISK,
+        epoch,
+        grant: Bytes::from_static(grant),
+        record: Bytes::new(),
+    };
+    let Reply::Sealed(sealed) = ask(&store, seal(b"granted")) else {
+        panic!("the epoch that it was shown last");
+    };
+    assert_holds_it_all(&store, asker(2, sealed.incarnation));
+    // From its log, and from a checkpoint.
+    store.close().unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let (store, _) = SharedStore::open(dir.path(), Options::tiny()).unwrap();
+        assert_eq!(
+            store.shown_by(DISK),
+            (epoch, Bytes::from_static(b"granted"))
+        );
+        assert_holds_it_all(&store, asker(2, store.incarnation()));
+        store.close().unwrap();
+        drop(store);
+        let media = FileMedia::new(dir.path()).unwrap();
+        let boot = BootId::of_this_host().unwrap();
+        let (mut store, _) = Store::open(media, Options::tiny(), boot).unwrap();
+        store.start_checkpoint();
+        while store.housekeep() {}
+    }
+}
