@@ -17,6 +17,10 @@ pub const MAX_DATA_BLOCKS: u32 = 256;
 pub const MAX_LISTED: usize = 4096;
 /// The most runs that one [`Reply::Surveyed`] names.
 pub const MAX_SURVEYED: usize = 4096;
+/// The most extents that one [`Reply::Digested`] covers.
+pub const MAX_DIGESTS: usize = 1024;
+/// The most damaged blocks that one answer names.
+pub const MAX_DAMAGED: usize = 256;
 
 /// The longest grant that goes with a [`Request::Seal`]: a certificate and a signature fit well.
 pub const MAX_GRANT_BYTES: usize = 4 << 10;
@@ -98,6 +102,16 @@ pub enum Request {
         below: Epoch,
         blocks: Blocks,
     },
+    /// Of these blocks of one extent, get from another store those that are known to be damaged here, each
+    /// in the very version that is damaged (rule F1): what the entry that began there at `from` has of
+    /// them below epoch `below`. Answered like a pull.
+    Heal {
+        asker: Asker,
+        source: Source,
+        from: Epoch,
+        below: Epoch,
+        blocks: Blocks,
+    },
     /// A pulling store reads, like [`Request::Read`], but what it holds in the same version already
     /// is not sent to it.
     Fetch {
@@ -140,6 +154,16 @@ pub enum Request {
         extents: Extents,
         oldest: Epoch,
     },
+    /// Sum up what the entry that began at `from` has of each of `extents`, so that two stores can tell
+    /// that they hold the same without showing it; and name what is known to be damaged of them.
+    Digest {
+        asker: Asker,
+        from: Epoch,
+        extents: Extents,
+    },
+    /// Read everything that is held of these blocks of one extent from the media, and say what does not
+    /// match its checksum.
+    Verify { asker: Asker, blocks: Blocks },
 }
 
 impl Request {
@@ -168,6 +192,9 @@ impl Request {
             Request::Settle { .. } => "settle",
             Request::Keep { .. } => "keep",
             Request::Collapse { .. } => "collapse",
+            Request::Heal { .. } => "heal",
+            Request::Digest { .. } => "digest",
+            Request::Verify { .. } => "verify",
         }
     }
 }
@@ -252,7 +279,72 @@ pub enum Reply {
     Settled,
     Kept,
     Collapsed,
+    Digested(Digested),
+    Verified(Verified),
     Refused(Refusal),
+}
+
+/// The answer to [`Request::Digest`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Digested {
+    /// Of the first extents that were asked for: at least one, and as many as could be told at once.
+    pub digests: Vec<Digest>,
+    /// Blocks of these extents that are known to be damaged, in order; not more than fit.
+    pub damaged: Vec<DamagedBlock>,
+}
+
+/// The answer to [`Request::Verify`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verified {
+    /// Blocks of data that were read, older versions included.
+    pub blocks: u64,
+    /// Those that do not match, in order.
+    pub damaged: Vec<DamagedBlock>,
+}
+
+/// A block that is not what it was when it was written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DamagedBlock {
+    pub block: Block,
+    pub version: Version,
+}
+
+/// A sum over blocks that does not depend on their order: of each, its number, its version and whether it
+/// is zeroes. A version names one content, so equal digests mean equal copies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Digest {
+    /// Wrapping.
+    pub sum: u128,
+    /// Also of zeroes.
+    pub blocks: u64,
+}
+
+impl Digest {
+    pub fn add(&mut self, block: Block, version: Version, zeroes: bool) {
+        self.sum = self.sum.wrapping_add(mix(block, version, zeroes));
+        self.blocks += 1;
+    }
+
+    /// This one with `after` in the place of `before`, which is a part of it.
+    pub fn replaced(self, before: Digest, after: Digest) -> Digest {
+        Digest {
+            sum: self.sum.wrapping_sub(before.sum).wrapping_add(after.sum),
+            blocks: self.blocks - before.blocks + after.blocks,
+        }
+    }
+}
+
+/// 128 bits in which each bit of the input counts: multiplications by odd numbers (from the digits of pi and
+/// e), with the high bits folded down in between. It guards against accidents, not against malice.
+fn mix(block: Block, version: Version, zeroes: bool) -> u128 {
+    const PI: u128 = 0x243f_6a88_85a3_08d3_1319_8a2e_0370_7345;
+    const E: u128 = 0xb7e1_5162_8aed_2a6a_bf71_5880_9cf4_f3c7;
+    let place = u128::from(block.0) << 64 | u128::from(version.epoch.as_u64());
+    let rest = u128::from(version.seq.0) << 1 | u128::from(zeroes);
+    let mut mixed = place.wrapping_mul(PI);
+    mixed = (mixed ^ (mixed >> 67)).wrapping_add(rest).wrapping_mul(E);
+    mixed = (mixed ^ (mixed >> 61)).wrapping_mul(PI);
+    mixed ^ (mixed >> 64)
 }
 
 /// A store's state for one disk, as of the seal.

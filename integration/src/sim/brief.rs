@@ -80,6 +80,23 @@ pub(super) fn brief(request: &Request) -> String {
             at(asker.epoch, blocks),
             name(source.store)
         ),
+        Request::Heal {
+            asker,
+            source,
+            from,
+            below,
+            blocks,
+        } => format!(
+            "Heal {} out of {} from {from} below {below}",
+            at(asker.epoch, blocks),
+            name(source.store)
+        ),
+        Request::Digest {
+            asker,
+            from,
+            extents,
+        } => format!("Digest {} {extents} from {from}", asker.epoch),
+        Request::Verify { asker, blocks } => format!("Verify {}", at(asker.epoch, blocks)),
         Request::Fetch {
             asker,
             from,

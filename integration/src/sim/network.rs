@@ -21,7 +21,15 @@ impl World {
             to.life,
             brief(&request)
         ));
+        let heals = matches!(request, Request::Heal { .. });
         if let Request::Pull {
+            asker,
+            source,
+            from,
+            below,
+            blocks,
+        }
+        | Request::Heal {
             asker,
             source,
             from,
@@ -35,6 +43,7 @@ impl World {
                 from,
                 below,
                 blocks,
+                heals,
             };
             return self.pull_arrives(store, to, pull);
         }

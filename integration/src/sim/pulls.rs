@@ -40,6 +40,8 @@ pub(super) struct Pull {
     pub from: Epoch,
     pub below: Epoch,
     pub blocks: Blocks,
+    /// Only what is known to be damaged there.
+    pub heals: bool,
 }
 
 impl World {
@@ -48,7 +50,11 @@ impl World {
         let Some(core) = self.store(store).core.as_mut() else {
             return;
         };
-        let missing = match core.missing(pull.asker, pull.below, pull.blocks) {
+        let missing = match pull.heals {
+            true => core.spoilt(pull.asker, pull.blocks),
+            false => core.missing(pull.asker, pull.below, pull.blocks),
+        };
+        let missing = match missing {
             Ok(missing) => missing,
             Err(refusal) => return self.reply(store, to, Reply::Refused(refusal)),
         };
@@ -127,7 +133,7 @@ impl World {
                 let wait = self.dice.wait(30);
                 self.after(wait, What::RunFetch(pull, source, process, plan));
             }
-            Handled::Read(_) | Handled::AfterSync(_) => {
+            Handled::Read(_) | Handled::Verify(_) | Handled::AfterSync(_) => {
                 self.violate("a fetch is answered by a fetch".into());
             }
         }

@@ -122,6 +122,7 @@ impl StoreNode {
             Handled::Now(reply) => Some(Answer::Now(reply)),
             Handled::Read(plan) => Some(Answer::Read(plan)),
             Handled::Fetch(_) => panic!("stores fetch from each other by themselves"),
+            Handled::Verify(plan) => Some(Answer::Now(Reply::Verified(plan.run()))),
             Handled::AfterSync(promise) => {
                 self.promises.push((promise, to));
                 Some(Answer::AfterSync)

@@ -73,6 +73,9 @@ impl Admission {
             | Request::Read { asker, .. }
             | Request::Survey { asker, .. }
             | Request::Pull { asker, .. }
+            | Request::Heal { asker, .. }
+            | Request::Digest { asker, .. }
+            | Request::Verify { asker, .. }
             | Request::Sync { asker, .. }
             | Request::List { asker, .. }
             | Request::Settle { asker, .. }

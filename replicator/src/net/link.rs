@@ -2,7 +2,7 @@
 
 use super::meter::Meter;
 use crate::message::{Found, Refusal, Reply, Request, checksum};
-use crate::wire::{Call, Frame, Message, spoken};
+use crate::wire::{Call, Frame, Message, since, spoken};
 use crate::words::{BLOCK_BYTES, StoreId};
 use crate::writer::CallId;
 use bytes::Bytes;
@@ -88,6 +88,8 @@ enum Expected {
     Fetched(usize),
     Kept,
     Collapsed,
+    Digested,
+    Verified,
 }
 
 impl Link {
@@ -138,6 +140,15 @@ impl Link {
     pub fn send(&self, call: CallId, request: &Request) {
         let mut state = self.remote.state.lock();
         if !state.connected || state.overflowed {
+            return;
+        }
+        if since(request) > state.version {
+            // An older program, which would hang up: it is as if it had said so itself.
+            let why = "the store is of an older version";
+            let reply = Reply::Refused(Refusal::Invalid { why });
+            if let Some(events) = state.subscribers.get(&self.me) {
+                events(LinkEvent::Reply { call, reply });
+            }
             return;
         }
         let on_wire = Call(state.next_call);
@@ -281,7 +292,9 @@ impl Expected {
             Request::List { .. } => Expected::Listed,
             Request::Settle { .. } => Expected::Settled,
             Request::Survey { .. } => Expected::Surveyed,
-            Request::Pull { .. } => Expected::Pulled,
+            Request::Pull { .. } | Request::Heal { .. } => Expected::Pulled,
+            Request::Digest { .. } => Expected::Digested,
+            Request::Verify { .. } => Expected::Verified,
             Request::Fetch { blocks, .. } => {
                 Expected::Fetched(blocks.iter().map(|part| part.count as usize).sum())
             }
@@ -302,6 +315,8 @@ impl Expected {
             | (Expected::Settled, Reply::Settled)
             | (Expected::Surveyed, Reply::Surveyed { .. })
             | (Expected::Pulled, Reply::Pulled(_))
+            | (Expected::Digested, Reply::Digested(_))
+            | (Expected::Verified, Reply::Verified(_))
             | (Expected::Kept, Reply::Kept)
             | (Expected::Collapsed, Reply::Collapsed) => true,
             (Expected::Fetched(blocks), Reply::Fetched(fetched)) => fetched.found.len() == blocks,

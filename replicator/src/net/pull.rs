@@ -106,7 +106,7 @@ impl Puller {
 impl Inner {
     async fn carry_out(&self, store: &SharedStore, pull: &Pull) -> Result<Reply, Refusal> {
         let _permit = self.permits.acquire().await.expect("it is never closed");
-        let missing = store.missing(pull.asker, pull.below, pull.blocks)?;
+        let missing = store.missing(pull)?;
         if missing.blocks.is_empty() {
             return Ok(Reply::Pulled(Default::default()));
         }

@@ -284,7 +284,9 @@ fn weight(request: &Request) -> usize {
         } => payload.data.len(),
         Request::Read { blocks, .. } => blocks.count as usize * BLOCK_BYTES as usize,
         // What arrived for it, and the same unpacked.
-        Request::Pull { blocks, .. } => 2 * blocks.count as usize * BLOCK_BYTES as usize,
+        Request::Pull { blocks, .. } | Request::Heal { blocks, .. } => {
+            2 * blocks.count as usize * BLOCK_BYTES as usize
+        }
         Request::Fetch { blocks, .. } => {
             let count: usize = blocks.iter().map(|part| part.count as usize).sum();
             count * BLOCK_BYTES as usize
@@ -292,6 +294,9 @@ fn weight(request: &Request) -> usize {
         // Their tables, at worst.
         Request::List { .. } | Request::Survey { .. } => 128 << 10,
         Request::Seal { grant, record, .. } => (128 << 10) + grant.len() + record.len(),
+        Request::Digest { .. } => 32 << 10,
+        // A window of the log, not the blocks themselves.
+        Request::Verify { .. } => 512 << 10,
         _ => 0,
     };
     REQUEST_BYTES + data

@@ -313,6 +313,7 @@ fn disk(from: &mut Reader<'_>, format: u32) -> Option<Disk> {
         let state = ExtentState {
             highest: version(from)?,
             allocated: from.u32()?,
+            digest: None,
         };
         disk.extents.insert(extent, state);
     }

@@ -4,6 +4,7 @@ use super::frame::LogPoint;
 use super::index::{Chunk, Entry};
 use super::place::Place;
 use super::replica::Replicas;
+use crate::message::Digest;
 use crate::plant::{Plant, planted};
 use crate::words::{Block, Epoch, Extent, ExtentSize, Version};
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub struct ExtentState {
     pub highest: Version,
     /// Blocks with data.
     pub allocated: u32,
+    /// What the newest membership has, once somebody has asked (digest.rs).
+    pub digest: Option<Digest>,
 }
 
 /// A chunk of the index: in memory, or where the log has it.

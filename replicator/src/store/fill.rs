@@ -1,13 +1,14 @@
 //! Filling: blocks from another store of an older entry, under the versions that they have there (rule F1).
 //!
 //! ```text
-//!  missing: which blocks are not proven here, and in which versions they stand here unproven
+//!  missing: which blocks are not proven here or damaged, and in which versions they stand here unproven
 //!  (the node asks the other store, without holding this one)
 //!  fill:    data and zeroes go into the log as frames marked "filled during this membership";
 //!           what stands here in the same version is adopted, which takes a few bytes and no data
 //! ```
 //!
-//! A version names one content, so equal versions are equal blocks. What is proven is never replaced. What
+//! A version names one content, so equal versions are equal blocks. What is proven is never replaced, except
+//! that a frame that the media spoilt is written anew in the very version that it had (damage.rs). What
 //! is not proven gives way to what is filled in even if its version is higher: no entry claims it, it is
 //! the tail of a membership that ended before it was acknowledged.
 
@@ -34,6 +35,8 @@ pub struct Missing {
     pub blocks: Vec<Blocks>,
     /// For each block the version in which it stands here unproven; [`Version::ZERO`] for none.
     pub known: Vec<Version>,
+    /// They are damaged, see [`Store::spoilt`]: nothing is taken but these very versions.
+    pub heals: bool,
 }
 
 /// What another store gave, its data checked against its checksums.
@@ -61,13 +64,15 @@ impl<M: Media> Store<M> {
     ) -> Result<Missing, Refusal> {
         let (_, proof) = self.membership(&asker, blocks)?;
         self.load(asker.disk, blocks)?;
+        let spoilt = self.spoilt_of(asker.disk, blocks);
         let mut missing = Missing::default();
         for block in blocks.iter() {
             let proven = |entry: &Entry| proof.covers(entry) || planted(Plant::UnprovenCounts);
             if self.holdings.entry(asker.disk, block, proven).is_some() {
                 continue;
             }
-            let unproven = |entry: &Entry| entry.version.epoch < below;
+            // What is damaged is of no use, also in the right version.
+            let unproven = |entry: &Entry| entry.version.epoch < below && !spoilt.contains(&block);
             let known = self.holdings.entry(asker.disk, block, unproven);
             missing
                 .known
@@ -75,6 +80,21 @@ impl<M: Media> Store<M> {
             add(&mut missing.blocks, block);
         }
         Ok(missing)
+    }
+
+    /// Of `blocks`, what is known to be damaged: what a heal has to ask another store for.
+    pub fn spoilt(&mut self, asker: Asker, blocks: Blocks) -> Result<Missing, Refusal> {
+        self.membership(&asker, blocks)?;
+        self.load(asker.disk, blocks)?;
+        let mut spoilt = Missing {
+            heals: true,
+            ..Missing::default()
+        };
+        for block in self.spoilt_of(asker.disk, blocks) {
+            spoilt.known.push(Version::ZERO);
+            add(&mut spoilt.blocks, block);
+        }
+        Ok(spoilt)
     }
 
     /// Puts in what another store gave for what was [`Store::missing`] a while ago. A refusal for want of room
@@ -91,6 +111,9 @@ impl<M: Media> Store<M> {
         let (membership, proof) = self.membership(&asker, whole)?;
         self.load(asker.disk, whole)?;
         check(asker, below, missing, filling)?;
+        if missing.heals {
+            return self.heal(asker.disk, &all, filling);
+        }
 
         let mut pulled = Pulled {
             bytes: filling.wire_bytes,
@@ -201,6 +224,7 @@ impl<M: Media> Store<M> {
                 let entry = entry_of(header, place);
                 let filled = self.holdings.fill(disk, header.blocks(), entry, from);
                 filled.map_err(too_many_eras)?;
+                self.damages.forget(disk, header.blocks(), header.version());
                 place = Place::new(place.segment, place.offset() + header.frame_bytes());
             }
         }

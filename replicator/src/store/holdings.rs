@@ -96,6 +96,13 @@ impl Holdings {
     /// Data or zeroes at `place` are the content of `blocks` under a version. The index of these
     /// blocks is loaded.
     pub fn put(&mut self, disk: DiskId, blocks: Blocks, entry: Entry) -> Result<(), TooManyEras> {
+        let before = self.disk(disk).counted_in_digest(blocks);
+        let put = self.put_entry(disk, blocks, entry);
+        self.disk(disk).recount_digest(blocks, before);
+        put
+    }
+
+    fn put_entry(&mut self, disk: DiskId, blocks: Blocks, entry: Entry) -> Result<(), TooManyEras> {
         let counting = self.counting;
         let state = self.disks.entry(disk).or_default();
         let live = &mut self.live;
@@ -155,9 +162,11 @@ impl Holdings {
         entry: Entry,
         from: Epoch,
     ) -> Result<(), TooManyEras> {
+        let before = self.disk(disk).counted_in_digest(blocks);
         for block in blocks.iter() {
             self.supersede(disk, block, &entry, from);
         }
+        self.disk(disk).recount_digest(blocks, before);
         self.put(disk, blocks, entry)
     }
 
@@ -560,6 +569,7 @@ impl Disk {
         self.joins = join;
         self.replicas
             .join(change.extents, change.from, join, change.incarnation);
+        self.forget_digests(change.extents);
     }
 
     pub fn note_watermark(&mut self, epoch: Epoch, seq: u64) {

@@ -12,6 +12,7 @@
 //! for housekeeping. Where to read on:
 //!
 //! - a pull: `pull.rs` and `fill.rs`, from what `survey.rs` and `fetch.rs` say of another store;
+//! - what the media spoilt, and how it is healed: `damage.rs`; what is looked for: `verify.rs`, `digest.rs`;
 //! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end) -> `index/`;
 //! - a read: `read.rs`; a sync: `sync.rs`;
 //! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
@@ -21,6 +22,8 @@ mod append;
 pub mod check;
 mod checkpoint;
 mod clean;
+mod damage;
+mod digest;
 mod directory;
 mod disk;
 mod error;
@@ -47,6 +50,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod verify;
 mod walk;
 mod write;
 
@@ -64,6 +68,7 @@ pub use recover::Recovery;
 pub use shared::{ReadInto, SharedStore};
 pub use sync::Promise;
 pub use usage::{DiskUsage, Usage};
+pub use verify::VerifyPlan;
 
 use crate::message::Reply;
 use crate::words::{DiskId, Incarnation, Starts, StoreId};
@@ -86,6 +91,7 @@ pub struct Store<M: Media> {
     options: Options,
     checkpoints: checkpoint::Checkpoints,
     cleaning: clean::Cleaning,
+    damages: damage::Damages,
     _lock: M::Lock,
 }
 
@@ -96,6 +102,8 @@ pub enum Handled<M: Media> {
     Read(ReadPlan<M>),
     /// The same.
     Fetch(FetchPlan<M>),
+    /// The same.
+    Verify(VerifyPlan<M>),
     /// Done, but the answer waits for a sync: [`Store::keep`] gives it when [`Store::synced`] has
     /// reached [`Promise::point`], or when the store has failed.
     AfterSync(Promise),

@@ -15,7 +15,7 @@ use crate::words::{BLOCK_BYTES, Blocks, Epoch};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
-/// What [`Request::Pull`] says.
+/// What [`Request::Pull`] or [`Request::Heal`] says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pull {
     pub asker: Asker,
@@ -23,6 +23,8 @@ pub struct Pull {
     pub from: Epoch,
     pub below: Epoch,
     pub blocks: Blocks,
+    /// Only what is known to be damaged here.
+    pub heals: bool,
 }
 
 impl Pull {
@@ -41,6 +43,21 @@ impl Pull {
                 from,
                 below,
                 blocks,
+                heals: false,
+            }),
+            Request::Heal {
+                asker,
+                source,
+                from,
+                below,
+                blocks,
+            } => Some(Pull {
+                asker,
+                source,
+                from,
+                below,
+                blocks,
+                heals: true,
             }),
             _ => None,
         }

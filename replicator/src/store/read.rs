@@ -5,6 +5,7 @@
 //! own buffer meanwhile, so a block that does not match is read once more, into memory of our own,
 //! before it counts as damaged.
 
+use super::damage::{Finds, Spoilt};
 use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES, Header, Kind, RawHeader};
 use super::index::Entry;
 use super::media::{Media, MediaFile, Piece};
@@ -38,6 +39,7 @@ pub struct ReadPlan<M: Media> {
     pub(super) blocks: Blocks,
     pub(super) found: Vec<Planned>,
     pub(super) fetches: SmallVec<[Fetch<M>; 1]>,
+    pub(super) finds: Finds,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,10 +150,10 @@ impl<M: Media> ReadPlan<M> {
             Err(error) if now && error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(NotNow::WouldWait);
             }
+            Err(_) if now => return Err(NotNow::WouldWait),
             Err(error) => {
-                let block = self.block_of(fetch.index);
                 tracing::error!(%error, place = %fetch.place, "the media failed to read");
-                return Err(NotNow::Refused(Refusal::Damaged { block }));
+                return self.one_by_one(fetch, into, found);
             }
             Ok(()) => {}
         }
@@ -186,6 +188,23 @@ impl<M: Media> ReadPlan<M> {
         Ok(())
     }
 
+    /// After an error that says nothing of where: each block by itself, so that the right one is named.
+    fn one_by_one(
+        &self,
+        fetch: &Fetch<M>,
+        into: &dyn Destination,
+        found: &mut [Found],
+    ) -> Result<(), NotNow> {
+        for i in 0..fetch.count {
+            let index = fetch.index + i;
+            let read = self.again(fetch, frame_behind(fetch.place, i), index, into)?;
+            if let Found::Data { sum, .. } = &mut found[index as usize] {
+                *sum = read;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads a block that did not match into memory that nobody else can change.
     fn again(
         &self,
@@ -212,6 +231,13 @@ impl<M: Media> ReadPlan<M> {
                     disk = %self.disk, block = block.0, %place,
                     "the media returned something else than was written"
                 );
+                if let Planned::Data(version) = self.found[index as usize] {
+                    self.finds.add(Spoilt {
+                        disk: self.disk,
+                        block,
+                        version,
+                    });
+                }
                 Err(NotNow::Refused(Refusal::Damaged { block }))
             }
         }

@@ -103,6 +103,7 @@ impl<M: Media> Store<M> {
             boot,
             checkpoints: Checkpoints::after(walk.number, replay_from, &options),
             cleaning: Default::default(),
+            damages: Default::default(),
             options,
             _lock: lock,
         };

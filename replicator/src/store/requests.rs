@@ -73,9 +73,17 @@ impl<M: Media> Store<M> {
                 .fetch(asker, (from, below), blocks, known, compress)
                 .map(Handled::Fetch),
             // It takes a network: see [`Store::missing`] and [`Store::fill`].
-            Request::Pull { .. } => Err(Refusal::Invalid {
+            Request::Pull { .. } | Request::Heal { .. } => Err(Refusal::Invalid {
                 why: "a pull is carried out by the store's node",
             }),
+            Request::Digest {
+                asker,
+                from,
+                extents,
+            } => self.digest(asker, from, extents).map(Handled::Now),
+            Request::Verify { asker, blocks } => {
+                self.plan_verify(asker, blocks).map(Handled::Verify)
+            }
             Request::Keep {
                 asker,
                 extents,
@@ -258,6 +266,7 @@ impl<M: Media> Store<M> {
             disk: asker.disk,
             blocks,
             found: Vec::with_capacity(blocks.count as usize),
+            finds: self.damages.finds.clone(),
             fetches: Default::default(),
         };
         for (index, block) in blocks.iter().enumerate() {

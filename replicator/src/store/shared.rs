@@ -8,11 +8,11 @@ use super::error::Doing;
 use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
 use super::{
-    BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Recovery, Store, StoreError,
-    Usage,
+    BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, Store,
+    StoreError, Usage, VerifyPlan,
 };
 use crate::message::{Asker, Pulled, Refusal, Reply, Request};
-use crate::words::{Blocks, DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
+use crate::words::{DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -75,7 +75,7 @@ struct Core {
 #[derive(Default)]
 struct Reads {
     queue: VecDeque<(Wanted, Done)>,
-    /// Fetches of other stores: after everything that somebody waits for.
+    /// Fetches of other stores, and verifying: after everything that somebody waits for.
     fetches: VecDeque<(Wanted, Done)>,
     closing: bool,
 }
@@ -90,6 +90,7 @@ impl Reads {
 enum Wanted {
     Read(ReadPlan<FileMedia>, Option<ReadInto>),
     Fetch(FetchPlan<FileMedia>),
+    Verify(VerifyPlan<FileMedia>),
 }
 
 impl Wanted {
@@ -100,6 +101,7 @@ impl Wanted {
             Wanted::Fetch(plan) => {
                 return plan.run().map_or_else(Reply::Refused, Reply::Fetched);
             }
+            Wanted::Verify(plan) => return Reply::Verified(plan.run()),
         };
         read.map_or_else(Reply::Refused, Reply::Read)
     }
@@ -214,14 +216,21 @@ impl SharedStore {
                 // It compresses, perhaps: nothing for the caller's thread.
                 shared.read_later(Wanted::Fetch(plan), Box::new(done));
             }
+            Handled::Verify(plan) => {
+                drop(core);
+                shared.read_later(Wanted::Verify(plan), Box::new(done));
+            }
         }
     }
 
-    /// See [`Store::missing`].
-    pub fn missing(&self, asker: Asker, below: Epoch, blocks: Blocks) -> Result<Missing, Refusal> {
+    /// See [`Store::missing`], or [`Store::spoilt`] for a heal.
+    pub fn missing(&self, pull: &Pull) -> Result<Missing, Refusal> {
         let mut core = self.threads.shared.core.lock();
         let store = core.store.as_mut().ok_or(Refusal::Failed)?;
-        store.missing(asker, below, blocks)
+        match pull.heals {
+            true => store.spoilt(pull.asker, pull.blocks),
+            false => store.missing(pull.asker, pull.below, pull.blocks),
+        }
     }
 
     /// See [`Store::fill`].
@@ -456,7 +465,7 @@ impl Shared {
         }
         match wanted {
             Wanted::Read(..) => reads.queue.push_back((wanted, done)),
-            Wanted::Fetch(_) => reads.fetches.push_back((wanted, done)),
+            Wanted::Fetch(_) | Wanted::Verify(_) => reads.fetches.push_back((wanted, done)),
         }
         drop(reads);
         self.read_wanted.notify_one();

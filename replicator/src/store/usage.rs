@@ -19,6 +19,10 @@ pub struct Usage {
     /// The index in memory.
     pub index: u64,
     pub disks: Vec<DiskUsage>,
+    /// Blocks that are damaged, as far as it is known, and not healed yet.
+    pub damaged_blocks: u64,
+    /// Since the store was opened.
+    pub healed_blocks: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +49,8 @@ impl<M: Media> Store<M> {
             live: self.holdings.live.values().map(|live| live.weight).sum(),
             index: self.index_bytes(),
             disks: self.disk_usage(),
+            damaged_blocks: self.damages.len() as u64,
+            healed_blocks: self.damages.healed,
         }
     }
 

@@ -19,9 +19,9 @@ pub(super) struct RequestHeader {
     pub block: U64,
     pub count: U32,
     pub zero_2: U32,
-    /// Write: seq. Read, Survey, Pull, Fetch, Join: from. List: the epoch of `above`. Collapse: oldest.
+    /// Write: seq. Read, Survey, Pull, Heal, Fetch, Join, Digest: from. List: the epoch of `above`. Collapse: oldest.
     pub first: U64,
-    /// Write: watermark. Read, Survey, Pull, Fetch, Keep: below. Join: bytes of an extent. List: the seq of `above`.
+    /// Write: watermark. Read, Survey, Pull, Heal, Fetch, Keep: below. Join: bytes of an extent. List: the seq of `above`.
     pub second: U64,
     pub extents_first: U32,
     pub extents_end: U32,
@@ -34,10 +34,10 @@ pub(super) struct ReplyHeader {
     pub payload: U32,
     pub kind: u8,
     pub flags: u8,
-    /// Refused: which refusal. Read, fetched: how many descriptors.
+    /// Refused: which refusal. Read, fetched, digested: how many descriptors.
     pub code: U16,
     pub call: U64,
-    /// Sealed: incarnation. Surveyed: where to go on. Refused: see `reply.rs`.
+    /// Sealed: incarnation. Surveyed: where to go on. Verified: blocks. Refused: see `reply.rs`.
     pub first: U64,
     /// Sealed: starts. Refused: see `reply.rs`.
     pub second: U64,
@@ -69,6 +69,22 @@ pub(super) struct PulledBytes {
     pub same: U32,
     pub zero: U32,
     pub bytes: U64,
+}
+
+/// What one extent comes to.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct DigestBytes {
+    pub sum: U128,
+    pub blocks: U64,
+}
+
+/// A damaged block.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct DamagedBytes {
+    pub block: U64,
+    pub version: VersionBytes,
 }
 
 /// One block of the answer to a read or a fetch.
@@ -120,10 +136,13 @@ pub(super) const LISTED: usize = size_of::<ListedBytes>();
 pub(super) const BLOCKS: usize = size_of::<BlocksBytes>();
 pub(super) const SOURCE: usize = size_of::<SourceBytes>();
 pub(super) const PULLED: usize = size_of::<PulledBytes>();
+pub(super) const DIGEST: usize = size_of::<DigestBytes>();
+pub(super) const DAMAGED: usize = size_of::<DamagedBytes>();
 pub(super) const VERSION: usize = size_of::<VersionBytes>();
 /// The CRC-32C of one block.
 pub(super) const SUM: usize = 4;
 
 // The document and peers of other builds count on these.
+const _: () = assert!(DIGEST == 24 && DAMAGED == 24);
 const _: () = assert!(BLOCKS == 16 && SOURCE == 24 && PULLED == 24 && VERSION == 16);
 const _: () = assert!(REQUEST == 88 && REPLY == 32 && FOUND == 24 && REPLICA == 24 && LISTED == 32);

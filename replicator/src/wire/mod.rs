@@ -69,6 +69,14 @@ impl Frame {
     }
 }
 
+/// The version of the protocol that brought this request.
+pub fn since(request: &Request) -> u16 {
+    match request {
+        Request::Heal { .. } | Request::Digest { .. } | Request::Verify { .. } => 3,
+        _ => 2,
+    }
+}
+
 /// Why bytes from a peer are no message. The connection that they came on is closed, no other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WireError {

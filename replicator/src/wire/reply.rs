@@ -1,19 +1,20 @@
 //! Replies as bytes.
 
 use super::header::{
-    BLOCKS, FOUND, FoundBytes, LISTED, ListedBytes, PULLED, PulledBytes, REPLICA, REPLY,
-    ReplicaBytes, ReplyHeader, SEALED, VersionBytes,
+    BLOCKS, DAMAGED, DIGEST, DamagedBytes, DigestBytes, FOUND, FoundBytes, LISTED, ListedBytes,
+    PULLED, PulledBytes, REPLICA, REPLY, ReplicaBytes, ReplyHeader, SEALED, VersionBytes,
 };
 use super::request::{MAX_BLOCK, blocks, blocks_bytes, seq};
 use super::{Call, Frame, MAX_REPLICA_RANGES, Message, WireError};
 use crate::message::{
-    Fetch, Fetched, Found, ListedBlock, MAX_DATA_BLOCKS, MAX_LISTED, MAX_SURVEYED, Pulled,
-    ReadBlocks, Refusal, ReplicaState, Reply, Sealed, SourceFault,
+    DamagedBlock, Digest, Digested, Fetch, Fetched, Found, ListedBlock, MAX_DAMAGED,
+    MAX_DATA_BLOCKS, MAX_DIGESTS, MAX_LISTED, MAX_SURVEYED, Pulled, ReadBlocks, Refusal,
+    ReplicaState, Reply, Sealed, SourceFault, Verified,
 };
 use crate::packed::Packed;
 use crate::words::{BLOCK_BYTES, Block, Epoch, Extent, Extents, Incarnation, Starts, Version};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::byteorder::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const SEALED_KIND: u8 = 0x81;
@@ -28,6 +29,8 @@ const PULLED_KIND: u8 = 0x89;
 const FETCHED: u8 = 0x8a;
 const COLLAPSED: u8 = 0x8b;
 const KEPT: u8 = 0x8c;
+const DIGESTED: u8 = 0x8e;
+const VERIFIED: u8 = 0x8f;
 const REFUSED: u8 = 0xff;
 
 /// Of a list or a survey: there is more behind the last block named.
@@ -100,6 +103,20 @@ impl Message for Reply {
             }
             Reply::Collapsed => header.kind = COLLAPSED,
             Reply::Kept => header.kind = KEPT,
+            Reply::Digested(digested) => {
+                header.kind = DIGESTED;
+                header.code = U16::new(digested.digests.len() as u16);
+                for digest in &digested.digests {
+                    let (sum, blocks) = (U128::new(digest.sum), U64::new(digest.blocks));
+                    tables.put_slice(DigestBytes { sum, blocks }.as_bytes());
+                }
+                put_damaged(&mut tables, &digested.damaged);
+            }
+            Reply::Verified(verified) => {
+                header.kind = VERIFIED;
+                header.first = U64::new(verified.blocks);
+                put_damaged(&mut tables, &verified.damaged);
+            }
             Reply::Synced => header.kind = SYNCED,
             Reply::Listed { blocks, more } => {
                 header.kind = LISTED_KIND;
@@ -144,6 +161,17 @@ impl Message for Reply {
                 }
             }
             SURVEYED => (0, BLOCKS, MAX_SURVEYED),
+            DIGESTED => {
+                let count = usize::from(header.code.get());
+                if count == 0 || count > MAX_DIGESTS {
+                    return Err(WireError::Count {
+                        got: count as u64,
+                        bound: MAX_DIGESTS as u64,
+                    });
+                }
+                (count * DIGEST, DAMAGED, MAX_DAMAGED)
+            }
+            VERIFIED => (0, DAMAGED, MAX_DAMAGED),
             PULLED_KIND => (PULLED, BLOCKS, MAX_DATA_BLOCKS as usize),
             LISTED_KIND => (0, LISTED, MAX_LISTED),
             JOINED | WRITTEN | SYNCED | SETTLED | COLLAPSED | KEPT | REFUSED => (0, 1, 0),
@@ -170,6 +198,8 @@ impl Message for Reply {
             LISTED_KIND => (false, false, false, MORE),
             SURVEYED => (header.flags == MORE, false, false, MORE),
             FETCHED => (false, false, true, ZSTD),
+            DIGESTED => (false, false, true, 0),
+            VERIFIED => (true, false, false, 0),
             _ => (false, false, false, 0),
         };
         if (!uses_first && first != 0) || (!uses_second && second != 0) {
@@ -248,6 +278,17 @@ impl Message for Reply {
             FETCHED => Reply::Fetched(fetched(&header, payload)?),
             COLLAPSED => Reply::Collapsed,
             KEPT => Reply::Kept,
+            DIGESTED => {
+                let digests = payload.split_to(usize::from(header.code.get()) * DIGEST);
+                Reply::Digested(Digested {
+                    digests: table(&digests, digest)?,
+                    damaged: damaged(&payload)?,
+                })
+            }
+            VERIFIED => Reply::Verified(Verified {
+                blocks: first,
+                damaged: damaged(&payload)?,
+            }),
             REFUSED => Reply::Refused(refusal(header.code.get(), first, second)?),
             kind => return Err(WireError::Kind(kind)),
         };
@@ -263,6 +304,10 @@ fn table_bytes(reply: &Reply) -> usize {
         Reply::Surveyed { runs, .. } => runs.len() * BLOCKS,
         Reply::Pulled(pulled) => PULLED + pulled.absent.len() * BLOCKS,
         Reply::Fetched(fetched) => fetched.found.len() * FOUND,
+        Reply::Digested(digested) => {
+            digested.digests.len() * DIGEST + digested.damaged.len() * DAMAGED
+        }
+        Reply::Verified(verified) => verified.damaged.len() * DAMAGED,
         _ => 0,
     }
 }
@@ -435,6 +480,36 @@ fn pulled(mut payload: Bytes) -> Result<Pulled, WireError> {
         same: raw.same.get(),
         bytes: raw.bytes.get(),
     })
+}
+
+fn digest(raw: &DigestBytes) -> Result<Digest, WireError> {
+    Ok(Digest {
+        sum: raw.sum.get(),
+        blocks: raw.blocks.get(),
+    })
+}
+
+fn put_damaged(tables: &mut BytesMut, damaged: &[DamagedBlock]) {
+    for damaged in damaged {
+        let raw = DamagedBytes {
+            block: U64::new(damaged.block.0),
+            version: version_bytes(damaged.version),
+        };
+        tables.put_slice(raw.as_bytes());
+    }
+}
+
+fn damaged(payload: &[u8]) -> Result<Vec<DamagedBlock>, WireError> {
+    let damaged = table(payload, |raw: &DamagedBytes| {
+        Ok(DamagedBlock {
+            block: Block(raw.block.get()),
+            version: version(&raw.version)?,
+        })
+    })?;
+    match damaged.is_sorted_by(|a, b| a < b) {
+        true => Ok(damaged),
+        false => Err(WireError::Field("order of blocks")),
+    }
 }
 
 fn listed_bytes(block: &ListedBlock) -> ListedBytes {

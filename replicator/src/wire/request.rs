@@ -29,6 +29,9 @@ const PULL: u8 = 9;
 const FETCH: u8 = 10;
 const COLLAPSE: u8 = 11;
 const KEEP: u8 = 12;
+const HEAL: u8 = 13;
+const DIGEST_KIND: u8 = 14;
+const VERIFY: u8 = 15;
 
 /// A write without data: its blocks become zeroes.
 const ZEROES: u8 = 1;
@@ -73,11 +76,11 @@ impl Message for Request {
         let bound = match (header.kind, header.flags) {
             (WRITE, 0) => header.data_blocks()? * (SUM + BLOCK_BYTES as usize),
             (WRITE, ZEROES) => 0,
-            (PULL, 0) => SOURCE,
+            (PULL | HEAL, 0) => SOURCE,
             (FETCH, 0..=3) => return fetch_len(&header),
             (SEAL, 0) => return seal_len(&header),
-            (SEAL..=KEEP, 0) => 0,
-            (SEAL..=KEEP, _) => return Err(WireError::Field("flags")),
+            (SEAL..=VERIFY, 0) => 0,
+            (SEAL..=VERIFY, _) => return Err(WireError::Field("flags")),
             (kind, _) => return Err(WireError::Kind(kind)),
         };
         let got = header.payload.get() as usize;
@@ -161,6 +164,22 @@ impl Message for Request {
                 source: source(&payload)?,
                 from: Epoch::from_u64(header.first.get()),
                 below: Epoch::from_u64(header.second.get()),
+                blocks: header.blocks(MAX_DATA_BLOCKS)?,
+            },
+            HEAL => Request::Heal {
+                asker: header.asker(),
+                source: source(&payload)?,
+                from: Epoch::from_u64(header.first.get()),
+                below: Epoch::from_u64(header.second.get()),
+                blocks: header.blocks(MAX_DATA_BLOCKS)?,
+            },
+            DIGEST_KIND => Request::Digest {
+                asker: header.asker(),
+                from: Epoch::from_u64(header.first.get()),
+                extents: header.extents()?,
+            },
+            VERIFY => Request::Verify {
+                asker: header.asker(),
                 blocks: header.blocks(MAX_DATA_BLOCKS)?,
             },
             FETCH => fetch(&header, payload)?,
@@ -293,6 +312,34 @@ fn header(request: &Request, call: Call) -> RequestHeader {
             header.set_entry(*from, *below);
             header.payload = U32::new(SOURCE as u32);
         }
+        Request::Heal {
+            asker,
+            source: _,
+            from,
+            below,
+            blocks,
+        } => {
+            header.kind = HEAL;
+            header.set_asker(asker);
+            header.set_blocks(*blocks);
+            header.set_entry(*from, *below);
+            header.payload = U32::new(SOURCE as u32);
+        }
+        Request::Digest {
+            asker,
+            from,
+            extents,
+        } => {
+            header.kind = DIGEST_KIND;
+            header.set_asker(asker);
+            header.set_extents(*extents);
+            header.first = U64::new(from.as_u64());
+        }
+        Request::Verify { asker, blocks } => {
+            header.kind = VERIFY;
+            header.set_asker(asker);
+            header.set_blocks(*blocks);
+        }
         Request::Fetch {
             asker,
             from,
@@ -347,7 +394,7 @@ fn header(request: &Request, call: Call) -> RequestHeader {
 fn put_tables(head: &mut BytesMut, request: &Request) {
     match request {
         Request::Seal { grant, .. } => head.put_slice(grant),
-        Request::Pull { source, .. } => {
+        Request::Pull { source, .. } | Request::Heal { source, .. } => {
             let raw = SourceBytes {
                 store: U128::new(source.store.as_u128()),
                 incarnation: U64::new(source.incarnation.0),

@@ -4,8 +4,9 @@
 use super::reply::INVALID_THERE;
 use super::*;
 use crate::message::{
-    Asker, Content, Fetch, Fetched, Found, GrantDigest, ListedBlock, Payload, Pulled, ReadBlocks,
-    Refusal, ReplicaState, Sealed, Source, SourceFault, checksum,
+    Asker, Content, DamagedBlock, Digest, Digested, Fetch, Fetched, Found, GrantDigest,
+    ListedBlock, Payload, Pulled, ReadBlocks, Refusal, ReplicaState, Sealed, Source, SourceFault,
+    Verified, checksum,
 };
 use crate::packed::Packed;
 use crate::words::{
@@ -75,7 +76,26 @@ impl Dice {
     fn request(&mut self) -> Request {
         let asker = self.asker();
         let (from, below) = (self.epoch(), self.epoch());
-        match self.below(13) {
+        match self.below(16) {
+            13 => Request::Heal {
+                asker,
+                source: Source {
+                    store: StoreId::from_u128(u128::from(self.roll()) << 64),
+                    incarnation: Incarnation(self.roll()),
+                },
+                from,
+                below,
+                blocks: self.blocks(MAX_DATA_BLOCKS),
+            },
+            14 => Request::Digest {
+                asker,
+                from,
+                extents: self.extents(),
+            },
+            15 => Request::Verify {
+                asker,
+                blocks: self.blocks(MAX_DATA_BLOCKS),
+            },
             7 => Request::Survey {
                 asker,
                 from,
@@ -221,7 +241,20 @@ impl Dice {
     }
 
     fn reply(&mut self) -> Reply {
-        match self.below(12) {
+        match self.below(14) {
+            12 => Reply::Digested(Digested {
+                digests: (0..1 + self.below(20))
+                    .map(|_| Digest {
+                        sum: u128::from(self.roll()) << 64 | u128::from(self.roll()),
+                        blocks: self.roll(),
+                    })
+                    .collect(),
+                damaged: self.damaged(),
+            }),
+            13 => Reply::Verified(Verified {
+                blocks: self.roll(),
+                damaged: self.damaged(),
+            }),
             7 => {
                 let runs = self.runs(30);
                 let next = (self.below(2) == 0).then_some(runs[runs.len() - 1].end());
@@ -294,6 +327,16 @@ impl Dice {
             6 => Reply::Settled,
             _ => Reply::Refused(self.refusal()),
         }
+    }
+
+    fn damaged(&mut self) -> Vec<DamagedBlock> {
+        let first = self.below(1 << 50);
+        (0..self.below(9))
+            .map(|n| DamagedBlock {
+                block: Block(first + n),
+                version: self.version(),
+            })
+            .collect()
     }
 
     fn fetch(&mut self) -> Fetch {

@@ -159,6 +159,9 @@ pub struct Progress {
     pub seed_extents: u64,
     #[serde(default)]
     pub seed_extents_done: u64,
+    /// Blocks that were damaged in a store and were given back to it by another.
+    #[serde(default)]
+    pub healed_blocks: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]

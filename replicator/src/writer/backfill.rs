@@ -523,7 +523,7 @@ impl Writer {
     }
 
     /// It is not what it was when it was sealed.
-    fn store_refuses(&mut self, store: StoreId, refusal: &Refusal) {
+    pub(super) fn store_refuses(&mut self, store: StoreId, refusal: &Refusal) {
         let changed = matches!(
             refusal,
             Refusal::OtherIncarnation { .. }

@@ -3,7 +3,7 @@
 
 use super::{Aim, CallId, Effect, Now, PieceId, Writer};
 use crate::message::Request;
-use crate::words::{Blocks, Extents, StoreId};
+use crate::words::{Block, Blocks, Extents, StoreId};
 use std::collections::BTreeMap;
 
 pub(super) struct Call {
@@ -52,6 +52,10 @@ pub(super) enum Purpose {
         round: u64,
     },
     List,
+    /// What is damaged there comes from another store.
+    Heal {
+        block: Block,
+    },
     /// What becomes of it matters to nobody.
     Collapse,
 }
@@ -171,6 +175,7 @@ impl Writer {
     /// Reads that may still land in a guest's memory are withdrawn, and stay until they are.
     pub(super) fn void_calls(&mut self) {
         self.fill.begin_epoch();
+        self.forget_heals();
         for id in self.calls.ids(|_| true) {
             let call = &self.calls.open[&id];
             let lands = call.sent && matches!(call.aim, Aim::Guest { .. });
@@ -197,6 +202,9 @@ fn epoch_of(request: &Request) -> crate::words::Epoch {
         | Request::Sync { asker }
         | Request::Survey { asker, .. }
         | Request::Pull { asker, .. }
+        | Request::Heal { asker, .. }
+        | Request::Digest { asker, .. }
+        | Request::Verify { asker, .. }
         | Request::Fetch { asker, .. }
         | Request::List { asker, .. }
         | Request::Settle { asker, .. }

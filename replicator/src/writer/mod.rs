@@ -30,7 +30,7 @@
 //! ```
 
 //! Follow a write in requests.rs (pieces), block_locks.rs, sequencer.rs, write.rs and flush.rs; a read
-//! in read.rs and read_through.rs; the life of an epoch in attach.rs, switch.rs, eject.rs, take_over.rs with
+//! in read.rs, read_through.rs and, where it meets damage, heal.rs; the life of an epoch in attach.rs, switch.rs, eject.rs, take_over.rs with
 //! even_out.rs, and close.rs; a move in switch.rs, fill.rs (what there is to do), heat.rs and backfill.rs.
 //! The rules (W1, S3...) and invariants (I1...) that comments cite stand in docs/protocol.md.
 
@@ -46,6 +46,7 @@ mod errand;
 mod even_out;
 mod fill;
 mod flush;
+mod heal;
 mod heat;
 mod peers;
 mod read;
@@ -103,6 +104,7 @@ pub struct Writer {
     orders_hindrance: Option<Hindrance>,
     switching: Option<switch::Switching>,
     fill: fill::Fill,
+    heals: heal::Heals,
     progress: Progress,
     hindrance: Option<Hindrance>,
     /// Round trips to stores, where they are known.
@@ -175,6 +177,7 @@ impl Writer {
             orders_hindrance: None,
             switching: None,
             fill: Default::default(),
+            heals: Default::default(),
             progress: Progress::default(),
             hindrance: None,
             distances: BTreeMap::new(),
@@ -215,6 +218,7 @@ impl Writer {
         self.go_on_switching();
         self.go_on_filling();
         self.send_ready_while_ejecting();
+        self.go_on_healing();
         self.start_syncs();
         self.arm_patrol();
         self.report_stall();
@@ -283,6 +287,7 @@ impl Writer {
             self.hurry_reads();
             self.retry_reads();
             self.hurry_surveys();
+            self.hurry_heals();
             self.unreachable = self.unreachable();
         }
         self.give_up_stopping();
@@ -290,7 +295,8 @@ impl Writer {
 
     /// As long as anything is asked, look now and then for answers that are late.
     fn arm_patrol(&mut self) {
-        if self.calls.is_empty() && self.seeking.is_empty() && !self.watches_deadline() {
+        let asks = !self.calls.is_empty() || !self.seeking.is_empty() || !self.heals.is_empty();
+        if !asks && !self.watches_deadline() {
             self.patrol_at = None;
         } else if self.patrol_at.is_none() {
             self.patrol_at = Some(self.now + self.patrol_interval());

@@ -60,6 +60,7 @@ impl Writer {
                 Purpose::Survey { .. } | Purpose::Pull { .. } | Purpose::Seed { .. } => {
                     self.fill_cut_off(store, call.purpose);
                 }
+                Purpose::Heal { block } => self.heal_cut_off(store, block),
                 _ => {
                     call.sent = false;
                     self.calls.put_back(id, call);
@@ -127,6 +128,9 @@ impl Writer {
                 },
                 Reply::Pulled(pulled),
             ) => self.pulled(work, blocks, wanted, &pulled),
+            (Purpose::Heal { block }, Reply::Pulled(pulled)) => {
+                self.heal_answered(store, block, pulled.copied);
+            }
             (Purpose::Seed { extents }, Reply::Joined) => self.seed_joined(store, extents),
             _ => {
                 let why = "the answer does not belong to the question";
@@ -175,6 +179,9 @@ impl Writer {
             ) =>
             {
                 return self.fill_refused(store, call.purpose, &refusal);
+            }
+            _ if let Purpose::Heal { block } = call.purpose => {
+                return self.heal_refused(store, block, &refusal);
             }
             _ if let Purpose::Through { piece } = call.purpose => {
                 return self.pull_through_refused(piece, &refusal);

@@ -23,6 +23,8 @@ pub(super) struct ReadPiece {
     pub(super) asked: Option<Holder>,
     /// Stores that do not have these blocks intact.
     useless: SmallVec<[StoreId; 2]>,
+    /// A store that was healed for it already.
+    healed: Option<StoreId>,
     /// A store that was slow, or could not answer now.
     avoid: Option<StoreId>,
     /// What is missing there is pulled into this store first, and then read there (rule F3).
@@ -109,6 +111,7 @@ impl Writer {
             below,
             asked: None,
             useless: SmallVec::new(),
+            healed: None,
             avoid: None,
             through: None,
             stage,
@@ -352,6 +355,14 @@ impl Writer {
         let read = &self.reads[&piece];
         let blocks = read.blocks;
         let live = read.asked.is_some_and(|holder| holder.live);
+        if let Refusal::Damaged { block } = refusal
+            && blocks.contains(block)
+            && read.healed != Some(store)
+        {
+            let holder = read.asked.expect("it was asked");
+            self.heal(store, (holder.from, read.below), block);
+        }
+        let read = &self.reads[&piece];
         match refusal {
             Refusal::Damaged { block } if blocks.contains(block) && blocks.count > 1 => {
                 let after = Block(block.0 + 1);
@@ -419,6 +430,10 @@ impl Writer {
 
     /// No member of the entry has the blocks intact.
     fn unreadable(&mut self, piece: PieceId) {
+        if self.heals.is_open(self.reads[&piece].blocks) {
+            // It goes on when that has ended.
+            return;
+        }
         match self.reads[&piece].target {
             Target::Guest(_) => {}
             Target::Merge(write) => self.merge_failed(write),
@@ -616,6 +631,19 @@ impl ReadBlocks {
             .filter(|f| matches!(f, Found::Data { .. }));
         self.found.len() == blocks.count as usize
             && (!with_data || self.data.len() as u64 == found.count() as u64 * BLOCK_BYTES)
+    }
+}
+
+impl ReadPiece {
+    /// A store that had these blocks damaged may be asked once more.
+    pub(super) fn ask_again(&mut self, store: StoreId) {
+        self.useless.retain(|useless| *useless != store);
+    }
+
+    /// The same, for the last time.
+    pub(super) fn ask_healed(&mut self, store: StoreId) {
+        self.ask_again(store);
+        self.healed = Some(store);
     }
 }
 

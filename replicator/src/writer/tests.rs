@@ -3,10 +3,12 @@
 use super::*;
 use crate::message::{
     Content, Found, ListedBlock, ReadBlocks, Refusal, ReplicaState, Reply, Request, Sealed,
+    SourceFault,
 };
 use crate::words::*;
 use bytes::Bytes;
 
+mod damage;
 mod moving;
 mod stalls;
 
@@ -535,6 +537,13 @@ fn a_damaged_block_is_asked_of_another_member() {
         blocks(script.answer(B, Reply::Refused(Refusal::Damaged { block }))),
         Blocks::new(block, 1)
     );
+    // Neither can give it to the other.
+    for (store, other) in [(A, B), (B, A)] {
+        assert_eq!(script.is_done(id), None);
+        let useless = Refusal::Source(SourceFault::Useless);
+        let request = script.answer(store, Reply::Refused(useless));
+        assert!(matches!(request, Request::Heal { source, .. } if source.store == other));
+    }
     assert_eq!(script.is_done(id), Some(Err(Failure::Unreadable)));
 }
 

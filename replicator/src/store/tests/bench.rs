@@ -123,6 +123,7 @@ impl Bench {
             Handled::Now(reply) => reply,
             Handled::Read(plan) => plan.run().map_or_else(Reply::Refused, Reply::Read),
             Handled::Fetch(plan) => plan.run().map_or_else(Reply::Refused, Reply::Fetched),
+            Handled::Verify(plan) => Reply::Verified(plan.run()),
             Handled::AfterSync(promise) => self.wait(promise),
         }
     }
@@ -263,6 +264,34 @@ impl Bench {
             wire_bytes: 0,
         };
         self.store.fill(self.asker(), below, &missing, &filling)
+    }
+
+    /// Heals what is known to be damaged of some blocks with what another store has, looking below `below`.
+    pub fn heal(
+        &mut self,
+        below: u64,
+        blocks: Blocks,
+        version: Version,
+    ) -> Result<Pulled, Refusal> {
+        let spoilt = self.store.spoilt(self.asker(), blocks)?;
+        let all = spoilt.blocks.iter().flat_map(|part| part.iter());
+        let mut data = Vec::new();
+        let found = all.map(|block| {
+            let content = content(DISK, block, version);
+            data.extend_from_slice(&content);
+            let sum = checksum(&content);
+            Fetch::Data { version, sum }
+        });
+        let filling = Filling {
+            found: found.collect(),
+            data: Bytes::from(data),
+            wire_bytes: 0,
+        };
+        if spoilt.blocks.is_empty() {
+            return Ok(Pulled::default());
+        }
+        let below = Epoch::from_u64(below);
+        self.store.fill(self.asker(), below, &spoilt, &filling)
     }
 
     pub fn read(&mut self, first: u64, count: u32) -> Result<ReadBlocks, Refusal> {

@@ -1,0 +1,122 @@
+//! Reading back: whether the media still have what was written, past the cache of the kernel.
+
+use super::Store;
+use super::damage::{Finds, Spoilt};
+use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES, Kind, RawHeader};
+use super::index::{blocks_of, chunks_of};
+use super::media::{Media, MediaFile};
+use super::place::Place;
+use super::segment::{Window, file_name};
+use crate::message::{Asker, MAX_DAMAGED, MAX_DATA_BLOCKS, Refusal, Verified, checksum};
+use crate::words::{Block, Blocks, StoreId};
+use std::io;
+use std::sync::Arc;
+
+/// Frames to be read from the media and checked, planned under the store's lock, carried out without it.
+pub struct VerifyPlan<M: Media> {
+    store: StoreId,
+    media: M,
+    /// In the order in which they stand in the log. The file is held so that it can be read also when the
+    /// cleaner has moved what was in it.
+    frames: Vec<(Place, Spoilt, Arc<M::File>)>,
+    finds: Finds,
+}
+
+impl<M: Media> Store<M> {
+    /// Everything that stands here of `blocks`, older versions included.
+    pub(super) fn plan_verify(
+        &mut self,
+        asker: Asker,
+        blocks: Blocks,
+    ) -> Result<VerifyPlan<M>, Refusal> {
+        self.check(&asker)?;
+        self.check_blocks(asker.disk, blocks, MAX_DATA_BLOCKS)?;
+        self.load(asker.disk, blocks)?;
+        let disk = &self.holdings.disks[&asker.disk];
+        let mut frames = Vec::new();
+        for (number, part) in chunks_of(blocks) {
+            let slot = disk.chunks.get(&number);
+            let Some(chunk) = slot.and_then(|slot| slot.chunk.as_ref()) else {
+                continue;
+            };
+            for block in part.iter() {
+                let within = (block.0 - blocks_of(number).first.0) as u16;
+                for entry in chunk.versions(within).filter(|entry| !entry.zeroes) {
+                    let frame = Spoilt {
+                        disk: asker.disk,
+                        block,
+                        version: entry.version,
+                    };
+                    let file = self.log.files.of(entry.place.segment).map_err(|error| {
+                        tracing::error!(%error, place = %entry.place, "cannot open a segment");
+                        Refusal::Damaged { block }
+                    })?;
+                    frames.push((entry.place, frame, file));
+                }
+            }
+        }
+        frames.sort_by_key(|(place, frame, _)| (*place, *frame));
+        Ok(VerifyPlan {
+            store: self.id,
+            media: self.log.media.clone(),
+            frames,
+            finds: self.damages.finds.clone(),
+        })
+    }
+}
+
+impl<M: Media> VerifyPlan<M> {
+    pub fn run(&self) -> Verified {
+        let mut verified = Verified {
+            blocks: self.frames.len() as u64,
+            damaged: Vec::new(),
+        };
+        let mut window: Option<(u32, Window<M::File>)> = None;
+        for (place, frame, file) in &self.frames {
+            if window.as_ref().is_none_or(|(id, _)| *id != place.segment) {
+                let opened = self.media.open_direct(&file_name(place.segment));
+                window = opened
+                    .and_then(Window::new)
+                    .ok()
+                    .map(|w| (place.segment, w));
+            }
+            let read = match &mut window {
+                Some((_, window)) => window.get(place.offset(), DATA_FRAME_BYTES).map(|bytes| {
+                    bytes.is_some_and(|bytes| is_intact(bytes, self.store, *place, frame))
+                }),
+                // Its name is gone: it was cleaned meanwhile.
+                None => self.read_held(*place, frame, file),
+            };
+            if let Err(error) = &read {
+                tracing::error!(%error, %place, "the media failed to read");
+                window = None;
+            }
+            if !read.unwrap_or(false) {
+                self.finds.add(*frame);
+                verified.damaged.push(frame.named());
+            }
+        }
+        verified.damaged.sort_unstable();
+        verified.damaged.dedup();
+        verified.damaged.truncate(MAX_DAMAGED);
+        verified
+    }
+
+    fn read_held(&self, place: Place, frame: &Spoilt, file: &M::File) -> io::Result<bool> {
+        let mut bytes = vec![0; DATA_FRAME_BYTES as usize];
+        file.read_at(place.offset(), &mut bytes)?;
+        Ok(is_intact(&bytes, self.store, place, frame))
+    }
+}
+
+/// Whether these bytes are the frame of that block and version, as it was written there.
+fn is_intact(bytes: &[u8], store: StoreId, place: Place, of: &Spoilt) -> bool {
+    let Some(header) = RawHeader::decode(bytes, store, place) else {
+        return false;
+    };
+    header.kind == Kind::Data
+        && header.disk == of.disk
+        && Block(header.block) == of.block
+        && header.version() == of.version
+        && checksum(&bytes[HEADER_BYTES as usize..]) == header.data_sum
+}
