@@ -309,7 +309,7 @@ impl World {
         }
     }
 
-    fn store_dies(&mut self, store: usize, power: bool) {
+    pub(super) fn store_dies(&mut self, store: usize, power: bool) {
         let id = self.stores[store].id;
         self.say(format_args!("{} dies, power lost: {power}", name(id)));
         if power {
@@ -355,7 +355,7 @@ impl World {
     /// A store's process begins, in place of `process` if that is dead or has failed.
     pub(super) fn start_store(&mut self, id: StoreId, process: u64) {
         let node = self.store(id);
-        if node.process != process || (node.core.is_some() && !node.has_failed()) {
+        if node.held || node.process != process || (node.core.is_some() && !node.has_failed()) {
             return;
         }
         if node.core.is_some() {

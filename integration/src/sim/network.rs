@@ -223,7 +223,8 @@ impl World {
         if self.hosts[host].life != life || !self.hosts[host].wanted.contains(&store) {
             return;
         }
-        let up = self.store(store).core.is_some();
+        let node = self.store(store);
+        let up = node.core.is_some() && !node.refused;
         let link = self.links.entry((host, store)).or_default();
         if link.up {
             return;

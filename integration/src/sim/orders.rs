@@ -41,7 +41,9 @@ impl World {
     /// One or two stores, mostly of one site.
     fn draw_stores(&mut self, site: Option<usize>, most: usize) -> Vec<StoreId> {
         let site = site.filter(|_| self.dice.chance(0.9));
-        let here = |store: &&super::store_node::StoreNode| site.is_none_or(|s| s == store.site);
+        let here = |store: &&super::store_node::StoreNode| {
+            !store.refused && site.is_none_or(|s| s == store.site)
+        };
         let mut stores: Vec<StoreId> = self.stores.iter().filter(here).map(|s| s.id).collect();
         while stores.len() > most {
             let out = self.dice.range(0..stores.len() as u64) as usize;
@@ -89,6 +91,7 @@ impl World {
         let all = self.placement.record.extents();
         let mut stores = self.draw_stores(site, count);
         if let Some(near) = self.near(host).filter(|near| !stores.contains(near))
+            && !self.store(near).refused
             && self.dice.chance(0.7)
         {
             stores[0] = near;

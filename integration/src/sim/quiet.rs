@@ -24,6 +24,7 @@ impl World {
         self.placement_away_until = 0;
         for store in 0..self.stores.len() {
             let (id, process) = (self.stores[store].id, self.stores[store].process);
+            self.stores[store].held = false;
             self.stores[store].media.fail_syncs(false);
             self.stores[store].media.set_capacity(None);
             self.start_store(id, process);

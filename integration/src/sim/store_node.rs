@@ -36,6 +36,11 @@ pub struct StoreNode {
     lost_power: bool,
     /// How much of what was not synced survives the next power loss; drawn if not given.
     pub survive: Option<f64>,
+    /// It does not come up before somebody says so.
+    pub held: bool,
+    /// The most starts that the placement service saw of it; one that shows fewer is let in nowhere.
+    pub starts_seen: u64,
+    pub refused: bool,
 }
 
 pub enum Answer {
@@ -62,6 +67,9 @@ impl StoreNode {
             losses: 0,
             lost_power: false,
             survive: None,
+            held: false,
+            starts_seen: 0,
+            refused: false,
         };
         node.start().expect("a new store opens");
         node.losses = 0;
@@ -76,7 +84,8 @@ impl StoreNode {
                 // A power loss was counted when it happened; a failed sync is seen now.
                 let counted = std::mem::take(&mut self.lost_power);
                 self.losses += u64::from(recovery.lost_tail && !counted);
-                if core.shown(DISK) < self.answered {
+                let rolled_back = core.starts().0 < self.starts_seen;
+                if core.shown(DISK) < self.answered && !rolled_back {
                     return Err(format!(
                         "I4: {} answered in epoch {} and shows {} after a restart",
                         name(self.id),
@@ -87,6 +96,8 @@ impl StoreNode {
                 if !recovery.damage.is_empty() {
                     return Err(format!("damage without a cause: {:?}", recovery.damage));
                 }
+                self.refused = core.starts().0 < self.starts_seen;
+                self.starts_seen = self.starts_seen.max(core.starts().0);
                 self.core = Some(core);
                 Ok(())
             }
