@@ -20,10 +20,9 @@ impl Writer {
             return;
         };
         let now = self.now;
-        while let Some(Waiting { id, op, .. }) = self
-            .waiting
-            .pop_front_if(|waiting| waiting.since + deadline <= now)
-        {
+        let late = |waiting: &Waiting| waiting.since + deadline <= now;
+        while self.waiting.front().is_some_and(late) {
+            let Waiting { id, op, .. } = self.waiting.pop_front().expect("just seen");
             self.in_flight_bytes -= self.weight(&op);
             if let Some(stopping) = &mut self.stopping {
                 stopping.admits();
