@@ -20,8 +20,9 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where a read lands.
 pub type ReadInto = Box<dyn Destination>;
@@ -55,6 +56,9 @@ struct Shared {
     all_idle: Condvar,
     reads: Mutex<Reads>,
     read_wanted: Condvar,
+    opened: Instant,
+    /// When the sync under way began, in milliseconds after `opened` and one; 0: there is none.
+    sync_since: AtomicU64,
 }
 
 struct Core {
@@ -145,6 +149,8 @@ impl SharedStore {
             all_idle: Condvar::new(),
             reads: Mutex::default(),
             read_wanted: Condvar::new(),
+            opened: Instant::now(),
+            sync_since: AtomicU64::new(0),
         });
         let mut handles = Vec::new();
         let mut start = |name: &str, run: fn(&Shared)| {
@@ -326,6 +332,17 @@ impl SharedStore {
         core.store.as_ref().is_none_or(Store::has_failed)
     }
 
+    /// How long the media have been busy with the sync that is under way; asking never waits. Where they
+    /// hang this is the first to show it, and whoever writes waits next.
+    pub fn syncing_for(&self) -> Duration {
+        let shared = &self.threads.shared;
+        match shared.sync_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => (shared.opened.elapsed() + Duration::from_millis(1))
+                .saturating_sub(Duration::from_millis(since)),
+        }
+    }
+
     /// Syncs and closes, so that the next open has nothing to recover from and nothing is lost even
     /// if the host goes down now. Later requests are refused.
     pub fn close(&self) -> io::Result<()> {
@@ -493,7 +510,10 @@ impl Shared {
             }
             let job = core.store.as_mut().and_then(Store::begin_sync);
             if let Some(job) = job {
+                let since = self.opened.elapsed().as_millis() as u64 + 1;
+                self.sync_since.store(since, Ordering::Relaxed);
                 let result = self.unlocked(&mut core, || job.run());
+                self.sync_since.store(0, Ordering::Relaxed);
                 let store = core.store.as_mut().expect("closing waits for what runs");
                 store.finish_sync(job, result);
             }

@@ -11,6 +11,7 @@ mod landed;
 mod landing;
 #[cfg(any(test, feature = "testing"))]
 mod memory;
+mod near;
 mod orders;
 mod placement;
 mod replicated;
@@ -20,6 +21,7 @@ pub use io::{DiskIo, IoError};
 pub use landing::Landing;
 #[cfg(any(test, feature = "testing"))]
 pub use memory::{Behaviour, MemDisk, Tally};
+pub use near::NearStore;
 pub use orders::{Orders, OrdersHandle};
 pub use placement::{Answer, Placement};
 pub use replicated::{ReplicatedDisk, Surroundings};

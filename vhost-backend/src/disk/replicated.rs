@@ -13,13 +13,14 @@
 
 use super::inbox::Inbox;
 use super::landed::Aimed;
+use super::near::NearStore;
 use super::orders::{Orders, OrdersHandle};
 use super::placement::{Asking, Placement};
 use super::status::{DiskStatus, Phase, StatusHandle};
 use super::{Disk, Failure, Geometry, Landing, Op, RequestId};
 use replicator::message::{ReadBlocks, Reply, Request};
 use replicator::net::{Link, LinkEvent, Links, Puller};
-use replicator::store::{Pull, SharedStore};
+use replicator::store::Pull;
 use replicator::words::{DiskRecord, Owner, Span, StoreId};
 use replicator::writer::{Aim, CallId, Config, Effect, Event, GuestOp, NotStarted, Now, Writer};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -40,7 +41,7 @@ const SHOW_PROGRESS: Duration = Duration::from_millis(250);
 
 /// What a disk needs of its node.
 pub struct Surroundings {
-    pub near: Option<SharedStore>,
+    pub near: Option<NearStore>,
     /// Those of the thread that the disk will live on.
     pub links: Links,
     pub placement: Arc<dyn Placement>,
@@ -52,7 +53,7 @@ pub struct ReplicatedDisk {
     geometry: Geometry,
     began: Instant,
     inbox: Inbox,
-    near: Option<SharedStore>,
+    near: Option<NearStore>,
     links: Links,
     /// Brings blocks of far stores into the near one.
     puller: Puller,
@@ -424,7 +425,7 @@ impl ReplicatedDisk {
         tracing::trace!(%store, call = call.0, kind = request.kind(), "near");
         let inbox = self.inbox.clone();
         if let Some(pull) = Pull::of(&request) {
-            return self.puller.pull(near, pull, move |reply| {
+            return self.puller.pull(near.store().clone(), pull, move |reply| {
                 inbox.push(Event::Reply { call, reply });
             });
         }

@@ -9,7 +9,6 @@ use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttachment};
 use replicator::net::identity::Credentials;
 use replicator::net::{Links, Puller};
-use replicator::store::SharedStore;
 use replicator::words::{BackendId, DiskId, DiskRecord, HostName, Life, Owner};
 use replicator::writer::{self, TakeOver};
 use std::cell::OnceCell;
@@ -20,7 +19,8 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 use vhost_backend::device::{Backend, Options};
 use vhost_backend::disk::{
-    Disk, DiskStatus, Orders, OrdersHandle, Phase, ReplicatedDisk, StatusHandle, Surroundings,
+    Disk, DiskStatus, NearStore, Orders, OrdersHandle, Phase, ReplicatedDisk, StatusHandle,
+    Surroundings,
 };
 
 /// A backend whose disk another one has opened waits so long for its VM's process to leave: that one has
@@ -246,7 +246,7 @@ struct Site {
     credentials: Credentials,
     client: PlacementClient,
     addresses: Addresses,
-    store: Option<SharedStore>,
+    store: Option<NearStore>,
     puller: Puller,
     sockets: PathBuf,
     socket_mode: u32,
@@ -259,7 +259,7 @@ impl Backends {
         config: &Config,
         client: PlacementClient,
         addresses: Addresses,
-        (store, puller): (Option<SharedStore>, Puller),
+        (store, puller): (Option<NearStore>, Puller),
         reactors: Vec<Reactor>,
         changed: Arc<Notify>,
     ) -> Self {

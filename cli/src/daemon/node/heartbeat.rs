@@ -8,7 +8,7 @@ use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{DiskUse, DropReplica, Heartbeat, LinkReport, StoreReport};
 use replicator::message::Reply;
 use replicator::net::{LinkMeasurement, Links};
-use replicator::store::SharedStore;
+use replicator::store::{SharedStore, Usage};
 use replicator::words::{DatacenterName, DiskId, RackName};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,17 +20,29 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long the farewell may take.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// How long a heartbeat waits for what the store says of itself; then it says what it said before.
+const LOOK: Duration = Duration::from_millis(200);
+
 pub struct Heart {
     datacenter: DatacenterName,
     rack: RackName,
     listen: SocketAddr,
     client: PlacementClient,
     store: Option<SharedStore>,
+    looked: Looked,
     seen: u64,
     links: Links,
     dropping: Arc<Mutex<Dropping<DiskId>>>,
     dropping_replicas: Arc<Mutex<Dropping<DropReplica>>>,
     away: bool,
+}
+
+/// What the store last said of itself.
+#[derive(Default)]
+struct Looked {
+    usage: Usage,
+    failed: bool,
+    under_way: Option<tokio::task::JoinHandle<(Usage, bool)>>,
 }
 
 /// What is on its way out of the store: deleted disks, superfluous copies.
@@ -62,6 +74,7 @@ impl Heart {
             listen,
             client,
             store,
+            looked: Looked::default(),
             seen: 0,
             links,
             dropping: Arc::default(),
@@ -73,6 +86,7 @@ impl Heart {
     /// Beats for ever: tells, hears, follows.
     pub async fn beat<S: Spawn>(&mut self, supervisor: &mut Supervisor<S>) {
         loop {
+            self.look_at_store().await;
             let heartbeat = self.report(supervisor);
             let answer = tokio::select! {
                 answer = self.client.heartbeat(heartbeat) => answer,
@@ -105,7 +119,9 @@ impl Heart {
 
     /// One more, so that the operator sees at once what stopped. Not waited for longer than it is worth.
     pub async fn last<S: Spawn>(&mut self, supervisor: &Supervisor<S>) {
-        let farewell = self.report(supervisor);
+        let mut farewell = self.report(supervisor);
+        // Answered at once, as one who has heard nothing yet is.
+        farewell.seen = 0;
         let _ = tokio::time::timeout(FAREWELL, self.client.heartbeat(farewell)).await;
     }
 
@@ -127,7 +143,7 @@ impl Heart {
     }
 
     fn store_report(&self, store: &SharedStore) -> StoreReport {
-        let usage = store.usage();
+        let Looked { usage, failed, .. } = &self.looked;
         StoreReport {
             id: store.id(),
             starts: store.starts(),
@@ -144,9 +160,30 @@ impl Heart {
                 .collect(),
             dropped: self.dropping.lock().done.clone(),
             dropped_replicas: self.dropping_replicas.lock().done.clone(),
-            trouble: store.has_failed().then(|| {
-                "a write or a sync failed: it refuses everything until its node is restarted".into()
-            }),
+            trouble: match &self.looked.under_way {
+                Some(_) => Some("it does not answer: its media hang, or are very slow".into()),
+                None => failed.then(|| {
+                    "a write or a sync failed: it refuses everything until its node is restarted"
+                        .into()
+                }),
+            },
+        }
+    }
+
+    /// Asks the store how it is, on a thread that may have to wait: a store whose media hang is no reason to
+    /// fall silent.
+    async fn look_at_store(&mut self) {
+        let Some(store) = &self.store else { return };
+        let look = self.looked.under_way.get_or_insert_with(|| {
+            let store = store.clone();
+            tokio::task::spawn_blocking(move || (store.usage(), store.has_failed()))
+        });
+        if let Ok(Ok((usage, failed))) = tokio::time::timeout(LOOK, look).await {
+            self.looked = Looked {
+                usage,
+                failed,
+                under_way: None,
+            };
         }
     }
 
@@ -155,15 +192,16 @@ impl Heart {
         // The store may answer at once: it is asked without the lock.
         let fresh = self.dropping.lock().begin(disks);
         for disk in fresh {
-            let dropping = self.dropping.clone();
-            store.drop_disk(disk, move |reply| {
+            let (store, dropping) = (store.clone(), self.dropping.clone());
+            let done = move |reply: Reply| {
                 if let Reply::Refused(refusal) = &reply {
                     tracing::warn!(%disk, "a deleted disk could not be dropped yet: {refusal}");
                 }
                 dropping
                     .lock()
                     .ended(disk, !matches!(reply, Reply::Refused(_)));
-            });
+            };
+            tokio::task::spawn_blocking(move || store.drop_disk(disk, done));
         }
     }
 

@@ -25,11 +25,14 @@ use replicator::words::{DatacenterName, HostName, RackName, StoreId};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use supervisor::Supervisor;
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
+use vhost_backend::disk::NearStore;
 
 pub struct Config {
     pub credentials: Credentials,
@@ -76,12 +79,16 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         let puller = pulls.clone();
         Some(PullingStore { store, puller })
     };
+    // Its sessions write to the store: where that hangs, the rest of the node goes on.
+    let stores = ServingRuntime::new()?;
+    let guard = stores.enter();
     let server = Server::bind(config.listen, &config.credentials, find)
         .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?
         .accept_ungranted(true);
     let listen = server.local_addr()?;
     let endpoint = server.endpoint();
     let serving = tokio::spawn(server.run());
+    drop(guard);
     let client = PlacementClient::new(&config.credentials, config.placement.clone())?;
     let reactors = (0..config.threads)
         .map(Reactor::spawn)
@@ -92,11 +99,13 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let probing = puller.links().clone();
     let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
     let changed = Arc::new(Notify::new());
+    let near = store.clone().map(NearStore::new).transpose();
+    let near = near.context("cannot start a thread")?;
     let backends = Backends::new(
         &config,
         client.clone(),
         addresses,
-        (store.clone(), puller),
+        (near, puller),
         reactors,
         changed.clone(),
     );
@@ -118,6 +127,38 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
             .context("the store could not be synced at the end")?;
     }
     Ok(())
+}
+
+/// The threads on which other nodes' writers are served.
+struct ServingRuntime(Option<Runtime>);
+
+impl ServingRuntime {
+    fn new() -> anyhow::Result<ServingRuntime> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("store-server")
+            .enable_all()
+            .build()
+            .context("cannot start threads for other nodes")?;
+        Ok(ServingRuntime(Some(runtime)))
+    }
+}
+
+impl Deref for ServingRuntime {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("until it is dropped")
+    }
+}
+
+impl Drop for ServingRuntime {
+    fn drop(&mut self) {
+        // Within the node's own runtime nothing may wait for another one to end.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Opens the store in `dir`, or makes one there if there is nothing yet.

@@ -1,6 +1,8 @@
 //! The disk as a device sees it, over a near and a far store with real files and real QUIC, against
 //! a model in memory: what was written is what is read, across restarts of everything.
 
+mod stalls;
+
 use bytes::Bytes;
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
@@ -20,7 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use vhost_backend::disk::{
-    Answer, DiskIo, Failure, IoError, Phase, Placement, ReplicatedDisk, Surroundings, image,
+    Answer, DiskIo, Failure, IoError, NearStore, Phase, Placement, ReplicatedDisk, Surroundings,
+    image,
 };
 
 const NEAR: StoreId = StoreId::from_u128(0xa);
@@ -115,22 +118,29 @@ fn new_record() -> DiskRecord {
 /// A node with the far store: a thread with a runtime of its own, so that it can be killed.
 struct FarNode {
     addr: SocketAddr,
+    gate: Arc<stalls::Gate>,
     kill: tokio::sync::oneshot::Sender<()>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl FarNode {
     fn start(dir: &Path, credentials: &Credentials, listen: SocketAddr) -> FarNode {
+        FarNode::start_in(&dir.join("far"), credentials, listen)
+    }
+
+    fn start_in(dir: &Path, credentials: &Credentials, listen: SocketAddr) -> FarNode {
         let (kill, killed) = tokio::sync::oneshot::channel();
         let (ready, started) = mpsc::channel();
-        let (dir, credentials) = (dir.join("far"), credentials.clone());
+        let (dir, credentials) = (dir.to_path_buf(), credentials.clone());
+        let gate = Arc::new(stalls::Gate::default());
+        let its_gate = gate.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
             let store = open(&dir);
-            let serving = store.clone();
+            let serving = stalls::Gated::new(store.clone(), its_gate);
             runtime.block_on(async move {
                 let find = move |id| (id == serving.id()).then(|| serving.clone());
                 let server = Server::bind(listen, &credentials, find).unwrap();
@@ -146,7 +156,12 @@ impl FarNode {
             store.close().unwrap();
         });
         let addr = started.recv_timeout(PATIENCE).unwrap();
-        FarNode { addr, kill, thread }
+        FarNode {
+            addr,
+            gate,
+            kill,
+            thread,
+        }
     }
 
     fn kill(self) {
@@ -225,7 +240,7 @@ impl World {
         };
         let resolve = move |id| (id == FAR).then(|| place.clone());
         let around = Surroundings {
-            near: Some(self.near.clone()),
+            near: Some(NearStore::new(self.near.clone()).unwrap()),
             links: Links::new(&self.credentials[0], resolve).unwrap(),
             placement: Arc::new(Service(self.catalog.clone())),
         };
