@@ -50,6 +50,7 @@
 
 mod moves;
 mod policies;
+mod verify;
 
 pub use moves::{
     AddCopy, ByteRange, Control, ControlMove, Deletion, DropCopy, Move, MoveBrief, MoveDisk,
@@ -58,6 +59,7 @@ pub use moves::{
 pub use policies::{
     AddPin, ApplyPolicy, LiftPins, PolicyCheck, PolicyDiff, PolicyText, PolicyView, SetClass,
 };
+pub use verify::{Verification, VerifyDisk};
 
 use crate::policy::{ClassName, UnixSeconds};
 use replicator::words::{

@@ -16,7 +16,7 @@ use replicator::words::{
     BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, Extents,
     HostName, Incarnation, RackName, Revision, Starts, StoreId,
 };
-use replicator::writer::{Orders, Progress};
+use replicator::writer::{Orders, Progress, Verdict};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -174,6 +174,9 @@ pub struct BackendReport {
     /// How far copying is; none: it does not say.
     #[serde(default)]
     pub progress: Option<Progress>,
+    /// What came of the last order to verify its disk, or how far that is.
+    #[serde(default)]
+    pub verdict: Option<Verdict>,
 }
 
 /// What a node measured to one store.

@@ -165,6 +165,7 @@ fn obedient_node_in(
                 },
                 stall: None,
                 hindrance: None,
+                verdict: None,
                 progress: None,
             });
             let mut next = heartbeat(number, &format!("r{number}"));
@@ -291,6 +292,7 @@ async fn a_standby_is_told_its_orders_and_has_the_disk_once_it_has_opened_it() {
             },
             stall: None,
             hindrance: None,
+            verdict: None,
             progress: None,
         }];
         let desired = o1.heartbeat(beat).await.unwrap();

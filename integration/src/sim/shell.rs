@@ -262,7 +262,7 @@ impl World {
                 self.say(format_args!("W{host}.{life} is hindered: {hindrance}"));
                 self.stats.count("hindrances");
             }
-            Effect::Resumed | Effect::Unhindered => {}
+            Effect::Resumed | Effect::Unhindered | Effect::Verified(_) => {}
         }
     }
 

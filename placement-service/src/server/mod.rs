@@ -6,6 +6,7 @@ mod nodes;
 mod operators;
 mod passes;
 mod tls;
+mod verifying;
 
 use crate::catalog::{Catalog, CatalogError, RedbCatalog};
 use crate::policy::UnixSeconds;

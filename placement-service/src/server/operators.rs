@@ -87,6 +87,7 @@ fn routes(desk: Desk) -> Router {
         .route("/v1/disks/{name}/detach", post(detach))
         .route("/v1/disks/{name}/writer", post(take_writer))
         .merge(super::moving::routes())
+        .merge(super::verifying::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

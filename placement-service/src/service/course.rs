@@ -4,6 +4,7 @@
 use super::Service;
 use super::pulse::Moment;
 use super::terms::Places;
+use super::verify::Verifications;
 use crate::api::{MoveKind, MoveProgress};
 use crate::catalog::KeyRevision;
 use crate::model::Base;
@@ -34,6 +35,7 @@ pub(super) struct Course {
     policies: Option<(Vec<KeyRevision>, Arc<Policies>)>,
     /// Why copies of these disks are not deleted although policy would have it.
     held: BTreeMap<DiskId, Vec<String>>,
+    pub verifications: Verifications,
     pub last_whole_pass: Option<(Moment, Duration)>,
 }
 
@@ -61,7 +63,9 @@ impl Service {
 
 impl Course {
     pub fn orders(&self, disk: DiskId, backend: BackendId) -> Option<Orders> {
-        self.orders.get(&disk)?.get(&backend).cloned()
+        let of = self.orders.get(&disk);
+        let orders = of.and_then(|of| of.get(&backend)).cloned();
+        self.verifications.added(disk, backend, orders)
     }
 
     /// True: they are others than before.
@@ -105,6 +109,7 @@ impl Course {
         self.orders.remove(&disk);
         self.drops.remove(&disk);
         self.held.remove(&disk);
+        self.verifications.forget(disk);
         self.admitted.remove(&disk);
     }
 
@@ -165,6 +170,7 @@ impl Course {
     /// Takes in what the backends of a node say about their copying.
     pub fn hear(&mut self, reports: &[BackendReport], now: Moment) {
         for report in reports {
+            self.verifications.hear(report);
             let track = self.tracks.entry(report.backend).or_default();
             let hindrance = report.hindrance.as_ref().or(report.stall.as_ref());
             track.hindrance = hindrance.cloned();

@@ -21,6 +21,7 @@ mod retire;
 mod scene;
 mod swap;
 mod terms;
+mod verify;
 mod wish;
 
 pub use attach::{AttachState, DetachState};

@@ -113,6 +113,7 @@ impl Play {
             state: state.clone(),
             stall: None,
             hindrance: None,
+            verdict: None,
             progress: None,
         });
         let number = name[1..].parse().unwrap();

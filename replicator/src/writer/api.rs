@@ -1,5 +1,6 @@
 //! What goes into the writer and what comes out of it: plain data, so that a test can be read as a script.
 
+use super::verdict::{Verdict, VerifyOrder};
 use crate::message::{Reply, Request};
 use crate::words::{
     BackendId, Change, ChangeRefused, DiskRecord, Epoch, HostName, NewSet, Revision, Span, StoreId,
@@ -88,6 +89,8 @@ pub struct Config {
     /// A request that waits longer ends with [`Failure::TooLate`]; `None`: it waits. What of a write was
     /// begun goes on, before whatever is written to the same blocks later.
     pub stall_deadline: Option<Duration>,
+    /// How often it looks unasked whether its whole copies agree and are intact; `None`: never.
+    pub audit_every: Option<Duration>,
     /// Bounds [`super::Writer::room`].
     pub max_in_flight_bytes: u64,
 }
@@ -102,6 +105,7 @@ impl Default for Config {
             close_patience: Duration::from_secs(8),
             pause: Duration::from_millis(200),
             stall_deadline: None,
+            audit_every: None,
             max_in_flight_bytes: 16 << 20,
         }
     }
@@ -122,6 +126,9 @@ pub struct Orders {
     /// instead. 0 and 1 say the same: the last one is never ejected.
     #[serde(default)]
     pub min_copies: u8,
+    /// Verify the disk, once for each id; taken back, it is cancelled.
+    #[serde(default)]
+    pub verify: Option<VerifyOrder>,
 }
 
 /// How members that are not whole are filled.
@@ -304,6 +311,8 @@ pub enum Effect {
     Hindered(Hindrance),
     /// What the last [`Effect::Hindered`] said is over.
     Unhindered,
+    /// The disk was verified, by order, or unasked with something to say: for logs.
+    Verified(Box<Verdict>),
 }
 
 /// Why a start ended without an open disk.

@@ -56,6 +56,10 @@ pub(super) enum Purpose {
     Heal {
         block: Block,
     },
+    /// A part of the verifying.
+    Look {
+        look: u64,
+    },
     /// What becomes of it matters to nobody.
     Collapse,
 }
@@ -175,6 +179,7 @@ impl Writer {
     /// Reads that may still land in a guest's memory are withdrawn, and stay until they are.
     pub(super) fn void_calls(&mut self) {
         self.fill.begin_epoch();
+        self.void_look();
         self.forget_heals();
         for id in self.calls.ids(|_| true) {
             let call = &self.calls.open[&id];

@@ -114,7 +114,7 @@ impl Writer {
             Purpose::Read { .. } | Purpose::Through { .. } => false,
             // Filling takes its time.
             Purpose::Survey { .. } | Purpose::Pull { .. } | Purpose::Seed { .. } => false,
-            Purpose::Heal { .. } | Purpose::Collapse => false,
+            Purpose::Heal { .. } | Purpose::Look { .. } | Purpose::Collapse => false,
             Purpose::Seal => !settling,
             _ => true,
         };

@@ -48,6 +48,20 @@ impl Heals {
         self.open.is_empty()
     }
 
+    pub fn have_room(&self) -> bool {
+        self.open.len() < MAX_HEALS
+    }
+
+    pub fn begin(&mut self, store: StoreId, (from, below): (Epoch, Epoch), block: Block, now: Now) {
+        self.open.entry((store, block)).or_insert_with(|| Heal {
+            from,
+            below,
+            tried: SmallVec::new(),
+            asked: None,
+            since: now,
+        });
+    }
+
     /// Whether a heal of one of these blocks is under way.
     pub fn is_open(&self, blocks: Blocks) -> bool {
         self.open.keys().any(|(_, block)| blocks.contains(*block))
@@ -58,20 +72,9 @@ impl Writer {
     /// `store` says that `block` of its entry, looked for below an epoch, is damaged. Carried out when all that
     /// the guest waits for is under way.
     pub(super) fn heal(&mut self, store: StoreId, (from, below): (Epoch, Epoch), block: Block) {
-        if self.heals.open.len() >= MAX_HEALS {
-            return;
+        if self.heals.have_room() {
+            self.heals.begin(store, (from, below), block, self.now);
         }
-        let since = self.now;
-        self.heals
-            .open
-            .entry((store, block))
-            .or_insert_with(|| Heal {
-                from,
-                below,
-                tried: SmallVec::new(),
-                asked: None,
-                since,
-            });
     }
 
     /// Asks whoever is next, where nobody is asked.
@@ -211,6 +214,7 @@ impl Writer {
     /// Reads that have nobody else to ask have waited for it.
     fn heal_ended(&mut self, store: StoreId, block: Block, healed: bool) {
         self.heals.open.remove(&(store, block));
+        self.verify_heal_ended(store, block, healed);
         let waits = |piece: &PieceId| self.reads[piece].blocks.contains(block);
         for piece in self
             .seeking

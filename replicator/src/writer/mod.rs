@@ -30,7 +30,7 @@
 //! ```
 
 //! Follow a write in requests.rs (pieces), block_locks.rs, sequencer.rs, write.rs and flush.rs; a read
-//! in read.rs, read_through.rs and, where it meets damage, heal.rs; the life of an epoch in attach.rs, switch.rs, eject.rs, take_over.rs with
+//! in read.rs, read_through.rs and, where it meets damage, heal.rs; what looks for damage in verify.rs; the life of an epoch in attach.rs, switch.rs, eject.rs, take_over.rs with
 //! even_out.rs, and close.rs; a move in switch.rs, fill.rs (what there is to do), heat.rs and backfill.rs.
 //! The rules (W1, S3...) and invariants (I1...) that comments cite stand in docs/protocol.md.
 
@@ -57,7 +57,11 @@ mod switch;
 mod take_over;
 #[cfg(test)]
 mod tests;
+mod verdict;
+mod verify;
 mod write;
+
+pub use verdict::{CopyOfBlock, DamagedCopy, Difference, Verdict, VerifyOrder};
 
 pub use api::{
     Aim, CallId, Config, Effect, Event, Failure, FillOrders, GuestOp, Hindrance, NotStarted, Now,
@@ -105,6 +109,7 @@ pub struct Writer {
     switching: Option<switch::Switching>,
     fill: fill::Fill,
     heals: heal::Heals,
+    verifying: verify::Verifying,
     progress: Progress,
     hindrance: Option<Hindrance>,
     /// Round trips to stores, where they are known.
@@ -178,6 +183,7 @@ impl Writer {
             switching: None,
             fill: Default::default(),
             heals: Default::default(),
+            verifying: Default::default(),
             progress: Progress::default(),
             hindrance: None,
             distances: BTreeMap::new(),
@@ -218,6 +224,7 @@ impl Writer {
         self.go_on_switching();
         self.go_on_filling();
         self.send_ready_while_ejecting();
+        self.go_on_verifying();
         self.go_on_healing();
         self.start_syncs();
         self.arm_patrol();
@@ -239,6 +246,7 @@ impl Writer {
             self.stop_timeout(),
             self.start_timeout(),
             self.fill_timeout(),
+            self.verify_timeout(),
             self.switch_timeout(),
         ]
         .into_iter()
@@ -288,6 +296,7 @@ impl Writer {
             self.retry_reads();
             self.hurry_surveys();
             self.hurry_heals();
+            self.hurry_looks();
             self.unreachable = self.unreachable();
         }
         self.give_up_stopping();
@@ -340,6 +349,7 @@ impl Writer {
             self.consider_ejection();
         }
         self.find_jobs();
+        self.verify_as_ordered();
     }
 
     /// How far a store is, as far as anybody knows; near ones first.

@@ -61,6 +61,7 @@ impl Writer {
                     self.fill_cut_off(store, call.purpose);
                 }
                 Purpose::Heal { block } => self.heal_cut_off(store, block),
+                Purpose::Look { look } => self.look_failed(store, look),
                 _ => {
                     call.sent = false;
                     self.calls.put_back(id, call);
@@ -131,6 +132,7 @@ impl Writer {
             (Purpose::Heal { block }, Reply::Pulled(pulled)) => {
                 self.heal_answered(store, block, pulled.copied);
             }
+            (Purpose::Look { look }, reply) => self.looked(store, look, reply),
             (Purpose::Seed { extents }, Reply::Joined) => self.seed_joined(store, extents),
             _ => {
                 let why = "the answer does not belong to the question";
@@ -179,6 +181,9 @@ impl Writer {
             ) =>
             {
                 return self.fill_refused(store, call.purpose, &refusal);
+            }
+            _ if let Purpose::Look { look } = call.purpose => {
+                return self.look_refused(store, look, &refusal);
             }
             _ if let Purpose::Heal { block } = call.purpose => {
                 return self.heal_refused(store, block, &refusal);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 mod damage;
 mod moving;
 mod stalls;
+mod verify;
 
 const G: Generation = Generation(0);
 const EXTENT: u64 = 1 << 20;

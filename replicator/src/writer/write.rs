@@ -57,6 +57,10 @@ impl Draft {
 }
 
 impl WritePiece {
+    pub(super) fn blocks(&self) -> Blocks {
+        self.blocks
+    }
+
     /// What it keeps in memory.
     fn weight(&self) -> u64 {
         match &self.draft {
@@ -99,6 +103,7 @@ impl Writer {
             first_held: None,
         };
         self.writes.insert(piece, write);
+        self.disturb_look(blocks);
         // Rewrites of a take-over are alone, and each block is rewritten once.
         if owner == WriteOwner::Settling || self.claim(piece, blocks, Claim::Write) {
             self.write_granted(piece);

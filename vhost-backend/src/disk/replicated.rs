@@ -22,7 +22,9 @@ use replicator::message::{ReadBlocks, Reply, Request};
 use replicator::net::{Link, LinkEvent, Links, Puller};
 use replicator::store::Pull;
 use replicator::words::{DiskRecord, Owner, Span, StoreId};
-use replicator::writer::{Aim, CallId, Config, Effect, Event, GuestOp, NotStarted, Now, Writer};
+use replicator::writer::{
+    Aim, CallId, Config, Effect, Event, GuestOp, NotStarted, Now, Verdict, VerifyOrder, Writer,
+};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -157,6 +159,26 @@ impl ReplicatedDisk {
         poll_fn(|context| self.poll_work(context, over)).await
     }
 
+    /// Lets the writer verify the disk, which is open, and drives it until that is done. `seen` hears how far
+    /// it is now and then.
+    pub async fn verify(
+        &mut self,
+        order: VerifyOrder,
+        seen: impl Fn(&Verdict),
+    ) -> Result<Verdict, Failure> {
+        self.orders
+            .change(|orders| orders.placement.verify = Some(order));
+        let over = |disk: &mut Self| {
+            if disk.status.phase() == Phase::Superseded {
+                return Some(Err(Failure::Superseded));
+            }
+            let verdict = disk.writer.verdict().filter(|v| v.order == order.id)?;
+            seen(verdict);
+            verdict.finished.then(|| Ok(verdict.clone()))
+        };
+        poll_fn(|context| self.poll_work(context, over)).await
+    }
+
     fn now(&self) -> Now {
         Now(self.began.elapsed())
     }
@@ -233,7 +255,11 @@ impl ReplicatedDisk {
         let now = self.now();
         if self.show_progress_at.take_if(|at| *at <= now).is_some() {
             let progress = self.writer.progress();
-            self.status.change(|status| status.progress = progress);
+            let verdict = self.writer.verdict().cloned();
+            self.status.change(|status| {
+                status.progress = progress;
+                status.verdict = verdict;
+            });
             self.tell_distances();
         }
         if self.start_again.take_if(|at| *at <= now).is_some() {
@@ -385,6 +411,19 @@ impl ReplicatedDisk {
             }
             Effect::Unhindered => {
                 self.status.change(|status| status.hindrance = None);
+            }
+            Effect::Verified(verdict) => {
+                let (healed, differ) = (verdict.healed_blocks, verdict.differing_blocks);
+                let damaged = verdict.damaged_blocks - healed.min(verdict.damaged_blocks);
+                if verdict.has_no_faults() {
+                    tracing::info!(%disk, healed, "verified: no fault is left");
+                } else {
+                    tracing::error!(
+                        %disk, healed, damaged, differ, first_damaged = ?verdict.damaged.first(),
+                        first_difference = ?verdict.differing.first(),
+                        "verified: the copies are not good; `ukai disk verify` says more"
+                    );
+                }
             }
             _ => unreachable!("carried out, not announced"),
         }

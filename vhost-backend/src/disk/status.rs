@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 use replicator::words::{Epoch, StoreId};
-use replicator::writer::{Hindrance, NotStarted, Progress, Stall};
+use replicator::writer::{Hindrance, NotStarted, Progress, Stall, Verdict};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +20,8 @@ pub struct DiskStatus {
     pub hindrance: Option<Hindrance>,
     /// How far the filling is and who answers reads, a quarter of a second old at most.
     pub progress: Progress,
+    /// What came of the last order to verify it, or how far that is; as old at most.
+    pub verdict: Option<Verdict>,
     pub requests_in_flight: u64,
 }
 
@@ -59,6 +61,7 @@ impl StatusHandle {
             stall: None,
             hindrance: None,
             progress: Progress::default(),
+            verdict: None,
             requests_in_flight: 0,
         };
         StatusHandle {

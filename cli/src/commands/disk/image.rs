@@ -113,7 +113,7 @@ pub fn export(args: ExportArgs, connection: &Connection, output: Output) -> anyh
     let done = with_disk(&args.disk, connection, &service, async |io| {
         let done = image::export(io, &file, |progress| bar.set_position(progress.done)).await?;
         file.sync_all()?;
-        Ok(done)
+        Ok::<_, ImageError>(done)
     })?;
     bar.finish_and_clear();
     show(args.disk, args.file, done, "exported", output);
@@ -139,11 +139,11 @@ fn show(disk: DiskName, file: PathBuf, done: Progress, verb: &str, output: Outpu
 
 /// Becomes the disk's writer, lets `work` use it, closes it and gives the attachment back, also when
 /// `work` failed or the user pressed ctrl-c.
-fn with_disk<T>(
+pub(super) fn with_disk<T, E: Into<anyhow::Error>>(
     name: &DiskName,
     connection: &Connection,
     service: &Service,
-    work: impl AsyncFnOnce(&mut DiskIo) -> Result<T, ImageError>,
+    work: impl AsyncFnOnce(&mut DiskIo) -> Result<T, E>,
 ) -> anyhow::Result<T> {
     let writer: Writer =
         service.post(&format!("/v1/disks/{name}/writer"), &TakeWriter::default())?;
@@ -157,7 +157,7 @@ fn with_disk<T>(
             _ = ctrl_c() => return Err(stopped_early()),
         };
         let result = tokio::select! {
-            result = work(&mut io) => result.map_err(anyhow::Error::from),
+            result = work(&mut io) => result.map_err(Into::into),
             _ = ctrl_c() => Err(stopped_early()),
         };
         // A second ctrl-c does not wait for stores that are away.
@@ -171,7 +171,7 @@ fn with_disk<T>(
         service.post(&format!("/v1/disks/{name}/detach"), &Detach::default());
     let value = result?;
     if !detached?.clean {
-        let what = format!("{name} was copied, but its epoch could not be closed");
+        let what = format!("{name} was done with, but its epoch could not be closed");
         return Err(Failure::new(Code::Failed, what)
             .because("a store or the placement service was away")
             .try_next("attach it again when they are back: its copies are settled then")
@@ -180,7 +180,7 @@ fn with_disk<T>(
     Ok(value)
 }
 
-fn stopped_early() -> anyhow::Error {
+pub(super) fn stopped_early() -> anyhow::Error {
     Failure::new(Code::Failed, "stopped before it was complete").into()
 }
 

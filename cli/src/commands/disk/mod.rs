@@ -10,6 +10,7 @@ mod map;
 mod order;
 mod pin;
 mod prepare;
+mod verify;
 
 pub use list::nearness;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub enum Command {
     Deletions {
         disk: DiskName,
     },
+    Verify(verify::Args),
     Import(image::ImportArgs),
     Export(image::ExportArgs),
     /// Delete a detached disk and all of its data.
@@ -87,6 +89,7 @@ pub fn run(command: Command, connection: &Connection, output: Output) -> anyhow:
         Command::Unpin(args) => pin::unpin(args, connection, output),
         Command::Class(args) => pin::class(args, connection, output),
         Command::Deletions { disk } => deletions::run(&disk, connection, output),
+        Command::Verify(args) => verify::run(args, connection, output),
         Command::Import(args) => image::import(args, connection, output),
         Command::Export(args) => image::export(args, connection, output),
         Command::Delete { disk, yes: _ } => {

@@ -30,6 +30,8 @@ const FAREWELL: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// Between two tries to fetch a disk's record, or to listen on its socket.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often an open disk's writer looks whether its stores have found damage, and whether they agree.
+const AUDIT_EVERY: Duration = Duration::from_secs(10 * 60);
 /// A century will do.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -159,7 +161,8 @@ impl Running {
             state,
             stall: stall.map(ToString::to_string),
             hindrance: hindrance.map(ToString::to_string),
-            progress: status.map(|status| status.progress),
+            progress: status.as_ref().map(|status| status.progress),
+            verdict: status.and_then(|status| status.verdict),
         })
     }
 }
@@ -415,6 +418,7 @@ impl Site {
         let usual = writer::Config::default();
         let config = writer::Config {
             eject_after: self.eject_after,
+            audit_every: Some(AUDIT_EVERY),
             stall_deadline: self.stall_deadline,
             // A member that is left out of a take-over is out as one that was ejected is.
             settle_patience: self.eject_after.unwrap_or(FOR_EVER),

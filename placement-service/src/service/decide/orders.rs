@@ -36,6 +36,7 @@ impl Deciding<'_> {
             seed: seeds.map(|m| m.seeds.clone()).unwrap_or_default(),
             fill: self.fill(sets, moving),
             min_copies: 0,
+            verify: None,
         }
     }
 
@@ -56,6 +57,7 @@ impl Deciding<'_> {
             seed: Vec::new(),
             fill,
             min_copies: 0,
+            verify: None,
         }
     }
 

@@ -159,6 +159,7 @@ impl World {
             },
             stall: None,
             hindrance: self.hindrance.clone(),
+            verdict: None,
             progress: Some(self.progress(runs)),
         });
         let disks = self.service.disks(self.now).unwrap();
