@@ -2,8 +2,9 @@
 
 use clap::Parser;
 use integration::sim::stats::Stats;
-use integration::sim::{Outcome, Show, planted, run, scripts};
+use integration::sim::{Outcome, Show, planted, rare, run, scripts};
 use replicator::plant::Plant;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,9 @@ use std::time::Instant;
 
 /// Writer, stores and placement map in virtual time, with everything going wrong that may.
 ///
-/// Example: ukai-sim --seeds 1000
+/// A run of 2000 seeds and more fails, too, if it was never in one of the rare states that it counts.
+///
+/// Example: ukai-sim --seeds 2000
 #[derive(Parser)]
 struct Args {
     /// How many seeds to run, from --first on: 1000 unless given. With --planted: the most to try
@@ -20,6 +23,12 @@ struct Args {
     seeds: Option<u64>,
     #[arg(long, default_value_t = 0)]
     first: u64,
+    /// As many seeds as a night takes: 200000.
+    #[arg(long, conflicts_with = "seeds")]
+    nightly: bool,
+    /// Keep in this file how far the run is, and go on from there if it has something.
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
     /// Run this seed only, and print all that happens.
     #[arg(long)]
     seed: Option<u64>,
@@ -51,7 +60,12 @@ fn main() -> ExitCode {
     } else if args.planted {
         plants(args.seeds.unwrap_or(10_000))
     } else {
-        many(args.first, args.seeds.unwrap_or(1000))
+        let seeds = if args.nightly { 200_000 } else { 1000 };
+        many(
+            args.first,
+            args.seeds.unwrap_or(seeds),
+            args.resume.as_deref(),
+        )
     };
     if ok {
         ExitCode::SUCCESS
@@ -109,37 +123,41 @@ fn one(outcome: Outcome) -> bool {
     }
 }
 
-fn many(first: u64, seeds: u64) -> bool {
+/// Runs seeds on all cores, a thousand at a time; after each thousand a run that is to be resumed is kept.
+fn many(first: u64, seeds: u64, kept: Option<&Path>) -> bool {
     let begun = Instant::now();
-    let next = AtomicU64::new(first);
-    let failed: Mutex<Vec<Outcome>> = Mutex::new(Vec::new());
-    let total: Mutex<(u64, u64, Stats)> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..threads() {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds || failed.lock().unwrap().len() >= 10 {
-                        return;
-                    }
-                    let outcome = run(seed, None, Show::Nothing);
-                    let mut total = total.lock().unwrap();
-                    total.0 += 1;
-                    total.1 ^= outcome.hash.rotate_left((seed % 64) as u32);
-                    total.2.add(&outcome.stats);
-                    if outcome.violation.is_some() {
-                        failed.lock().unwrap().push(outcome);
-                    }
-                    if total.0.is_multiple_of(100) {
-                        println!("{} seeds, {:.0} s", total.0, begun.elapsed().as_secs_f64());
-                    }
-                }
-            });
+    let mut total = Total {
+        next: first,
+        ..Total::default()
+    };
+    if let Some(earlier) = kept.and_then(|path| std::fs::read_to_string(path).ok()) {
+        match Total::parse(&earlier) {
+            Some(earlier) => total = earlier,
+            None => {
+                println!("what is in that file is no state of a run");
+                return false;
+            }
         }
-    });
-    let mut failed = failed.into_inner().unwrap();
-    let (run_seeds, hash, stats) = total.into_inner().unwrap();
-    failed.sort_by_key(|outcome| outcome.seed);
+        println!("goes on at seed {}", total.next);
+    }
+    let end = first + seeds;
+    let mut failed = Vec::new();
+    while total.next < end && failed.is_empty() {
+        let chunk = total.next..end.min(total.next + 1000);
+        failed = some(chunk, &mut total);
+        println!(
+            "{} seeds, {:.0} s",
+            total.seeds,
+            begun.elapsed().as_secs_f64()
+        );
+        if let Some(path) = kept.filter(|_| failed.is_empty())
+            && let Err(error) = std::fs::write(path, total.text())
+        {
+            println!("cannot keep the state of the run: {error}");
+            return false;
+        }
+    }
+    failed.sort_by_key(|outcome: &Outcome| outcome.seed);
     if let Some(first) = failed.first() {
         let again = run(first.seed, None, Show::Last);
         if let Some((what, lines)) = again.violation {
@@ -152,12 +170,91 @@ fn many(first: u64, seeds: u64) -> bool {
             println!("replay: cargo xtask sim --seed {}  # {what}", outcome.seed);
         }
     }
+    println!("{}", total.stats);
+    print!("Rare states:\n{}", rare::table(&total.stats));
     println!(
-        "{run_seeds} seeds, {} violations, traces {hash:016x}, {:.0} s; {stats}",
+        "{} seeds, {} violations, traces {:016x}, {:.0} s",
+        total.seeds,
         failed.len(),
+        total.hash,
         begun.elapsed().as_secs_f64()
     );
-    failed.is_empty()
+    let never = rare::missing(&total.stats);
+    let enough = total.seeds >= rare::ENOUGH_SEEDS && failed.is_empty();
+    if enough && !never.is_empty() {
+        println!("NEVER REACHED: {}", never.join("; "));
+    }
+    failed.is_empty() && (!enough || never.is_empty())
+}
+
+/// Runs these seeds; returns those that failed.
+fn some(chunk: std::ops::Range<u64>, total: &mut Total) -> Vec<Outcome> {
+    let next = AtomicU64::new(chunk.start);
+    let failed: Mutex<Vec<Outcome>> = Mutex::new(Vec::new());
+    let counted = Mutex::new(&mut *total);
+    std::thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= chunk.end || failed.lock().unwrap().len() >= 10 {
+                        return;
+                    }
+                    let outcome = run(seed, None, Show::Nothing);
+                    counted.lock().unwrap().add(&outcome);
+                    if outcome.violation.is_some() {
+                        failed.lock().unwrap().push(outcome);
+                    }
+                }
+            });
+        }
+    });
+    total.next = chunk.end;
+    failed.into_inner().unwrap()
+}
+
+/// What many seeds came to.
+#[derive(Default)]
+struct Total {
+    next: u64,
+    seeds: u64,
+    hash: u64,
+    stats: Stats,
+}
+
+impl Total {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        // In whatever order the threads get there.
+        self.hash ^= outcome.hash.rotate_left((outcome.seed % 64) as u32);
+        self.stats.add(&outcome.stats);
+    }
+
+    /// As it is kept: where to go on, and what the rare states came to.
+    fn text(&self) -> String {
+        let mut text = format!("{} {} {:016x}\n", self.next, self.seeds, self.hash);
+        for state in rare::STATES {
+            text += &format!("{} {state}\n", self.stats.of(state));
+        }
+        text
+    }
+
+    fn parse(text: &str) -> Option<Total> {
+        let mut lines = text.lines();
+        let mut numbers = lines.next()?.split(' ');
+        let mut total = Total {
+            next: numbers.next()?.parse().ok()?,
+            seeds: numbers.next()?.parse().ok()?,
+            hash: u64::from_str_radix(numbers.next()?, 16).ok()?,
+            stats: Stats::default(),
+        };
+        for line in lines {
+            let (count, state) = line.split_once(' ')?;
+            let state = rare::STATES.into_iter().find(|known| *known == state)?;
+            total.stats.count_many(state, count.parse().ok()?);
+        }
+        Some(total)
+    }
 }
 
 fn plants(seeds: u64) -> bool {

@@ -2,7 +2,7 @@
 //! those that made it superfluous are whole and there, orders it, and the order may be late.
 
 use super::placement::Retired;
-use super::store_node::{DISK, name};
+use super::store_node::name;
 use super::world::{What, World};
 use replicator::plant::{Plant, planted};
 use replicator::words::{Extent, Extents, StoreId};
@@ -11,7 +11,7 @@ impl World {
     pub(super) fn note_retired(&mut self, retired: Vec<Retired>) {
         for retired in retired {
             self.stats.count("replicas retired");
-            self.drops_pending += 1;
+            self.disks[retired.disk].drops_pending += 1;
             let wait = self.dice.pick(&[500, 3_000, 20_000]);
             let wait = self.dice.wait(wait);
             self.after(wait, What::ConsiderDrop(retired));
@@ -24,12 +24,13 @@ impl World {
         }
         if !planted(Plant::DeletedBeforeComplete) {
             // It is needed again; when it is not any more, that will be noted anew.
-            if self.placement.names(retired.store, retired.extent) {
+            let disk = &mut self.disks[retired.disk];
+            if disk.placement.names(retired.store, retired.extent) {
                 self.stats.count("drops not ordered: named again");
-                self.drops_pending -= 1;
+                disk.drops_pending -= 1;
                 return;
             }
-            let history = self.placement.history(retired.extent);
+            let history = disk.placement.history(retired.extent);
             let members: Vec<StoreId> = history.members().collect();
             let whole = history.is_whole();
             let there = members.iter().all(|id| self.store(*id).core.is_some());
@@ -44,14 +45,15 @@ impl World {
         self.after(wait, What::Drop(retired));
         if self.dice.chance(self.faults.double) {
             let wait = self.dice.wait(40_000);
-            self.drops_pending += 1;
+            self.disks[retired.disk].drops_pending += 1;
             self.after(wait, What::Drop(retired));
         }
     }
 
     /// Nobody waits for the answer: what is not synced is dropped again by the next order, or never.
     pub(super) fn drop_arrives(&mut self, retired: Retired) {
-        let named = self.placement.names(retired.store, retired.extent);
+        let disk = &self.disks[retired.disk];
+        let (id, named) = (disk.id, disk.placement.names(retired.store, retired.extent));
         if named {
             self.stats.count("drops that race with a rejoin");
         }
@@ -60,7 +62,7 @@ impl World {
         let Some(core) = self.store(retired.store).core.as_mut() else {
             return self.after(5_000, What::ConsiderDrop(retired));
         };
-        let dropped = core.drop_replica(DISK, extents, retired.joined_below);
+        let dropped = core.drop_replica(id, extents, retired.joined_below);
         let what = match dropped {
             Ok(Some(_)) => "drops carried out",
             Ok(None) => "drops of nothing that is left",
@@ -70,7 +72,7 @@ impl World {
             // It may have been a part of it.
             Ok(Some(_)) => self.after(200, What::Drop(retired)),
             Err(_) => self.after(2_000, What::ConsiderDrop(retired)),
-            Ok(None) => self.drops_pending -= 1,
+            Ok(None) => self.disks[retired.disk].drops_pending -= 1,
         }
         self.stats.count(what);
         self.say(format_args!(

@@ -18,24 +18,26 @@ impl World {
                 break;
             }
         }
-        let wait = self.dice.wait(150);
+        let wait = self.dice.wait(self.load.pause);
         self.after(wait, What::Guest(host, life));
     }
 
     pub(super) fn issue(&mut self, host: usize) {
-        let bytes = self.placement.record.bytes;
-        let span = host::draw_span(&mut self.dice, EXTENT_BYTES, bytes);
+        let bytes = self.disk_of(host).placement.record.bytes;
+        let load = self.load;
+        let span = load.span(&mut self.dice, EXTENT_BYTES, bytes);
         let die = self.dice.range(0..100);
+        let zeroes = load.writes + load.zeroes;
         match die {
-            0..45 => self.issue_write(host, span, false),
-            45..55 => self.issue_write(host, span, true),
-            55..90 => self.issue_read(host, span),
+            _ if die < load.writes => self.issue_write(host, span, false),
+            _ if die < zeroes => self.issue_write(host, span, true),
+            _ if die < zeroes + load.reads => self.issue_read(host, span),
             _ => self.issue_flush(host),
         }
     }
 
     pub(super) fn issue_write(&mut self, host: usize, span: Span, zeroes: bool) {
-        let number = self.oracle.write(host::sectors(span), zeroes);
+        let number = self.disk_of(host).oracle.write(host::sectors(span), zeroes);
         let op = if zeroes {
             GuestOp::Zero { span }
         } else {
@@ -46,12 +48,12 @@ impl World {
     }
 
     pub(super) fn issue_read(&mut self, host: usize, span: Span) {
-        let ticket = self.oracle.read(host::sectors(span));
+        let ticket = self.disk_of(host).oracle.read(host::sectors(span));
         self.submit(host, span, Kind::Read(ticket), GuestOp::Read { span });
     }
 
     pub(super) fn issue_flush(&mut self, host: usize) {
-        let ticket = self.oracle.flush();
+        let ticket = self.disk_of(host).oracle.flush();
         let span = Span::new(0, 0);
         self.submit(host, span, Kind::Flush(ticket), GuestOp::Flush);
     }
@@ -92,7 +94,7 @@ impl World {
                     self.stats
                         .count("writes that a superseded writer completes");
                 }
-                if let Err(sector) = self.oracle.acknowledged(number) {
+                if let Err(sector) = self.disk_of(host).oracle.acknowledged(number) {
                     self.violate(format!(
                         "I3: W{host} completes write {number}, which the writer after it does not see in sector {sector}"
                     ));
@@ -100,20 +102,21 @@ impl World {
             }
             Kind::Write(number) => {
                 self.stats.count("writes of unknown outcome");
-                self.oracle.abandoned(number);
+                self.disk_of(host).oracle.abandoned(number);
             }
             Kind::Flush(ticket) if ok => {
                 self.stats.count("flushes");
-                self.oracle.flushed(ticket);
+                self.disk_of(host).oracle.flushed(ticket);
             }
-            Kind::Flush(ticket) => self.oracle.flush_failed(ticket),
+            Kind::Flush(ticket) => self.disk_of(host).oracle.flush_failed(ticket),
             // R3: a writer that was superseded and is cut off from all who know may read old blocks.
-            Kind::Read(ticket) if ok && !self.is_owner(host) => self.oracle.read_failed(ticket),
+            Kind::Read(ticket) if ok && !self.is_owner(host) => {
+                self.disk_of(host).oracle.read_failed(ticket)
+            }
             Kind::Read(ticket) if ok => {
                 self.stats.count("reads");
-                let read = self
-                    .oracle
-                    .read_done(ticket, true, |sector| asked.content(sector));
+                let oracle = &mut self.disk_of(host).oracle;
+                let read = oracle.read_done(ticket, true, |sector| asked.content(sector));
                 if let Err(wrong) = read {
                     self.violate(format!(
                         "I1/I5: W{host} reads {:?} in sector {} where one of {:?} must be",
@@ -123,18 +126,18 @@ impl World {
             }
             Kind::Read(ticket) => {
                 self.stats.count("reads that failed");
-                self.oracle.read_failed(ticket);
+                self.disk_of(host).oracle.read_failed(ticket);
             }
         }
     }
 
     /// The requests of a writer that is gone.
-    pub(super) fn abandon(&mut self, kinds: Vec<Kind>) {
+    pub(super) fn abandon(&mut self, host: usize, kinds: Vec<Kind>) {
         for kind in kinds {
             match kind {
-                Kind::Write(number) => self.oracle.abandoned(number),
-                Kind::Read(ticket) => self.oracle.read_failed(ticket),
-                Kind::Flush(ticket) => self.oracle.flush_failed(ticket),
+                Kind::Write(number) => self.disk_of(host).oracle.abandoned(number),
+                Kind::Read(ticket) => self.disk_of(host).oracle.read_failed(ticket),
+                Kind::Flush(ticket) => self.disk_of(host).oracle.flush_failed(ticket),
             }
         }
     }

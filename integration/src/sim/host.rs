@@ -1,6 +1,5 @@
 //! One host of the simulation: the real writer in a shell, and a guest that uses the disk.
 
-use super::dice::Dice;
 use super::oracle::Content;
 use replicator::message::{Found, ReadBlocks};
 use replicator::words::{
@@ -12,6 +11,10 @@ use std::time::Duration;
 
 pub struct Host {
     pub number: usize,
+    /// Which disk of the world its guest has.
+    pub disk: usize,
+    /// The machine that it runs on: beside the store of that number, if there is one.
+    pub machine: usize,
     /// Counts writers on this host; each is another life of the same backend.
     pub life: u64,
     pub writer: Option<Writer>,
@@ -30,6 +33,12 @@ pub struct Host {
     pub starting: bool,
     /// Its start was allowed to end another backend's epoch.
     pub ordered: bool,
+    /// Its process does nothing before this moment of the world.
+    pub paused_until: u64,
+    /// A swap of this life took place that it has not heard of yet.
+    pub unheard: bool,
+    /// How far its clock is ahead of the world's, in microseconds.
+    pub clock: u64,
     last_request: u64,
 }
 
@@ -51,9 +60,11 @@ pub enum Kind {
 }
 
 impl Host {
-    pub fn new(number: usize) -> Host {
+    pub fn new(number: usize, disk: usize, machine: usize) -> Host {
         Host {
             number,
+            disk,
+            machine,
             life: 0,
             writer: None,
             wanted: BTreeSet::new(),
@@ -66,6 +77,9 @@ impl Host {
             stopping: false,
             starting: false,
             ordered: false,
+            paused_until: 0,
+            unheard: false,
+            clock: 0,
             last_request: 0,
         }
     }
@@ -104,6 +118,8 @@ impl Host {
         self.guest_on = false;
         self.stopping = false;
         self.starting = false;
+        self.paused_until = 0;
+        self.unheard = false;
         let requests = std::mem::take(&mut self.requests);
         requests.into_values().map(|asked| asked.kind).collect()
     }
@@ -147,22 +163,6 @@ impl Asked {
 
 pub fn sectors(span: Span) -> std::ops::Range<u64> {
     span.offset / SECTOR_BYTES..span.end() / SECTOR_BYTES
-}
-
-/// Where guests read and write: around the borders of extents, so that requests cross them.
-pub fn draw_span(dice: &mut Dice, extent_bytes: u64, bytes: u64) -> Span {
-    let border = dice.range(0..bytes / extent_bytes) * extent_bytes;
-    let first = border.saturating_sub(4 * BLOCK_BYTES);
-    let last = (border + 6 * BLOCK_BYTES).min(bytes);
-    if dice.chance(0.6) {
-        let at = first + dice.range(0..(last - first) / BLOCK_BYTES) * BLOCK_BYTES;
-        let len = dice.pick(&[1, 1, 1, 2, 3, 6]) * BLOCK_BYTES;
-        Span::new(at, len.min(bytes - at))
-    } else {
-        let at = first + dice.range(0..(last - first) / SECTOR_BYTES) * SECTOR_BYTES;
-        let len = dice.pick(&[1, 1, 2, 3, 7, 9, 16, 20]) * SECTOR_BYTES;
-        Span::new(at, len.min(bytes - at))
-    }
 }
 
 /// The bytes of write `number` over `span`.

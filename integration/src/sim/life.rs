@@ -21,6 +21,15 @@ pub struct Temper {
     /// Between two stores.
     cut_stores: u64,
     placement_away: u64,
+    /// Nothing gets through in one direction.
+    cut_one_way: u64,
+    /// A process stands still, and its clock with it or not.
+    pause: u64,
+    clock: u64,
+    /// A write tears, and its process dies.
+    tear: u64,
+    /// Bits of what was synced flip.
+    rot: u64,
     /// The service wants something else.
     orders: u64,
     /// Of a start of a writer that is not the owner: by order.
@@ -53,6 +62,11 @@ impl Temper {
             cut: rough(6),
             cut_stores: rough(4),
             placement_away: rough(2),
+            cut_one_way: rough(5),
+            pause: rough(4),
+            clock: rough(3),
+            tear: rough(3),
+            rot: rough(4),
             orders: rough(8),
             ordered: dice.pick(&[0.1, 0.3, 0.8]),
             follow: dice.pick(&[0.0, 0.3, 0.8]),
@@ -76,6 +90,11 @@ impl Temper {
             cut: 6,
             cut_stores: 0,
             placement_away: 0,
+            cut_one_way: dice.pick(&[0, 4]),
+            pause: dice.pick(&[0, 2]),
+            clock: 0,
+            tear: 0,
+            rot: 0,
             orders: 5,
             ordered: 0.8,
             follow: 0.9,
@@ -99,6 +118,11 @@ impl Temper {
             cut: rough(2),
             cut_stores: rough(4),
             placement_away: rough(2),
+            cut_one_way: rough(3),
+            pause: rough(3),
+            clock: rough(2),
+            tear: rough(2),
+            rot: rough(5),
             orders: dice.pick(&[2, 5, 12]),
             ordered: dice.pick(&[0.3, 0.8]),
             follow: dice.pick(&[0.3, 0.9]),
@@ -121,6 +145,11 @@ impl Temper {
             cut: 0,
             cut_stores: 0,
             placement_away: 0,
+            cut_one_way: 0,
+            pause: 0,
+            clock: 0,
+            tear: 0,
+            rot: 0,
             orders: 0,
             ordered: 0.0,
             follow: 0.0,
@@ -152,6 +181,11 @@ impl World {
             t.cut_stores,
             t.placement_away,
             t.orders,
+            t.cut_one_way,
+            t.pause,
+            t.clock,
+            t.tear,
+            t.rot,
         ];
         let mut die = self.dice.range(0..weights.iter().sum());
         let fate = weights.iter().position(|weight| {
@@ -167,8 +201,8 @@ impl World {
             Some(2) => self.maybe_stop(host),
             Some(3) => self.writer_dies(host),
             Some(4) => {
-                if self.dice.chance(0.5) && store < self.hosts.len() {
-                    self.writer_dies(store);
+                if self.dice.chance(0.5) {
+                    self.writers_die_on(store);
                 }
                 self.store_dies(store, false);
             }
@@ -183,8 +217,16 @@ impl World {
             Some(7) => {
                 self.say(format_args!("{} will fail its syncs", name(id)));
                 self.stores[store].media.fail_syncs(true);
+                // A later one may succeed: that must not make the failed one forgotten.
+                if self.dice.chance(0.6) {
+                    let wait = self.dice.wait(1_000);
+                    self.after(wait, What::Heal(Healing::Syncs(id)));
+                }
             }
             Some(8) => {
+                let filling = self.is_filled(id);
+                self.stats
+                    .count_if(filling, "disks that were full while they were filled");
                 self.say(format_args!("{} is full", name(id)));
                 self.stats.count("full disks");
                 self.stores[store].media.set_capacity(Some(0));
@@ -202,32 +244,81 @@ impl World {
             Some(10) => {
                 let other = self.dice.range(0..self.stores.len() as u64) as usize;
                 let other = self.stores[other].id;
-                let (one, other) = (id.min(other), id.max(other));
-                self.say(format_args!("{}-{} is cut", name(one), name(other)));
+                self.say(format_args!("{}-{} is cut", name(id), name(other)));
                 self.stats.count("cut links between stores");
-                self.cut_stores.insert((one, other));
                 let wait = self.dice.wait(20_000);
-                self.after(wait, What::Heal(Healing::Cable(one, other)));
+                let both = self.dice.chance(0.6);
+                for (one, other) in [(id, other), (other, id)] {
+                    if both || one == id {
+                        self.cut_stores.insert((one, other));
+                        self.after(wait, What::Heal(Healing::Cable(one, other)));
+                    }
+                }
             }
             Some(11) => {
                 self.say(format_args!("the placement service is away"));
                 self.stats.count("placement service away");
                 self.placement_away_until = self.now + self.dice.wait(20_000);
             }
-            Some(12) => self.new_goals(),
+            Some(12) => {
+                let disk = self.dice.range(0..self.disks.len() as u64) as usize;
+                self.new_goals(disk);
+            }
+            Some(13) => self.cut_one_way(host, id),
+            Some(14) => self.pause(host, store),
+            Some(15) => {
+                let ahead = self.dice.pick(&[5_000, 50_000, 5_000_000]);
+                self.say(format_args!("the clock of W{host} jumps by {ahead} us"));
+                self.stats.count("clocks that jumped");
+                self.hosts[host].clock += ahead;
+                let life = self.hosts[host].life;
+                if self.hosts[host].paused_until <= self.now {
+                    self.hosts[host].timeout = None;
+                    self.tell(host, life, Event::Timeout);
+                }
+            }
+            Some(16) => {
+                let bytes = self.dice.range(0..20_000);
+                self.say(format_args!("{} tears a write in {bytes} bytes", name(id)));
+                if self.stores[store].core.is_some() {
+                    self.stores[store].media.tear_after(bytes);
+                    self.stores[store].tears = true;
+                }
+            }
+            Some(17) => self.rot(store),
             _ => {}
         }
+    }
+
+    fn cut_one_way(&mut self, host: usize, store: StoreId) {
+        let deaf = self.dice.chance(0.5);
+        self.say(format_args!("W{host}-{} is cut one way", name(store)));
+        self.stats.count(match deaf {
+            true => "links cut one way: questions",
+            false => "links cut one way: answers",
+        });
+        let link = self.links.entry((host, store)).or_default();
+        (link.deaf, link.mute) = (deaf, !deaf);
+        let wait = self.dice.wait(15_000);
+        self.after(wait, What::Heal(Healing::Link(host, store)));
     }
 
     pub(super) fn heal(&mut self, healing: Healing) {
         match healing {
             Healing::Link(host, store) => {
-                self.links.entry((host, store)).or_default().cut = false;
+                self.links.entry((host, store)).or_default().heal();
             }
             Healing::Cable(one, other) => {
                 self.cut_stores.remove(&(one, other));
             }
             Healing::Full(store) => self.store(store).media.set_capacity(None),
+            Healing::Syncs(store) => {
+                self.store(store).media.fail_syncs(false);
+                if self.store(store).has_failed() {
+                    self.stats
+                        .count("syncs that would succeed after one failed");
+                }
+            }
         }
     }
 
@@ -236,10 +327,12 @@ impl World {
         if state.starting || state.stopping || state.guest_on {
             return;
         }
-        let owner = self.placement.record.owner().cloned();
+        let disk = state.disk;
+        let owner = self.disks[disk].placement.record.owner().cloned();
         let other = owner.is_some_and(|o| o.backend != state.owner().backend);
         // The other VM still runs: only now and then does anybody order this.
-        let alive = other && self.hosts.iter().any(|h| h.guest_on);
+        let mut others = self.hosts.iter().filter(|h| h.disk == disk);
+        let alive = other && others.any(|h| h.guest_on);
         if alive && !self.dice.chance(0.2) {
             return;
         }
@@ -265,10 +358,10 @@ impl World {
 
     /// A new process, with a writer that is not started.
     pub(super) fn boot(&mut self, host: usize, near: Option<StoreId>) {
-        let record = self.placement.record.clone();
+        let record = self.disk_of(host).placement.record.clone();
         let ejects = self.temper.ejects;
         let gone = self.hosts[host].crash();
-        self.abandon(gone);
+        self.abandon(host, gone);
         self.hosts[host].boot(record, near, ejects);
     }
 
@@ -291,6 +384,10 @@ impl World {
             return;
         }
         self.stats.count("dead writers");
+        self.stats.count_if(
+            state.unheard,
+            "writers that died between a swap and hearing of it",
+        );
         if state.writer.as_ref().is_some_and(|w| !w.is_serving()) {
             self.stats.count(match (state.starting, state.guest_on) {
                 (true, _) => "writers that died on the way to serving",
@@ -301,7 +398,7 @@ impl World {
         let life = state.life;
         self.say(format_args!("W{host}.{life} dies"));
         let gone = self.hosts[host].crash();
-        self.abandon(gone);
+        self.abandon(host, gone);
         for store in 0..self.stores.len() {
             let id = self.stores[store].id;
             let link = self.links.entry((host, id)).or_default();
@@ -320,7 +417,8 @@ impl World {
             self.stats.count("dead store processes");
             self.stores[store].kill();
         }
-        let histories = self.placement.record.map.iter().map(|range| &range.history);
+        let maps = self.disks.iter().flat_map(|d| &d.placement.record.map);
+        let histories = maps.map(|range| &range.history);
         let filling = |filled: bool| {
             let mut at = histories.clone().filter(|history| !history.is_whole());
             at.any(|history| match history.member(id) {
@@ -336,6 +434,13 @@ impl World {
             self.stats
                 .count("stores that died while others were filled from them");
         }
+        self.count_dead_moves();
+        let members = |d: &&super::disk::Disk| d.placement.record.members().contains(&id);
+        let several = self.disks.iter().filter(members).count() > 1;
+        self.stats.count_if(
+            power && several,
+            "power losses of stores that serve several disks",
+        );
         for host in 0..self.hosts.len() {
             self.breaks(host, id);
         }
@@ -345,10 +450,44 @@ impl World {
         self.after(wait, What::StartStore(id, process));
     }
 
-    pub(super) fn machine_dies(&mut self, store: usize) {
-        if store < self.hosts.len() {
-            self.writer_dies(store);
+    /// Whether it is a member of something that it does not have yet.
+    fn is_filled(&self, id: StoreId) -> bool {
+        let mut maps = self.disks.iter().flat_map(|d| &d.placement.record.map);
+        maps.any(|range| range.history.member(id).is_some_and(|entry| !entry.whole))
+    }
+
+    /// Moves none of whose targets, and none of whose sources, is up.
+    fn count_dead_moves(&mut self) {
+        let down = |id: &StoreId| {
+            let node = self.stores.iter().find(|store| store.id == *id);
+            node.is_some_and(|node| node.core.is_none())
+        };
+        let maps = self.disks.iter().flat_map(|d| &d.placement.record.map);
+        let dead = maps.filter(|range| {
+            let entries = &range.history.0;
+            let (targets, sources): (Vec<_>, Vec<_>) = entries
+                .iter()
+                .partition(|entry| entry.is_live() && !entry.whole);
+            let all_down = |side: &[&replicator::words::Entry]| {
+                !side.is_empty() && side.iter().all(|entry| entry.stores.iter().all(down))
+            };
+            all_down(&targets) && all_down(&sources)
+        });
+        let dead = dead.count() > 0;
+        self.stats.count_if(dead, "moves with both ends dead");
+    }
+
+    /// All that run beside this store.
+    fn writers_die_on(&mut self, machine: usize) {
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].machine == machine {
+                self.writer_dies(host);
+            }
         }
+    }
+
+    pub(super) fn machine_dies(&mut self, store: usize) {
+        self.writers_die_on(store);
         self.store_dies(store, true);
     }
 

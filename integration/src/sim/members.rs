@@ -1,10 +1,10 @@
 //! Each member by itself, when nothing is in flight: what it proves, and whether that is right.
 
 use super::oracle::Content;
-use super::store_node::{DISK, name};
+use super::store_node::name;
 use super::world::{Violation, World};
 use bytes::Bytes;
-use replicator::message::{Asker, Found, Reply, Request};
+use replicator::message::{Asker, Found, Refusal, Reply, Request};
 use replicator::store::Handled;
 use replicator::words::{
     BLOCK_BYTES, Block, Blocks, Epoch, Extents, SECTOR_BYTES, StoreId, Version,
@@ -19,14 +19,19 @@ const SECTORS_PER_BLOCK: u64 = BLOCK_BYTES / SECTOR_BYTES;
 impl World {
     /// I6: whole members have the same blocks in the same versions, and each of them alone has what
     /// a guest may read.
-    pub(super) fn compare_members(&mut self) -> Result<(), Violation> {
-        let record = self.placement.record.clone();
+    pub(super) fn compare_members(&mut self, disk: usize) -> Result<(), Violation> {
+        let record = self.disks[disk].placement.record.clone();
         for range in &record.map {
             let mut first: Option<(StoreId, Proven)> = None;
             for entry in range.history.live().filter(|entry| entry.whole) {
                 for id in &entry.stores {
-                    let proven = self.proven(*id, record.epoch, entry.from, range.extents)?;
-                    self.ask_alone(*id, range.extents, &proven)?;
+                    let (proven, spoilt) =
+                        self.proven(disk, *id, record.epoch, entry.from, range.extents)?;
+                    if !spoilt.is_empty() {
+                        self.stats.count("members with rot that nobody has read");
+                        continue;
+                    }
+                    self.ask_alone(disk, *id, range.extents, &proven)?;
                     match &first {
                         None => first = Some((*id, proven)),
                         Some((one, same)) => {
@@ -43,19 +48,27 @@ impl World {
     /// What this member answers for all blocks that it says it has, and all that a guest ever touched.
     fn proven(
         &mut self,
+        disk: usize,
         id: StoreId,
         epoch: Epoch,
         from: Epoch,
         extents: Extents,
-    ) -> Result<Proven, Violation> {
+    ) -> Result<(Proven, BTreeSet<Block>), Violation> {
         let per_extent = super::placement::EXTENT_BYTES / BLOCK_BYTES;
         let (first, end) = (u64::from(extents.first.0), u64::from(extents.end.0));
         let here = first * per_extent..end * per_extent;
-        let known = self.oracle.known_sectors().map(|s| s / SECTORS_PER_BLOCK);
+        let known = self.disks[disk]
+            .oracle
+            .known_sectors()
+            .map(|s| s / SECTORS_PER_BLOCK);
         let mut asked: BTreeSet<u64> = known.filter(|block| here.contains(block)).collect();
+        let of = self.disks[disk].id;
+        let rotten = self.rotten.iter();
+        let rotten = rotten.filter(|r| r.disk == disk && r.store == id);
+        let rotten: BTreeSet<u64> = rotten.map(|r| r.block).collect();
         let core = self.store(id).core.as_mut().expect("all stores are up");
         let asker = Asker {
-            disk: DISK,
+            disk: of,
             epoch,
             incarnation: core.incarnation(),
         };
@@ -79,7 +92,7 @@ impl World {
                 _ => return Err(Violation("a survey is answered at once".into())),
             };
         }
-        let mut proven = Proven::new();
+        let (mut proven, mut spoilt) = (Proven::new(), BTreeSet::new());
         for block in asked {
             let request = Request::Read {
                 asker,
@@ -90,8 +103,15 @@ impl World {
             let Handled::Read(plan) = core.handle(request) else {
                 return Err(Violation(format!("I6: {} refuses a read", name(id))));
             };
-            let read = plan.run();
-            let read = read.map_err(|why| Violation(format!("I6: {} reads {why}", name(id))))?;
+            let read = match plan.run() {
+                Ok(read) => read,
+                // Nobody has read it, so nobody has healed it.
+                Err(Refusal::Damaged { block }) if rotten.contains(&block.0) => {
+                    spoilt.insert(block);
+                    continue;
+                }
+                Err(why) => return Err(Violation(format!("I6: {} reads {why}", name(id)))),
+            };
             match read.found[0] {
                 Found::Absent => {}
                 Found::Zeroes(version) => drop(proven.insert(Block(block), (version, None))),
@@ -100,12 +120,13 @@ impl World {
                 }
             }
         }
-        Ok(proven)
+        Ok((proven, spoilt))
     }
 
     /// A guest that could reach no other member.
     fn ask_alone(
         &mut self,
+        disk: usize,
         id: StoreId,
         extents: Extents,
         proven: &Proven,
@@ -113,9 +134,9 @@ impl World {
         let per_extent = super::placement::EXTENT_BYTES / SECTOR_BYTES;
         let (first, end) = (u64::from(extents.first.0), u64::from(extents.end.0));
         let here = first * per_extent..end * per_extent;
-        let sectors: Vec<u64> = self.oracle.known_sectors().collect();
+        let sectors: Vec<u64> = self.disks[disk].oracle.known_sectors().collect();
         let sectors = sectors.into_iter().filter(|sector| here.contains(sector));
-        let ticket = self.oracle.read(sectors);
+        let ticket = self.disks[disk].oracle.read(sectors);
         let content = |sector: u64| {
             let found = proven.get(&Block(sector / SECTORS_PER_BLOCK));
             let Some((_, Some(data))) = found else {
@@ -125,7 +146,7 @@ impl World {
             Content::of(&data[at..at + SECTOR_BYTES as usize], sector)
         };
         self.stats.count("members asked alone");
-        let read = self.oracle.read_done(ticket, true, content);
+        let read = self.disks[disk].oracle.read_done(ticket, true, content);
         read.map_err(|wrong| {
             Violation(format!(
                 "I6: {} alone has {:?} in sector {} where one of {:?} must be",

@@ -49,7 +49,11 @@ impl World {
         }
         let node = self.store(store);
         let process = node.process;
-        match node.handle(request, to) {
+        let answer = node.handle(request, to);
+        if self.died_writing(store) {
+            return;
+        }
+        match answer {
             None => {}
             Some(Answer::Now(reply)) => self.reply(store, to, reply),
             Some(Answer::Read(plan)) => {
@@ -63,9 +67,22 @@ impl World {
         }
         if self.store(store).has_failed() {
             self.stats.count("failed stores");
+
             let wait = self.dice.wait(10_000);
             self.after(wait, What::StartStore(store, process));
         }
+    }
+
+    /// Its process died in the middle of a write, and nobody gets an answer.
+    pub(super) fn died_writing(&mut self, store: StoreId) -> bool {
+        let node = self.store(store);
+        if !node.tears || !node.has_failed() {
+            return false;
+        }
+        self.stats.count("torn writes");
+        let at = self.stores.iter().position(|s| s.id == store);
+        self.store_dies(at.expect("a store"), false);
+        true
     }
 
     pub(super) fn sync_begins(&mut self, store: StoreId, process: u64) {
@@ -119,8 +136,17 @@ impl World {
             to.call.0,
             brief_reply(&reply)
         ));
-        if self.dice.chance(self.faults.drop) {
+        let mute = self
+            .links
+            .get(&(to.host, store))
+            .is_some_and(|link| link.mute);
+        if mute || self.dice.chance(self.faults.drop) {
             return self.lost(to.host, store, to.session);
+        }
+        if self.dice.chance(self.faults.double * 0.5) {
+            self.stats.count("doubled answers");
+            let wait = self.dice.wait(2000);
+            self.after(wait, What::Answer(store, to, reply.clone()));
         }
         let wait = self.travel(to.host, store);
         self.after(wait, What::Answer(store, to, reply));
@@ -163,7 +189,7 @@ impl World {
     ) {
         let life = self.hosts[host].life;
         let link = self.links.entry((host, store)).or_default();
-        let session = link.session;
+        let (session, deaf) = (link.session, link.deaf);
         if !link.up {
             return self.violate(format!(
                 "W{host} sends to {} without a session",
@@ -179,7 +205,7 @@ impl World {
             session,
             call,
         };
-        if self.dice.chance(self.faults.drop) {
+        if deaf || self.dice.chance(self.faults.drop) {
             return self.lost(host, store, session);
         }
         if self.dice.chance(self.faults.double) {
@@ -211,12 +237,16 @@ impl World {
 
     /// Where a host stands: with the store on its machine.
     pub(super) fn site(&self, host: usize) -> Option<usize> {
-        self.stores.get(host).map(|store| store.site)
+        self.stores
+            .get(self.hosts[host].machine)
+            .map(|store| store.site)
     }
 
     /// The store on the same machine.
     pub(super) fn near(&self, host: usize) -> Option<StoreId> {
-        self.stores.get(host).map(|store| store.id)
+        self.stores
+            .get(self.hosts[host].machine)
+            .map(|store| store.id)
     }
 
     pub(super) fn connects(&mut self, host: usize, life: u64, store: StoreId) {
@@ -229,7 +259,7 @@ impl World {
         if link.up {
             return;
         }
-        if link.cut || !up {
+        if !link.is_sound() || !up {
             let wait = self.dice.wait(1000);
             return self.after(wait, What::Connect(host, life, store));
         }
@@ -243,6 +273,12 @@ impl World {
         if !link.up {
             return;
         }
+        let (session, paused) = (link.session, self.hosts[host].paused_until);
+        if paused > self.now {
+            // It finds out when it runs again.
+            return self.after(0, What::Break(host, store, session));
+        }
+        let link = self.links.entry((host, store)).or_default();
         link.up = false;
         let life = self.hosts[host].life;
         self.stats.count("broken sessions");

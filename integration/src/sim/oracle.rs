@@ -74,6 +74,14 @@ pub struct Wrong {
 }
 
 impl Oracle {
+    /// Its first write has the number after this one.
+    pub fn after(last_write: WriteNumber) -> Oracle {
+        Oracle {
+            last_write,
+            ..Oracle::default()
+        }
+    }
+
     /// A guest writes these sectors; returns the number to put into them.
     pub fn write(&mut self, sectors: impl Iterator<Item = u64>, zeroes: bool) -> WriteNumber {
         self.last_write += 1;
@@ -232,6 +240,15 @@ impl Oracle {
                 }
             }
         }
+    }
+
+    /// Sectors of which there is no doubt what they hold, and that is data.
+    pub fn certain(&self) -> impl Iterator<Item = (u64, WriteNumber)> + '_ {
+        self.sectors.iter().filter_map(|(sector, state)| {
+            let mut may = state.may.iter().copied();
+            let number = may.next().filter(|_| state.may.len() == 1)?;
+            (number != NOTHING && !self.zeroes.contains(&number)).then_some((*sector, number))
+        })
     }
 
     /// Sectors that were ever written or read.

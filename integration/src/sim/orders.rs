@@ -8,27 +8,27 @@ use replicator::writer::{Event, FillOrders, TakeOver};
 
 impl World {
     /// It wants something else than before.
-    pub(super) fn new_goals(&mut self) {
+    pub(super) fn new_goals(&mut self, disk: usize) {
         let die = self.dice.range(0..100);
         match die {
-            0..30 => self.want_move(),
-            30..40 => self.want_more(),
-            40..50 => self.want_fewer(),
-            50..65 => self.cancel(),
-            65..75 => self.want_seeds(),
-            75..92 => self.want_fill(),
+            0..30 => self.want_move(disk),
+            30..40 => self.want_more(disk),
+            40..50 => self.want_fewer(disk),
+            50..65 => self.cancel(disk),
+            65..75 => self.want_seeds(disk),
+            75..92 => self.want_fill(disk),
             _ => {
-                self.remember_goals();
-                self.placement.goals.members.clear();
+                self.remember_goals(disk);
+                self.disks[disk].placement.goals.members.clear();
                 self.stats.count("orders taken back");
             }
         }
-        self.give_orders();
+        self.give_orders(disk);
     }
 
     /// The extents of an order: all of them, or some.
-    fn draw_extents(&mut self) -> Extents {
-        let all = self.placement.record.extents();
+    fn draw_extents(&mut self, disk: usize) -> Extents {
+        let all = self.disks[disk].placement.record.extents();
         if self.dice.chance(0.6) {
             return all;
         }
@@ -52,8 +52,8 @@ impl World {
         stores
     }
 
-    fn remember_goals(&mut self) {
-        let goals = &mut self.placement.goals;
+    fn remember_goals(&mut self, disk: usize) {
+        let goals = &mut self.disks[disk].placement.goals;
         goals.before.push(goals.members.clone());
         if goals.before.len() > 4 {
             goals.before.remove(0);
@@ -61,34 +61,35 @@ impl World {
     }
 
     /// Another set of stores for some extents.
-    pub(super) fn want(&mut self, extents: Extents, stores: &[StoreId]) {
+    pub(super) fn want(&mut self, disk: usize, extents: Extents, stores: &[StoreId]) {
         let mut stores = stores.to_vec();
         stores.sort_unstable();
         stores.dedup();
         let names: Vec<String> = stores.iter().map(|s| name(*s)).collect();
         self.say(format_args!("wanted: {extents} on {names:?}"));
         for extent in extents.first.0..extents.end.0 {
-            let members = &mut self.placement.goals.members;
+            let members = &mut self.disks[disk].placement.goals.members;
             members.insert(Extent(extent), stores.clone());
         }
     }
 
-    fn want_move(&mut self) {
-        self.remember_goals();
+    fn want_move(&mut self, disk: usize) {
+        self.remember_goals(disk);
         let site = self.dice.range(0..self.stores.len() as u64) as usize;
         let (site, count) = (self.stores[site].site, self.dice.pick(&[1, 2, 2]));
-        let extents = self.draw_extents();
+        let extents = self.draw_extents(disk);
         let stores = self.draw_stores(Some(site), count);
         self.stats.count("moves ordered");
-        self.want(extents, &stores);
+        self.want(disk, extents, &stores);
     }
 
     /// The VM comes to live at this host, and its disk shall follow.
     pub(super) fn want_near(&mut self, host: usize) {
-        self.remember_goals();
+        let disk = self.hosts[host].disk;
+        self.remember_goals(disk);
         let site = self.near(host).map(|near| self.store(near).site);
         let count = self.dice.pick(&[1, 2, 2]);
-        let all = self.placement.record.extents();
+        let all = self.disks[disk].placement.record.extents();
         let mut stores = self.draw_stores(site, count);
         if let Some(near) = self.near(host).filter(|near| !stores.contains(near))
             && !self.store(near).refused
@@ -97,78 +98,89 @@ impl World {
             stores[0] = near;
         }
         self.stats.count("disks that follow their VM");
-        self.want(all, &stores);
+        self.want(disk, all, &stores);
     }
 
-    fn want_more(&mut self) {
-        self.remember_goals();
-        let extents = self.draw_extents();
+    fn want_more(&mut self, disk: usize) {
+        self.remember_goals(disk);
+        let extents = self.draw_extents(disk);
         let added = self.dice.range(0..self.stores.len() as u64) as usize;
         let added = self.stores[added].id;
         self.stats.count("copies to add");
         for extent in extents.first.0..extents.end.0 {
-            let history = self.placement.history(Extent(extent));
+            let history = self.disks[disk].placement.history(Extent(extent));
             let mut stores: Vec<StoreId> = history.members().collect();
             if stores.len() < 4 {
                 stores.push(added);
             }
-            self.want(Extents::new(Extent(extent), Extent(extent + 1)), &stores);
+            self.want(
+                disk,
+                Extents::new(Extent(extent), Extent(extent + 1)),
+                &stores,
+            );
         }
     }
 
-    fn want_fewer(&mut self) {
-        self.remember_goals();
-        let extents = self.draw_extents();
+    fn want_fewer(&mut self, disk: usize) {
+        self.remember_goals(disk);
+        let extents = self.draw_extents(disk);
         self.stats.count("copies to drop");
         for extent in extents.first.0..extents.end.0 {
-            let history = self.placement.history(Extent(extent));
+            let history = self.disks[disk].placement.history(Extent(extent));
             let mut stores: Vec<StoreId> = history.members().collect();
             if stores.len() > 1 {
                 let out = self.dice.range(0..stores.len() as u64) as usize;
                 stores.remove(out);
             }
-            self.want(Extents::new(Extent(extent), Extent(extent + 1)), &stores);
+            self.want(
+                disk,
+                Extents::new(Extent(extent), Extent(extent + 1)),
+                &stores,
+            );
         }
     }
 
-    fn cancel(&mut self) {
-        if let Some(before) = self.placement.goals.before.pop() {
+    fn cancel(&mut self, disk: usize) {
+        if let Some(before) = self.disks[disk].placement.goals.before.pop() {
             self.say(format_args!("the last order is cancelled"));
             self.stats.count("moves cancelled");
-            if !self.placement.is_whole() {
+            if !self.disks[disk].placement.is_whole() {
                 self.stats.count("moves cancelled before all was filled");
             }
-            self.placement.goals.members = before;
+            self.disks[disk].placement.goals.members = before;
         }
     }
 
-    fn want_seeds(&mut self) {
+    fn want_seeds(&mut self, disk: usize) {
         let stores = self.draw_stores(None, 1);
-        let extents = self.draw_extents();
+        let extents = self.draw_extents(disk);
         let on = self.dice.chance(0.8);
         let names: Vec<String> = stores.iter().map(|s| name(*s)).collect();
         self.say(format_args!("seeds: {extents} on {names:?}, {on}"));
         self.stats.count("seeds ordered");
-        self.placement.goals.seed = match on {
+        self.disks[disk].placement.goals.seed = match on {
             true => vec![NewSet { extents, stores }],
             false => Vec::new(),
         };
     }
 
-    fn want_fill(&mut self) {
+    fn want_fill(&mut self, disk: usize) {
         let rates = [None, None, Some(64 << 10), Some(1 << 20), Some(16 << 20)];
-        self.placement.goals.fill = FillOrders {
+        self.disks[disk].placement.goals.fill = FillOrders {
             paused: self.dice.chance(0.2),
             bytes_per_second: self.dice.pick(&rates),
         };
-        let fill = self.placement.goals.fill;
+        let fill = self.disks[disk].placement.goals.fill;
         self.say(format_args!("filling: {fill:?}"));
         self.stats.count("limits ordered");
     }
 
     /// Sends the orders to every host, each when it gets there.
-    pub(super) fn give_orders(&mut self) {
+    pub(super) fn give_orders(&mut self, disk: usize) {
         for host in 0..self.hosts.len() {
+            if self.hosts[host].disk != disk {
+                continue;
+            }
             let wait = self.dice.wait(500);
             let life = self.hosts[host].life;
             self.after(wait, What::Orders(host, life));
@@ -176,15 +188,17 @@ impl World {
     }
 
     pub(super) fn orders_arrive(&mut self, host: usize, life: u64) {
-        let orders = self.placement.orders();
+        let disk = self.hosts[host].disk;
+        let orders = self.disks[disk].placement.orders();
         self.tell(host, life, Event::Orders(orders));
     }
 
     /// A writer starts with what the service wants, or with the wish that its disk follows.
     pub(super) fn start_with_orders(&mut self, host: usize, take_over: TakeOver) {
+        let disk = self.hosts[host].disk;
         if !self.quiet && self.dice.chance(self.temper.follow) {
             self.want_near(host);
-            self.give_orders();
+            self.give_orders(disk);
         }
         let life = self.hosts[host].life;
         self.say(format_args!("W{host}.{life} starts, {take_over:?}"));
@@ -192,9 +206,9 @@ impl World {
         self.hosts[host].ordered = take_over == TakeOver::Ordered;
         if self.dice.chance(0.1) && !self.quiet {
             self.stats.count("orders that come after the start");
-            self.give_orders();
+            self.give_orders(disk);
         } else {
-            let orders = self.placement.orders();
+            let orders = self.disks[disk].placement.orders();
             self.tell(host, life, Event::Orders(orders));
         }
         self.tell(host, life, Event::Start { take_over });

@@ -3,8 +3,8 @@
 
 use replicator::plant::{Plant, planted};
 use replicator::words::{
-    Change, DiskName, DiskRecord, Entry, Epoch, Extent, ExtentSize, Extents, Generation, History,
-    MapRange, NewSet, Revision, State, StoreId, Version,
+    Change, DiskId, DiskName, DiskRecord, Entry, Epoch, Extent, ExtentSize, Extents, Generation,
+    History, MapRange, NewSet, Revision, State, StoreId, Version,
 };
 use replicator::writer::{FillOrders, Orders, SwapOutcome};
 use std::collections::BTreeMap;
@@ -31,6 +31,8 @@ pub struct Goals {
 /// A replica that the record names no more, and that may go unless its store has joined again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retired {
+    /// Which disk of the world.
+    pub disk: usize,
     pub store: StoreId,
     pub extent: Extent,
     /// Whoever joined at this epoch or later did so after the record had let go of it.
@@ -38,13 +40,13 @@ pub struct Retired {
 }
 
 impl Placement {
-    pub fn new(extents: u32, stores: &[StoreId]) -> Placement {
+    pub fn new(id: DiskId, extents: u32, stores: &[StoreId]) -> Placement {
         let epoch = Epoch::first(GENERATION);
         Placement {
             goals: Goals::default(),
             record: DiskRecord {
-                id: super::store_node::DISK,
-                name: DiskName::new("web1").expect("a fine name"),
+                id,
+                name: DiskName::new(format!("web{}", id.as_u128())).expect("a fine name"),
                 bytes: u64::from(extents) * EXTENT_BYTES,
                 extent_size: ExtentSize::new(EXTENT_BYTES).expect("a legal size"),
                 copies: 2,
@@ -75,12 +77,16 @@ impl Placement {
         match self.record.apply(GENERATION, change) {
             Ok(next) => {
                 assert!(next.revision > self.record.revision, "I8");
-                let retired = retired(&self.record, &next);
+                let retired = retired(self.number(), &self.record, &next);
                 self.record = next;
                 (SwapOutcome::Done(Box::new(self.record.clone())), retired)
             }
             Err(why) => (SwapOutcome::Refused(why), Vec::new()),
         }
+    }
+
+    fn number(&self) -> usize {
+        self.record.id.as_u128() as usize - 1
     }
 
     /// The history of one extent.
@@ -135,7 +141,7 @@ impl Placement {
     }
 }
 
-fn retired(before: &DiskRecord, after: &DiskRecord) -> Vec<Retired> {
+fn retired(disk: usize, before: &DiskRecord, after: &DiskRecord) -> Vec<Retired> {
     let mut retired = Vec::new();
     for extent in before.extents().first.0..before.extents().end.0 {
         let extent = Extent(extent);
@@ -147,6 +153,7 @@ fn retired(before: &DiskRecord, after: &DiskRecord) -> Vec<Retired> {
             };
             if named(was, store) && !stays {
                 retired.push(Retired {
+                    disk,
                     store,
                     extent,
                     joined_below: after.epoch.next(GENERATION),

@@ -22,7 +22,7 @@ const PATIENCE: u64 = 8_000;
 
 /// What a pulling store waits with.
 pub(super) struct Fetching {
-    store: StoreId,
+    pub store: StoreId,
     process: u64,
     source: StoreId,
     asker: Asker,
@@ -31,6 +31,7 @@ pub(super) struct Fetching {
     to: Return,
     /// The writer has heard; what still comes is a copy.
     answered: bool,
+    heals: bool,
 }
 
 /// What a writer asked of the pulling store.
@@ -86,6 +87,7 @@ impl World {
             missing,
             to,
             answered: false,
+            heals: pull.heals,
         };
         self.pulls.insert(id, fetching);
         self.after(PATIENCE, What::PullOver(id));
@@ -95,11 +97,9 @@ impl World {
         }
     }
 
-    /// How long each copy of a message between two stores takes: none if it is lost.
+    /// How long each copy of a message from one store to another takes: none if it is lost.
     fn travel_between(&mut self, one: StoreId, other: StoreId) -> Vec<u64> {
-        if self.cut_stores.contains(&(one.min(other), one.max(other)))
-            || self.dice.chance(self.faults.fetch_drop)
-        {
+        if self.cut_stores.contains(&(one, other)) || self.dice.chance(self.faults.fetch_drop) {
             self.stats.count("fetches lost");
             return Vec::new();
         }
@@ -144,7 +144,7 @@ impl World {
         let Some(fetching) = self.pulls.get(&pull) else {
             return;
         };
-        for wait in self.travel_between(fetching.store, source) {
+        for wait in self.travel_between(source, fetching.store) {
             self.after(wait, What::Fetched(pull, reply.clone()));
         }
     }
@@ -201,9 +201,16 @@ impl World {
                 return self.violate(format!("a fetch is answered with {other:?}"));
             }
         };
+        if self.died_writing(store) {
+            self.pulls.remove(&pull);
+            return;
+        }
         match &reply {
             Reply::Pulled(pulled) => {
                 self.stats.count("pulls");
+                let heals = self.pulls[&pull].heals;
+                self.stats
+                    .count_if(heals && pulled.copied > 0, "rotten blocks that were healed");
                 if pulled.same > 0 {
                     self.stats.count("pulls that found something there already");
                 }

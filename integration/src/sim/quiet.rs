@@ -7,63 +7,89 @@ use replicator::words::{SECTOR_BYTES, Span};
 use replicator::writer::{Event, TakeOver};
 
 impl World {
-    /// Everything heals. Then the disk must come up, read back, and close.
+    /// Everything heals. Then each disk must come up, read back, and close.
     pub fn finish(&mut self) -> Result<(), Violation> {
         self.say(format_args!("everything heals"));
         self.quiet = true;
-        self.faults = Default::default();
         for host in 0..self.hosts.len() {
             if self.dice.chance(0.5) {
                 self.maybe_stop(host);
             }
         }
-        for link in self.links.values_mut() {
-            link.cut = false;
-        }
-        self.cut_stores.clear();
-        self.placement_away_until = 0;
-        for store in 0..self.stores.len() {
-            let (id, process) = (self.stores[store].id, self.stores[store].process);
-            self.stores[store].held = false;
-            self.stores[store].media.fail_syncs(false);
-            self.stores[store].media.set_capacity(None);
-            self.start_store(id, process);
-        }
+        self.heal_everything();
         self.run_until("stops end", 200_000, |w| {
             !w.hosts.iter().any(|h| h.stopping)
         })?;
         for host in 0..self.hosts.len() {
             self.writer_dies(host);
         }
-        self.last_goals();
-        self.open(0)?;
-        self.read_all(0)?;
+        let per_disk = self.hosts.len() / self.disks.len();
+        let (ones, others) = (self.each_disk(per_disk, 0), self.each_disk(per_disk, 1));
+        for host in &ones {
+            self.last_goals(*host);
+        }
+        for host in &ones {
+            self.open(*host)?;
+            self.read_all(*host)?;
+        }
         self.run_until("the wanted members are whole", 5_000_000, |w| {
-            w.placement.is_settled()
+            w.disks.iter().all(|disk| disk.placement.is_settled())
         })?;
         // I7: what nobody needs is gone before all is read again.
         self.run_until("superfluous replicas are gone", 4_000_000, |w| {
-            w.drops_pending == 0
+            w.disks.iter().all(|disk| disk.drops_pending == 0)
         })?;
-        self.read_all(0)?;
-        self.close(0)?;
-        self.compare_members()?;
-        self.open(1)?;
-        self.read_all(1)?;
-        self.close(1)?;
-        self.compare_members()
+        for hosts in [ones, others] {
+            for (disk, host) in hosts.into_iter().enumerate() {
+                self.open(host)?;
+                self.read_all(host)?;
+                self.close(host)?;
+                self.compare_members(disk)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each disk the host of that number.
+    fn each_disk(&self, per_disk: usize, number: usize) -> Vec<usize> {
+        (0..self.disks.len())
+            .map(|disk| disk * per_disk + number)
+            .collect()
+    }
+
+    fn heal_everything(&mut self) {
+        self.faults = Default::default();
+        for link in self.links.values_mut() {
+            link.heal();
+        }
+        self.cut_stores.clear();
+        self.undo_hopeless_rot();
+        self.placement_away_until = 0;
+        self.resume_all();
+        for store in 0..self.stores.len() {
+            let (id, process) = (self.stores[store].id, self.stores[store].process);
+            self.stores[store].held = false;
+            self.stores[store].media.fail_syncs(false);
+            self.stores[store].media.set_capacity(None);
+            self.stores[store].tears = false;
+            self.stores[store].media.tear_after(u64::MAX);
+            self.start_store(id, process);
+        }
     }
 
     /// What is wanted in the end: what was, or another move, without limits.
-    fn last_goals(&mut self) {
+    fn last_goals(&mut self, host: usize) {
+        let disk = self.hosts[host].disk;
         if self.dice.chance(0.4) {
-            self.want_near(0);
+            self.want_near(host);
         }
-        if self.dice.chance(0.5) {
-            self.placement.goals.seed.clear();
+        let chance = self.dice.chance(0.5);
+        let goals = &mut self.disks[disk].placement.goals;
+        if chance {
+            goals.seed.clear();
         }
-        self.placement.goals.fill = Default::default();
-        self.give_orders();
+        goals.fill = Default::default();
+        self.give_orders(disk);
     }
 
     /// A fresh writer attaches or takes over.
@@ -78,7 +104,7 @@ impl World {
 
     /// It reads everything that was ever written or read.
     pub(super) fn read_all(&mut self, host: usize) -> Result<(), Violation> {
-        let sectors: Vec<u64> = self.oracle.known_sectors().collect();
+        let sectors: Vec<u64> = self.disk_of(host).oracle.known_sectors().collect();
         for run in sectors.chunk_by(|a, b| a + 1 == *b) {
             let span = Span::new(run[0] * SECTOR_BYTES, run.len() as u64 * SECTOR_BYTES);
             self.issue_read(host, span);
@@ -93,7 +119,7 @@ impl World {
         let life = self.hosts[host].life;
         self.tell(host, life, Event::Stop { successor: None });
         self.run_until("the disk closes", 2_000_000, |w| !w.hosts[host].stopping)?;
-        if self.placement.record.owner().is_some() {
+        if self.disk_of(host).placement.record.owner().is_some() {
             return Err(Violation(
                 "the disk did not close although all is well".into(),
             ));
@@ -121,9 +147,10 @@ impl World {
                     .filter_map(|h| h.writer.as_ref()?.stall())
                     .map(|stall| stall.to_string())
                     .collect();
-                let map = brief_map(&self.placement.record.map);
+                let maps = self.disks.iter();
+                let maps: String = maps.map(|d| brief_map(&d.placement.record.map)).collect();
                 return Err(Violation(format!(
-                    "all is well and yet it takes more than {} ms until {what}: {stalls:?},{map}",
+                    "all is well and yet it takes more than {} ms until {what}: {stalls:?},{maps}",
                     patience / 1000
                 )));
             }

@@ -4,7 +4,7 @@ use super::brief::{brief_change, brief_map};
 use super::host::Kind;
 use super::placement::EXTENT_BYTES;
 use super::world::{What, World};
-use replicator::words::{Change, Epoch, Owner, Revision, SECTOR_BYTES};
+use replicator::words::{Change, DiskRecord, Epoch, Owner, Revision, SECTOR_BYTES};
 use replicator::writer::{CallId, Effect, Event, NotStarted, Now, SwapOutcome};
 use std::time::Duration;
 
@@ -45,9 +45,12 @@ impl World {
         change: Change,
         heard: bool,
     ) {
-        let before = self.placement.record.owner().cloned();
-        let filling = !self.placement.is_whole();
-        let (outcome, retired) = self.placement.swap(expected, &change);
+        let disk = self.hosts[host].disk;
+        let placement = &mut self.disks[disk].placement;
+        let before = placement.record.owner().cloned();
+        let filling = !placement.is_whole();
+        let older = placement.record.clone();
+        let (outcome, retired) = placement.swap(expected, &change);
         self.note_retired(retired);
         let how = match &outcome {
             SwapOutcome::Done(_) => "done",
@@ -79,17 +82,40 @@ impl World {
             if !heard {
                 self.stats.count("swaps done and not heard of");
             }
+            if self.hosts[host].life == life {
+                self.hosts[host].unheard = true;
+            }
+            if self.disks[disk].settling {
+                self.stats.count_if(
+                    matches!(change, Change::TakeOver { .. }),
+                    "take-overs amid a settling",
+                );
+            }
+            self.disks[disk].settling = match change {
+                Change::TakeOver { .. } => true,
+                Change::Settle { .. } => false,
+                _ => self.disks[disk].settling,
+            };
             if matches!(change, Change::Eject { .. }) && self.hosts[host].life != life {
                 self.stats.count("ejections by the dead");
             }
             // The switch was drained and synced before it was asked for (S4, W8).
             if matches!(change, Change::Switch { .. }) {
-                self.oracle.all_synced();
+                self.disks[disk].oracle.all_synced();
             }
-            self.count_moves(&change, filling);
+            self.count_moves(disk, &change, filling);
+            self.count_rejoins(disk, &older);
             self.consider_losses();
         }
         let raced = match (&outcome, &change) {
+            (SwapOutcome::Conflict(now), _)
+                if !heard
+                    && now
+                        .owner()
+                        .is_some_and(|o| o.backend != self.hosts[host].owner().backend) =>
+            {
+                Some("swaps that arrived after another writer's")
+            }
             (SwapOutcome::Conflict(_), Change::Close { .. }) => Some("closes raced"),
             (SwapOutcome::Conflict(_), Change::Complete { .. }) => Some("completions raced"),
             (SwapOutcome::Conflict(_), Change::Switch { .. }) => Some("switches raced"),
@@ -105,8 +131,10 @@ impl World {
     }
 
     /// States of a move that are worth having been in. `filling`: some member was not whole before.
-    fn count_moves(&mut self, change: &Change, filling: bool) {
-        let still = !self.placement.is_whole();
+    fn count_moves(&mut self, disk: usize, change: &Change, filling: bool) {
+        let placement = &self.disks[disk].placement;
+        let still = !placement.is_whole();
+        let longest = placement.record.map.iter();
         let what = match change {
             Change::Attach { sets, .. } if filling && !sets.is_empty() => {
                 "bounces before all was filled"
@@ -121,10 +149,30 @@ impl World {
             _ => return,
         };
         self.stats.count(what);
-        let longest = self.placement.record.map.iter();
         let longest = longest.map(|range| range.history.0.len()).max();
         if longest >= Some(5) {
             self.stats.count("histories of five entries and more");
+        }
+    }
+
+    /// Stores that join again while what they had as members before is still needed.
+    fn count_rejoins(&mut self, disk: usize, before: &DiskRecord) {
+        let after = &self.disks[disk].placement.record;
+        for range in &after.map {
+            let of = replicator::words::Block(
+                u64::from(range.extents.first.0) * u64::from(after.extent_size.blocks()),
+            );
+            let was = &before.range_of(of).expect("the same disk").history;
+            let back = range.history.members().filter(|store| {
+                let sealed = was
+                    .0
+                    .iter()
+                    .any(|entry| !entry.is_live() && entry.has(*store));
+                was.member(*store).is_none() && sealed
+            });
+            if !was.is_whole() && back.count() > 0 {
+                self.stats.count("rejoins during a move");
+            }
         }
     }
 
@@ -142,17 +190,19 @@ impl World {
     /// Extents all of whose members lost what was not synced since they were whole: nobody can
     /// have it any more.
     pub(super) fn consider_losses(&mut self) {
-        for range in &self.placement.record.map {
-            let lost = range.history.members().all(|id| {
-                let node = self.stores.iter().find(|s| s.id == id).expect("a store");
-                node.losses > self.whole_at.get(&id).copied().unwrap_or(0)
-            });
-            if lost {
-                self.stats.count("extents whose members were all lost");
-                let per_extent = EXTENT_BYTES / SECTOR_BYTES;
-                let first = u64::from(range.extents.first.0) * per_extent;
-                let end = u64::from(range.extents.end.0) * per_extent;
-                self.oracle.lost_unsynced(first..end);
+        for disk in &mut self.disks {
+            for range in &disk.placement.record.map {
+                let lost = range.history.members().all(|id| {
+                    let node = self.stores.iter().find(|s| s.id == id).expect("a store");
+                    node.losses > disk.whole_at.get(&id).copied().unwrap_or(0)
+                });
+                if lost {
+                    self.stats.count("extents whose members were all lost");
+                    let per_extent = EXTENT_BYTES / SECTOR_BYTES;
+                    let first = u64::from(range.extents.first.0) * per_extent;
+                    let end = u64::from(range.extents.end.0) * per_extent;
+                    disk.oracle.lost_unsynced(first..end);
+                }
             }
         }
     }
@@ -162,7 +212,8 @@ impl World {
         if self.hosts[host].life != life {
             return;
         }
-        let now = Now(Duration::from_micros(self.now));
+        let clock = self.hosts[host].clock;
+        let now = Now(Duration::from_micros(self.now + clock));
         let Some(writer) = &mut self.hosts[host].writer else {
             return;
         };
@@ -177,7 +228,7 @@ impl World {
         if next != self.hosts[host].timeout {
             self.hosts[host].timeout = next;
             if let Some(at) = next {
-                let wait = (at.0.as_micros() as u64).saturating_sub(self.now);
+                let wait = (at.0.as_micros() as u64).saturating_sub(self.now + clock);
                 self.after(wait, What::Timeout(host, life, at));
             }
         }
@@ -244,8 +295,9 @@ impl World {
                 } else {
                     "unclean stops"
                 });
-                if clean && self.placement.record.owner().is_none() {
-                    self.oracle.all_synced();
+                let disk = self.disk_of(host);
+                if clean && disk.placement.record.owner().is_none() {
+                    disk.oracle.all_synced();
                 }
             }
             Effect::Superseded { shown } => {
@@ -267,33 +319,26 @@ impl World {
     }
 
     pub(super) fn opens(&mut self, host: usize, epoch: Epoch) {
-        let life = self.hosts[host].life;
+        let (life, disk) = (self.hosts[host].life, self.hosts[host].disk);
         self.say(format_args!("W{host}.{life} opens epoch {epoch}"));
         self.trace.mix(epoch.as_u64());
         let first = self.hosts[host].starting;
         if self.is_owner(host) {
             if first {
                 // What an attach or a take-over opens is synced and whole on every member.
-                let members = self.placement.record.members();
-                for id in members {
-                    let losses = self.store(id).losses;
-                    self.whole_at.insert(id, losses);
-                }
-                self.oracle.all_synced();
-                for other in self.hosts.iter().filter(|other| other.number != host) {
+                self.members_are_whole(disk);
+                self.disks[disk].oracle.all_synced();
+                let others = self.hosts.iter();
+                for other in others.filter(|o| o.number != host && o.disk == disk) {
                     for asked in other.requests.values() {
                         if let Kind::Write(number) = asked.kind {
-                            self.oracle.overtaken(number);
+                            self.disks[disk].oracle.overtaken(number);
                         }
                     }
                 }
-            } else if self.placement.record.even_below == epoch {
+            } else if self.disks[disk].placement.record.even_below == epoch {
                 // A switch: what was written before it is synced on who stays.
-                let members = self.placement.record.members();
-                for id in members {
-                    let losses = self.store(id).losses;
-                    self.whole_at.insert(id, losses);
-                }
+                self.members_are_whole(disk);
                 self.stats.count("epochs opened by a switch");
                 if !self.hosts[host].requests.is_empty() {
                     self.stats.count("switches with requests waiting");
@@ -308,15 +353,23 @@ impl World {
         self.hosts[host].starting = false;
         if first && !self.hosts[host].stopping && !self.quiet {
             self.hosts[host].guest_on = true;
-            self.hosts[host].depth = self.dice.range(1..5) as usize;
+            self.hosts[host].depth = self.dice.range(1..self.load.depth + 1) as usize;
             self.after(1, What::Guest(host, life));
+        }
+    }
+
+    fn members_are_whole(&mut self, disk: usize) {
+        for id in self.disks[disk].placement.record.members() {
+            let losses = self.store(id).losses;
+            self.disks[disk].whole_at.insert(id, losses);
         }
     }
 
     /// Whether the record says that this host's writer owns the disk.
     pub(super) fn is_owner(&self, host: usize) -> bool {
         let owner = self.hosts[host].owner();
-        let recorded = self.placement.record.owner();
+        let disk = &self.disks[self.hosts[host].disk];
+        let recorded = disk.placement.record.owner();
         recorded.is_some_and(|o| (o.backend, o.life) == (owner.backend, owner.life))
     }
 }

@@ -11,6 +11,16 @@ impl Stats {
         *self.0.entry(what).or_default() += 1;
     }
 
+    pub fn count_if(&mut self, is: bool, what: &'static str) {
+        if is {
+            self.count(what);
+        }
+    }
+
+    pub fn count_many(&mut self, what: &'static str, times: u64) {
+        *self.0.entry(what).or_default() += times;
+    }
+
     pub fn add(&mut self, other: &Stats) {
         for (what, times) in &other.0 {
             *self.0.entry(what).or_default() += times;

@@ -6,9 +6,7 @@ use replicator::message::{Reply, Request};
 use replicator::store::media::sim::SimMedia;
 use replicator::store::{BootId, Handled, Options, Promise, ReadPlan, Store, SyncJob};
 use replicator::words::{DiskId, Epoch, StoreId};
-
-/// The one disk of a simulation.
-pub const DISK: DiskId = DiskId::from_u128(1);
+use std::collections::BTreeMap;
 
 /// Whom an answer is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,8 +27,8 @@ pub struct StoreNode {
     pub process: u64,
     job: Option<SyncJob<SimMedia>>,
     promises: Vec<(Promise, Return)>,
-    /// The highest epoch of the disk that anybody was answered in.
-    answered: Epoch,
+    /// The highest epoch of each disk that anybody was answered in.
+    answered: BTreeMap<DiskId, Epoch>,
     /// How often it may have lost what was not synced.
     pub losses: u64,
     lost_power: bool,
@@ -41,6 +39,12 @@ pub struct StoreNode {
     /// The most starts that the placement service saw of it; one that shows fewer is let in nowhere.
     pub starts_seen: u64,
     pub refused: bool,
+    /// Some of what it had synced has rotted.
+    pub rotted: bool,
+    /// A write of its is going to tear.
+    pub tears: bool,
+    /// Its process does nothing before this moment of the world.
+    pub paused_until: u64,
 }
 
 pub enum Answer {
@@ -63,13 +67,16 @@ impl StoreNode {
             process: 0,
             job: None,
             promises: Vec::new(),
-            answered: Epoch::ZERO,
+            answered: BTreeMap::new(),
             losses: 0,
             lost_power: false,
             survive: None,
             held: false,
             starts_seen: 0,
             refused: false,
+            tears: false,
+            rotted: false,
+            paused_until: 0,
         };
         node.start().expect("a new store opens");
         node.losses = 0;
@@ -85,15 +92,17 @@ impl StoreNode {
                 let counted = std::mem::take(&mut self.lost_power);
                 self.losses += u64::from(recovery.lost_tail && !counted);
                 let rolled_back = core.starts().0 < self.starts_seen;
-                if core.shown(DISK) < self.answered && !rolled_back {
-                    return Err(format!(
-                        "I4: {} answered in epoch {} and shows {} after a restart",
-                        name(self.id),
-                        self.answered,
-                        core.shown(DISK)
-                    ));
+                for (disk, answered) in &self.answered {
+                    let shown = core.shown(*disk);
+                    if shown < *answered && !rolled_back {
+                        return Err(format!(
+                            "I4: {} answered in epoch {answered} and shows {shown} after a restart",
+                            name(self.id)
+                        ));
+                    }
                 }
-                if !recovery.damage.is_empty() {
+                // What rotted is named, too.
+                if !recovery.damage.is_empty() && !self.rotted {
                     return Err(format!("damage without a cause: {:?}", recovery.damage));
                 }
                 self.refused = core.starts().0 < self.starts_seen;
@@ -126,6 +135,8 @@ impl StoreNode {
         self.job = None;
         self.promises.clear();
         self.process += 1;
+        self.paused_until = 0;
+        self.tears = false;
     }
 
     pub fn handle(&mut self, request: Request, to: Return) -> Option<Answer> {
@@ -181,7 +192,10 @@ impl StoreNode {
     /// A seal was answered: the epoch that it shows must never go back (I4).
     pub fn was_sealed(&mut self) {
         if let Some(core) = &self.core {
-            self.answered = self.answered.max(core.shown(DISK));
+            for disk in core.disks() {
+                let answered = self.answered.entry(disk).or_insert(Epoch::ZERO);
+                *answered = core.shown(disk).max(*answered);
+            }
         }
     }
 

@@ -7,10 +7,13 @@
 //! or late; the shell then says "unknown".
 
 use super::dice::Dice;
+use super::disk::Disk;
 use super::host::Host;
-use super::oracle::Oracle;
-use super::placement::{Placement, Retired};
+use super::load::Load;
+use super::pause::Process;
+use super::placement::Retired;
 use super::pulls::{Fetching, PullId};
+use super::rot::Rotten;
 use super::stats::Stats;
 use super::store_node::{Return, StoreNode};
 use super::trace::Trace;
@@ -32,22 +35,17 @@ pub struct World {
     pub now: u64,
     pub stores: Vec<StoreNode>,
     pub hosts: Vec<Host>,
-    pub placement: Placement,
-    pub oracle: Oracle,
+    pub disks: Vec<Disk>,
     pub stats: Stats,
     pub trace: Trace,
     /// How often each thing goes wrong; zero for all heals everything.
     pub faults: Faults,
     pub(super) links: BTreeMap<(usize, StoreId), Link>,
-    /// Cables between two stores that are cut; smaller id first.
+    /// From which store to which nothing gets through.
     pub(super) cut_stores: BTreeSet<(StoreId, StoreId)>,
     /// Pulls that wait for what was fetched from another store.
     pub(super) pulls: BTreeMap<PullId, Fetching>,
     pub(super) last_pull: u64,
-    /// Replicas that wait for being dropped.
-    pub(super) drops_pending: u64,
-    /// Losses of each store when it was last known to be whole: when an epoch was opened with it.
-    pub(super) whole_at: BTreeMap<StoreId, u64>,
     pub(super) temper: super::life::Temper,
     /// Nothing goes wrong any more, and no guest begins anything.
     pub(super) quiet: bool,
@@ -55,6 +53,12 @@ pub struct World {
     pub(super) far: u64,
     /// What the placement service does not answer before this moment.
     pub(super) placement_away_until: u64,
+    /// What came for processes that stand still: it comes all at once when they go on.
+    pub(super) backlog: BTreeMap<Process, Vec<What>>,
+    pub(super) rotten: Vec<Rotten>,
+    pub(super) load: Load,
+    /// How many events the rough part has.
+    pub(super) events: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     last_scheduled: u64,
     pub broken: Option<Violation>,
@@ -64,6 +68,8 @@ pub struct World {
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub stores: usize,
+    pub disks: usize,
+    /// Machines on which each disk's guest may run.
     pub hosts: usize,
     /// Stores and hosts take turns in standing in one of so many sites.
     pub sites: usize,
@@ -91,6 +97,19 @@ pub(super) struct Link {
     pub up: bool,
     /// Cut by a fault: no session comes about.
     pub cut: bool,
+    /// Questions, or answers, are lost; nobody is told. No new session comes about.
+    pub deaf: bool,
+    pub mute: bool,
+}
+
+impl Link {
+    pub fn heal(&mut self) {
+        (self.cut, self.deaf, self.mute) = (false, false, false);
+    }
+
+    pub fn is_sound(&self) -> bool {
+        !self.cut && !self.deaf && !self.mute
+    }
 }
 
 struct Scheduled {
@@ -131,6 +150,8 @@ pub(super) enum What {
     Withdrawn(usize, u64, CallId),
     Timeout(usize, u64, Now),
     Guest(usize, u64),
+    /// A process that stood still goes on.
+    Resume(Process),
     /// Whatever else may happen: see life.rs.
     Fate,
     Heal(Healing),
@@ -139,9 +160,10 @@ pub(super) enum What {
 #[derive(Clone, Copy)]
 pub(super) enum Healing {
     Link(usize, StoreId),
-    /// Between two stores.
+    /// From one store to another.
     Cable(StoreId, StoreId),
     Full(StoreId),
+    Syncs(StoreId),
 }
 
 impl PartialEq for Scheduled {
@@ -166,6 +188,7 @@ impl World {
         let mut dice = Dice::new(seed);
         let shape = Shape {
             stores: dice.range(3..7) as usize,
+            disks: dice.pick(&[1, 1, 1, 2, 3]),
             hosts: dice.range(2..4) as usize,
             sites: dice.pick(&[1, 2, 2, 2]),
             copies: dice.range(1..4).min(2) as usize,
@@ -186,6 +209,8 @@ impl World {
             fetch_slow: 0.03 * fetches,
         };
         world.temper = super::life::Temper::draw(dice);
+        world.load = Load::draw(dice);
+        world.events = dice.pick(&[3_000, 5_000, 5_000, 10_000]);
         world.after(1, What::Fate);
         world
     }
@@ -196,13 +221,17 @@ impl World {
             .map(|number| StoreNode::new(number, number % shape.sites))
             .collect();
         let members: Vec<StoreId> = stores.iter().take(shape.copies).map(|s| s.id).collect();
+        let disks = (0..shape.disks)
+            .map(|number| Disk::new(number, shape.extents, &members))
+            .collect();
         let mut world = World {
             dice,
             now: 0,
             stores,
-            hosts: (0..shape.hosts).map(Host::new).collect(),
-            placement: Placement::new(shape.extents, &members),
-            oracle: Oracle::default(),
+            hosts: (0..shape.hosts * shape.disks)
+                .map(|i| Host::new(i, i / shape.hosts, i % shape.hosts))
+                .collect(),
+            disks,
             stats: Stats::default(),
             trace,
             faults: Faults::default(),
@@ -210,12 +239,14 @@ impl World {
             cut_stores: BTreeSet::new(),
             pulls: BTreeMap::new(),
             last_pull: 0,
-            drops_pending: 0,
-            whole_at: BTreeMap::new(),
             temper: super::life::Temper::calm(),
             quiet: false,
             far: 500,
             placement_away_until: 0,
+            backlog: BTreeMap::new(),
+            rotten: Vec::new(),
+            load: Load::common(),
+            events: 0,
             queue: BinaryHeap::new(),
             last_scheduled: 0,
             broken: None,
@@ -264,7 +295,18 @@ impl World {
         found.expect("a store of this world")
     }
 
+    /// The disk of a host's guest.
+    pub(super) fn disk_of(&mut self, host: usize) -> &mut Disk {
+        &mut self.disks[self.hosts[host].disk]
+    }
+
     fn happen(&mut self, what: What) {
+        if let Some(who) = self.process_of(&what)
+            && self.is_paused(who)
+        {
+            self.backlog.entry(who).or_default().push(what);
+            return;
+        }
         match what {
             What::ToStore(store, to, request) => self.arrives(store, to, request),
             What::Answer(store, to, reply) => self.answer(store, to, reply),
@@ -292,6 +334,7 @@ impl World {
                 let at = self.stores.iter().position(|s| s.id == store);
                 let node = &mut self.stores[at.expect("a store")];
                 node.housekeep(&mut self.stats);
+                self.died_writing(store);
                 let wait = self.dice.wait(1500);
                 self.after(wait, What::Housekeep(store));
             }
@@ -310,10 +353,13 @@ impl World {
                 self.swap(host, life, call, expected, change, heard);
             }
             What::Swapped(host, life, call, outcome) => {
+                if self.hosts[host].life == life && !matches!(outcome, SwapOutcome::Unknown) {
+                    self.hosts[host].unheard = false;
+                }
                 self.tell(host, life, Event::Swapped { call, outcome });
             }
             What::Inspect(host, life, call) => {
-                let record = Some(Box::new(self.placement.record.clone()));
+                let record = Some(Box::new(self.disk_of(host).placement.record.clone()));
                 let wait = self.dice.wait(300);
                 self.after(wait, What::Inspected(host, life, call, record));
             }
@@ -335,6 +381,11 @@ impl World {
             What::Guest(host, life) => {
                 if self.hosts[host].life == life {
                     self.guest(host);
+                }
+            }
+            What::Resume(who) => {
+                if !self.is_paused(who) {
+                    self.resume(who);
                 }
             }
             What::Fate => self.fate(),

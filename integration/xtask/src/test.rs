@@ -24,7 +24,7 @@ const GUEST_TESTS: [&str; 4] = [
 ];
 
 pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
-    let seeds = if quick { "100" } else { "1000" };
+    let seeds = if quick { "100" } else { "2000" };
     let simulate = |arguments: &[&str]| {
         Program::new(workspace.target.join("release/ukai-sim")).args(arguments)
     };

@@ -26,7 +26,7 @@ pub(super) fn believes_itself_current(w: &mut World, way: u64) -> Told {
     w.flush(1)?;
     w.cut(1, id(w, first));
     w.write(1, 1, 1)?;
-    w.cut_stores.insert(ordered(id(w, first), id(w, last)));
+    w.cut_between(id(w, first), id(w, last));
     w.cut(1, id(w, second));
     w.write(1, 2, 1)?;
     w.discard(1, 0, 1)?;
@@ -57,10 +57,6 @@ pub(super) fn believes_itself_current(w: &mut World, way: u64) -> Told {
     w.close(2)
 }
 
-fn ordered(one: StoreId, other: StoreId) -> (StoreId, StoreId) {
-    (one.min(other), one.max(other))
-}
-
 /// Copies at the far site lag: they were out for a while, or were made ahead. Then the near site burns.
 pub(super) fn taken_for_complete(w: &mut World, way: u64) -> Told {
     w.attach(0, &HERE)?;
@@ -68,9 +64,9 @@ pub(super) fn taken_for_complete(w: &mut World, way: u64) -> Told {
     w.flush(0)?;
     let ahead = way >= 4;
     if ahead {
-        let (extents, stores) = (w.placement.record.extents(), w.ids(&THERE));
-        w.placement.goals.seed = vec![replicator::words::NewSet { extents, stores }];
-        w.give_orders();
+        let (extents, stores) = (w.disks[0].placement.record.extents(), w.ids(&THERE));
+        w.disks[0].placement.goals.seed = vec![replicator::words::NewSet { extents, stores }];
+        w.give_orders(0);
         let end = w.now + 200_000;
         w.run_until("it is copied ahead", 400_000, |w| w.now >= end)?;
     } else {
@@ -297,7 +293,7 @@ pub(super) fn only_good_copy_dropped(w: &mut World, way: u64) -> Told {
     }
     w.read(1, 0, 10)?;
     w.run_until("the old replicas are gone", 2_000_000, |w| {
-        w.drops_pending == 0
+        w.disks[0].drops_pending == 0
     })?;
     w.writer_dies(1);
     w.power_lost(0);
@@ -328,7 +324,7 @@ pub(super) fn needed_after_ejection(w: &mut World, way: u64) -> Told {
     w.read(1, 0, 8)?;
     w.writer_dies(1);
     w.cut(2, if way.is_multiple_of(2) { s2 } else { s0 });
-    w.cut_stores.insert(ordered(s1, s2));
+    w.cut_between(s1, s2);
     w.takes_over(2, false);
     let end = w.now + 100_000;
     w.run_until("it has tried", 200_000, |w| w.now >= end || w.serves(2))?;

@@ -152,6 +152,7 @@ impl Script {
         let keep = if show == Show::Nothing { 0 } else { 80 };
         let shape = Shape {
             stores: 4,
+            disks: 1,
             hosts: 3,
             sites: 2,
             copies: 1,

@@ -157,7 +157,7 @@ pub(super) fn deletion_with_a_late_read(w: &mut World, way: u64) -> Told {
     }
     w.settled()?;
     w.run_until("the old replicas are gone", 1_000_000, |w| {
-        w.drops_pending == 0
+        w.disks[0].drops_pending == 0
     })?;
     w.done(1)?;
     w.faults.slow = 0.0;
@@ -183,7 +183,8 @@ pub(super) fn dead_tail(w: &mut World, way: u64) -> Told {
     w.events(6 + 2 * way)?;
     w.writer_dies(0);
     // The next writer does not reach that member, and settles without it. Blocks are read where they are.
-    w.cut_stores.extend([(s0, s1), (s1, s2)]);
+    w.cut_between(s0, s1);
+    w.cut_between(s1, s2);
     w.cut(1, s0);
     w.order(&[1, 2]);
     w.boot(1, w.near(1));

@@ -16,14 +16,14 @@ impl World {
 
     /// The service wants all of the disk on these, and says so.
     pub(super) fn order(&mut self, stores: &[usize]) {
-        let (all, ids) = (self.placement.record.extents(), self.ids(stores));
-        self.want(all, &ids);
-        self.give_orders();
+        let (all, ids) = (self.disks[0].placement.record.extents(), self.ids(stores));
+        self.want(0, all, &ids);
+        self.give_orders(0);
     }
 
     pub(super) fn pause_fills(&mut self, paused: bool) {
-        self.placement.goals.fill.paused = paused;
-        self.give_orders();
+        self.disks[0].placement.goals.fill.paused = paused;
+        self.give_orders(0);
     }
 
     /// The host attaches, with these as the first write set.
@@ -80,13 +80,13 @@ impl World {
 
     pub(super) fn settled(&mut self) -> Told {
         self.run_until("the wanted members are whole", 2_000_000, |w| {
-            w.placement.is_settled()
+            w.disks[0].placement.is_settled()
         })
     }
 
     pub(super) fn switched(&mut self, host: usize, epochs: u64) -> Told {
         self.run_until("the members are switched", 500_000, |w| {
-            w.placement.record.epoch.as_u64() >= epochs && w.serves(host)
+            w.disks[0].placement.record.epoch.as_u64() >= epochs && w.serves(host)
         })
     }
 
@@ -99,6 +99,10 @@ impl World {
     pub(super) fn cut(&mut self, host: usize, store: StoreId) {
         self.links.entry((host, store)).or_default().cut = true;
         self.breaks(host, store);
+    }
+
+    pub(super) fn cut_between(&mut self, one: StoreId, other: StoreId) {
+        self.cut_stores.extend([(one, other), (other, one)]);
     }
 
     pub(super) fn mend(&mut self, host: usize, store: StoreId) {
@@ -165,6 +169,6 @@ impl World {
     }
 
     pub(super) fn epoch(&self) -> u64 {
-        self.placement.record.epoch.as_u64()
+        self.disks[0].placement.record.epoch.as_u64()
     }
 }
