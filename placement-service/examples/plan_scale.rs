@@ -111,6 +111,8 @@ fn measure(what: &str, topology: &Topology, policies: &Policies, pieces: u32, mo
         pins: &[],
         allocated: &allocated,
         retired: &[],
+        leaving: &[],
+        unreachable: &[],
     });
 
     let before = LIVE.load(Ordering::Relaxed);
@@ -211,6 +213,7 @@ fn topology() -> Topology {
                 used_bytes: 0,
                 unwritten_bytes: 0,
                 health: Health::Up,
+                evacuating: false,
             };
             topology.stores.insert(store(n, i), place);
         }

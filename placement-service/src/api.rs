@@ -8,12 +8,17 @@
 //! GET    /v1/hosts                        [Host]
 //! GET    /v1/stores                       [Store]
 //! POST   /v1/stores/{id}/host             MoveStore -> Store
+//! POST   /v1/stores/{id}/lost             DeclareLost -> Bereaved
+//! DELETE /v1/stores/{id}/lost             -> Store             (it is found)
+//! POST   /v1/stores/{id}/evacuate         Evacuate -> Evacuation
+//! DELETE /v1/stores/{id}/evacuate         -> Store             (it is to be emptied no more)
 //! GET    /v1/disks                        [Disk]
 //! POST   /v1/disks                        CreateDisk -> Created
 //! GET    /v1/disks/{name}                 Disk
 //! DELETE /v1/disks/{name}                 -> Deleted
 //! GET    /v1/disks/{name}/map             DiskMap
-//! POST   /v1/disks/{name}/attach          Attach -> Attached   (waits until the socket is there)
+//! POST   /v1/disks/{name}/attach          Attach -> Attached   (waits until the socket is there; of a
+//!                                         take-over, until the disk is open, too)
 //! POST   /v1/disks/{name}/detach          Detach -> Detached   (waits until the backend is gone)
 //! POST   /v1/disks/{name}/writer          TakeWriter -> Writer (for a writer in the operator's own process)
 //!
@@ -50,6 +55,7 @@
 
 mod moves;
 mod policies;
+mod stores;
 mod verify;
 
 pub use moves::{
@@ -60,6 +66,11 @@ pub use policies::{
     AddPin, ApplyPolicy, LiftPins, PolicyCheck, PolicyDiff, PolicyText, PolicyView, SetClass,
 };
 pub use verify::{Verification, VerifyDisk};
+
+pub use stores::{
+    Bereaved, DeclareLost, Evacuate, EvacuatedDisk, Evacuation, StoreOrder, StoreOrderKind,
+    StoreTask,
+};
 
 use crate::policy::{ClassName, UnixSeconds};
 use replicator::words::{
@@ -191,6 +202,14 @@ pub struct Store {
     pub refused: Option<String>,
     /// What the store says is wrong with it, if anything.
     pub trouble: Option<String>,
+    /// Since when it is not up, as far as the placement service knows.
+    #[serde(default)]
+    pub away_since: Option<UnixSeconds>,
+    /// What an operator said of it, and what it still has then.
+    #[serde(default)]
+    pub order: Option<StoreOrder>,
+    #[serde(default)]
+    pub task: StoreTask,
 }
 
 /// The operator's word that a store's directory was carried to another host.
@@ -251,7 +270,7 @@ pub struct Disk {
     pub home: DatacenterName,
     /// What policy asks for, all in all.
     pub wanted_copies: u8,
-    /// Complete copies of the worst placed extent.
+    /// Complete copies of the worst placed extent, on stores that nobody has given up.
     pub copies_now: u8,
     /// Extents with fewer complete copies than `wanted_copies`.
     pub short_extents: u64,
@@ -394,6 +413,13 @@ pub struct Attached {
     /// It stands by: the disk is attached to this node until the VM arrives.
     #[serde(default)]
     pub standby_of: Option<HostName>,
+    /// The epoch that it has open. After a take-over: the old writer is fenced, the copies agree, and the VM
+    /// may start. Otherwise a disk is opened when its VM's driver starts.
+    #[serde(default)]
+    pub open: Option<Epoch>,
+    /// Of a take-over: how long it took from the request until it was open.
+    #[serde(default)]
+    pub open_after_ms: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]

@@ -5,6 +5,7 @@
 //! datacenter/<name>           DatacenterRecord
 //! host/<name>                 HostRecord
 //! store/<id>                  StoreRecord
+//! state/<store id>            StoreState: since when it is away, and what an operator said of it
 //! name/<disk name>            DiskId
 //! disk/<id>                   DiskRecord
 //! terms/<disk id>             Terms: what governs where the disk stands
@@ -24,7 +25,7 @@
 //!
 //! What a node says every second (usage, backends) is not kept: it says it again.
 
-use crate::api::{MoveKind, MoveProgress, MoveState, MoveWhy, Place, Wanted};
+use crate::api::{MoveKind, MoveProgress, MoveState, MoveWhy, Place, StoreOrder, Wanted};
 use crate::catalog::{Catalog, CatalogError, Expect, KeyRevision};
 use crate::planner::Plan;
 use crate::policy::{ClassName, Home, Pin, UnixSeconds};
@@ -56,6 +57,27 @@ pub struct StoreRecord {
     pub host: HostName,
     /// The most starts that it ever showed. One that shows fewer was rolled back.
     pub starts: Starts,
+}
+
+/// What is kept of a store besides where it is; none: it is up, and nobody said anything of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoreState {
+    pub store: StoreId,
+    /// Since when it is not up.
+    #[serde(default)]
+    pub away_since: Option<UnixSeconds>,
+    #[serde(default)]
+    pub order: Option<StoreOrder>,
+}
+
+impl StoreState {
+    pub fn new(store: StoreId) -> StoreState {
+        StoreState {
+            store,
+            away_since: None,
+            order: None,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -183,6 +205,9 @@ pub struct MoveRecord {
     /// Of [`MoveKind::Prepare`]: what is copied ahead.
     #[serde(default)]
     pub seeds: Vec<NewSet>,
+    /// Stores that its copies are to leave, for this move's sake alone.
+    #[serde(default)]
+    pub leaves: Vec<StoreId>,
     /// Where its VM ran when it began; a move is over when the VM goes elsewhere.
     #[serde(default)]
     pub home: Option<DatacenterName>,
@@ -212,6 +237,9 @@ pub struct RetiredCopy {
     pub revision: Revision,
     /// What joined the disk at this epoch or later is not meant.
     pub joined_below: Epoch,
+    /// Its store missed a write: the copy is missing rather than superfluous, until another one is complete.
+    #[serde(default)]
+    pub ejected: bool,
     /// Somebody asked for its deletion, whatever policy says.
     #[serde(default)]
     pub unwanted: bool,
@@ -263,6 +291,7 @@ pub mod key {
     pub const DATACENTERS: &str = "datacenter/";
     pub const HOSTS: &str = "host/";
     pub const STORES: &str = "store/";
+    pub const STORE_STATES: &str = "state/";
     pub const DISKS: &str = "disk/";
     pub const ATTACHMENTS: &str = "attachment/";
     pub const TERMS: &str = "terms/";
@@ -285,6 +314,10 @@ pub mod key {
 
     pub fn store(id: StoreId) -> String {
         format!("{STORES}{id}")
+    }
+
+    pub fn store_state(id: StoreId) -> String {
+        format!("{STORE_STATES}{id}")
     }
 
     pub fn name(name: &DiskName) -> String {

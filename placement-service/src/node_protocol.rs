@@ -165,12 +165,18 @@ pub struct BackendReport {
     pub disk: DiskId,
     pub backend: BackendId,
     pub state: BackendState,
+    /// The epoch that it has open, and serves in.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
     /// What its guest waits for, if for anything unusual, in words.
     #[serde(default)]
     pub stall: Option<String>,
     /// What keeps its orders from being carried out, in words.
     #[serde(default)]
     pub hindrance: Option<String>,
+    /// Stores that are to join its disk, and do not answer it.
+    #[serde(default)]
+    pub unreachable: Vec<StoreId>,
     /// How far copying is; none: it does not say.
     #[serde(default)]
     pub progress: Option<Progress>,

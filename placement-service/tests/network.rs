@@ -163,9 +163,11 @@ fn obedient_node_in(
                     status: String::new(),
                     socket: format!("/run/ukai/{}.sock", attachment.name),
                 },
+                epoch: None,
                 stall: None,
                 hindrance: None,
                 verdict: None,
+                unreachable: vec![],
                 progress: None,
             });
             let mut next = heartbeat(number, &format!("r{number}"));
@@ -290,9 +292,11 @@ async fn a_standby_is_told_its_orders_and_has_the_disk_once_it_has_opened_it() {
                 status: String::new(),
                 socket: standby.socket.clone(),
             },
+            epoch: None,
             stall: None,
             hindrance: None,
             verdict: None,
+            unreachable: vec![],
             progress: None,
         }];
         let desired = o1.heartbeat(beat).await.unwrap();

@@ -240,6 +240,8 @@ pub mod tests {
             repair: false,
             waits_until: None,
             shortfalls: Vec::new(),
+            awaited: Vec::new(),
+            copies_left: 2,
             notes: vec!["all copies stand in osaka".into()],
         }
     }

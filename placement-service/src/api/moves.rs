@@ -137,6 +137,10 @@ pub enum MoveWhy {
     Policy,
     /// Copies are missing.
     Repair,
+    /// Its copy leaves this store, which is to be emptied.
+    Evacuation(StoreId),
+    /// Its copy leaves this store for an emptier one.
+    Rebalance(StoreId),
     /// Somebody's order, in words.
     Order(String),
 }
@@ -162,6 +166,18 @@ pub enum MoveState {
     },
     Done,
     Cancelled,
+}
+
+impl MoveWhy {
+    /// Whether it waits for its turn: nobody is there who wants it now.
+    pub fn takes_turns(&self) -> bool {
+        match self {
+            MoveWhy::Arrival(_) | MoveWhy::Order(_) => false,
+            MoveWhy::Policy | MoveWhy::Repair | MoveWhy::Evacuation(_) | MoveWhy::Rebalance(_) => {
+                true
+            }
+        }
+    }
 }
 
 impl MoveState {

@@ -4,8 +4,7 @@
 use super::fleet::Seat;
 use super::goal::{Placing, Range, role};
 use super::layout::{Offer, Spot, spread};
-use super::rules::{Demand, Scope};
-use crate::policy::Health;
+use super::rules::{Demand, Scope, Standing};
 use replicator::words::{Extent, Extents};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -21,7 +20,7 @@ impl<'a> Placing<'a> {
                 continue;
             }
             let demand = range.missing.remove(0);
-            let mut taken: Vec<Seat> = range.chosen.iter().map(|(seat, _)| *seat).collect();
+            let mut taken: Vec<Seat> = range.taken().collect();
             taken.sort_unstable();
             let key = (taken, range.wants.off.clone(), demand);
             groups.entry(key).or_default().push(range);
@@ -99,7 +98,8 @@ impl<'a> Placing<'a> {
             .seats()
             .filter(|seat| {
                 let place = self.fleet.place(*seat);
-                place.health == Health::Up
+                self.rules.standing(place) == Standing::Fit
+                    && self.rules.reaches(place.store)
                     && self.inside(demand, *seat)
                     && self.rules.allows(place.site)
                     && !taken.contains(seat)

@@ -50,6 +50,8 @@ impl Planner<'_> {
             waits_until: Some(opens)
                 .filter(|opens| *opens > self.now && copies_something && !repair),
             notes: self.notes(rules, subject, &goal, &full),
+            copies_left: self.copies_left(rules, subject).min(usize::from(u8::MAX)) as u8,
+            awaited: goal.awaited,
             shortfalls: goal.shortfalls,
             steps,
         }

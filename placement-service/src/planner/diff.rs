@@ -68,12 +68,13 @@ pub fn diff<'s>(
 }
 
 /// The disks whose plans may go on now, where at most `at_once` are under way: those that have begun,
-/// then those that lack copies, then those that have least to copy.
+/// then those that lack copies, the most endangered first, then those that have least to copy.
 pub fn rollout(plans: &[Plan], under_way: &BTreeSet<DiskId>, at_once: usize) -> Vec<DiskId> {
     let mut waiting: Vec<&Plan> = plans.iter().filter(|plan| !plan.is_empty()).collect();
     waiting.sort_by_key(|plan| {
         let begun = under_way.contains(&plan.disk);
-        (!begun, !plan.repair, plan.bytes(), plan.disk)
+        let left = if plan.repair { plan.copies_left } else { 0 };
+        (!begun, !plan.repair, left, plan.bytes(), plan.disk)
     });
     let begun = waiting
         .iter()

@@ -1,7 +1,7 @@
 //! For each copy of a disk: why it is here, what keeps it from being elsewhere, what would change that.
 
 use super::goal::{Promised, place};
-use super::plan::{Role, Shortfall};
+use super::plan::{Awaited, Role, Shortfall};
 use super::ranges::joined;
 use super::reasons::{Spoken, Telling};
 use super::steps::side_by_side;
@@ -17,6 +17,9 @@ pub struct Explanation {
     pub governed_by: Vec<String>,
     pub copies: Vec<ExplainedCopy>,
     pub missing: Vec<Shortfall>,
+    /// Copies that are missing, and waited for.
+    #[serde(default)]
+    pub awaited: Vec<Awaited>,
 }
 
 /// What one store has, or is to have, of some extents.
@@ -97,6 +100,7 @@ impl Planner<'_> {
             copies: explained.collect(),
             governed_by: telling.governed_by(),
             missing: goal.shortfalls,
+            awaited: goal.awaited,
         }
     }
 

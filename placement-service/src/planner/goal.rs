@@ -5,6 +5,7 @@
 //!
 //! 1. Each range keeps those of its copies that its [`Demand`]s can use: members of the write set
 //!    before sealed copies, those before ones that are kept for a way back.
+//!    A copy whose store is away is waited for, for as long as policy says.
 //! 2. Ranges that miss the same are taken together and [`spread`](super::layout::spread) over the stores of that place.
 //! 3. What found no room there stands in elsewhere, as near as possible (durability before locality).
 //! 4. What found no room at all is a shortfall; a copy that should go then stays until one is found.
@@ -12,10 +13,10 @@
 use super::fleet::{Fleet, Seat};
 use super::held::{Holder, holders, segments};
 use super::layout::Apart;
-use super::plan::{Goal, GoalRange, Role, Shortfall};
-use super::rules::{Demand, Rules, Scope, Wants};
+use super::plan::{Awaited, Goal, GoalRange, Role, Shortfall};
+use super::rules::{Demand, Rules, Scope, Standing, Wants};
 use super::subject::Subject;
-use crate::policy::Health;
+use crate::policy::UnixSeconds;
 use replicator::words::{Extents, History, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -73,8 +74,18 @@ pub(super) struct Range<'a> {
     pub chosen: Vec<(Seat, Role)>,
     /// Demands, as far as they are not served.
     pub missing: Vec<Demand>,
+    /// Copies whose stores are away, and are waited for until then.
+    pub awaited: Vec<(Seat, UnixSeconds)>,
     /// Copies that can stand nowhere.
     pub short: u8,
+}
+
+impl Range<'_> {
+    /// Stores that have one of its copies, or had and are waited for.
+    pub fn taken(&self) -> impl Iterator<Item = Seat> + '_ {
+        let chosen = self.chosen.iter().map(|(seat, _)| *seat);
+        chosen.chain(self.awaited.iter().map(|(seat, _)| *seat))
+    }
 }
 
 pub(super) struct Placing<'a> {
@@ -99,6 +110,7 @@ impl<'a> Placing<'a> {
             extents,
             history,
             missing: Vec::new(),
+            awaited: Vec::new(),
             short: 0,
             chosen: Vec::with_capacity(usize::from(wants.total())),
             holders: holders.into(),
@@ -135,11 +147,16 @@ impl<'a> Placing<'a> {
             .holders
             .iter()
             .any(|holder| holder.seat == seat && holder.holds.is_live());
-        let usable = held
-            || (self.fleet.place(seat).health == Health::Up
-                && self.room(seat) >= u64::from(range.extents.count()));
+        let usable = match self.rules.standing(self.fleet.place(seat)) {
+            Standing::Fit => {
+                let room = self.room(seat) >= u64::from(range.extents.count());
+                held || (room && self.rules.reaches(self.fleet.place(seat).store))
+            }
+            Standing::Away { .. } => held,
+            Standing::Leaving | Standing::Gone => false,
+        };
         // A store that is chosen already clashes with itself.
-        let taken = usable && !self.clashes(&range.chosen, seat, Apart::Hosts);
+        let taken = usable && !self.clashes(range, seat, Apart::Hosts);
         if taken {
             range.chosen.push((seat, role));
         }
@@ -161,9 +178,12 @@ impl<'a> Placing<'a> {
                         && holder.holds.is_live() == live
                         && !wants.also.contains(&seat)
                         && (anywhere || self.inside(demand, seat))
-                        && !self.clashes(&range.chosen, seat, *apart)
+                        && !self.clashes(range, seat, *apart)
                     {
-                        range.chosen.push((seat, role(demand)));
+                        match holder.awaited {
+                            Some(until) => range.awaited.push((seat, until)),
+                            None => range.chosen.push((seat, role(demand))),
+                        }
                         demand.copies -= 1;
                     }
                 }
@@ -201,10 +221,10 @@ impl<'a> Placing<'a> {
         }
     }
 
-    fn clashes(&self, chosen: &[(Seat, Role)], seat: Seat, apart: Apart) -> bool {
+    fn clashes(&self, range: &Range, seat: Seat, apart: Apart) -> bool {
         let place = self.fleet.place(seat);
-        chosen.iter().any(|(other, _)| {
-            let other = self.fleet.place(*other);
+        range.taken().any(|other| {
+            let other = self.fleet.place(other);
             other.at.host == place.at.host
                 || (apart == Apart::Racks && other.at.rack == place.at.rack)
         })
@@ -215,16 +235,25 @@ impl<'a> Placing<'a> {
         let mut goal = Goal {
             ranges: Vec::with_capacity(ranges.len()),
             shortfalls: Vec::new(),
+            awaited: Vec::new(),
         };
         for range in ranges {
             let copies = range.chosen.iter();
             let mut copies: Vec<(StoreId, Role)> = copies
                 .map(|(seat, role)| (self.fleet.place(*seat).store, *role))
                 .collect();
-            if range.short > 0 {
+            if range.short > 0 || !range.awaited.is_empty() {
                 self.retain(&range, &mut copies);
+            }
+            if range.short > 0 {
                 goal.shortfalls.push(self.shortfall(&range));
             }
+            goal.awaited
+                .extend(range.awaited.iter().map(|(seat, until)| Awaited {
+                    extents: range.extents,
+                    store: self.fleet.place(*seat).store,
+                    until: *until,
+                }));
             copies.sort_unstable();
             let wanted = range.wants.total();
             match goal.ranges.last_mut() {
@@ -239,21 +268,23 @@ impl<'a> Placing<'a> {
             }
         }
         join_alike(&mut goal.shortfalls);
+        join_awaited(&mut goal.awaited);
         goal
     }
 
     /// A copy is given up only for another one: where some are missing, members that should go stay.
     /// Nothing is put where it must not be; but what is there is not deleted before it is elsewhere.
     fn retain(&self, range: &Range, copies: &mut Vec<(StoreId, Role)>) {
-        let mut left = range.short;
+        let mut left = usize::from(range.short) + range.awaited.len();
         let whole_first = [true, false].into_iter().flat_map(|whole| {
             let live = range.history.live();
             live.filter(move |entry| entry.whole == whole)
         });
-        let members: Vec<StoreId> = whole_first
+        let mut members: Vec<StoreId> = whole_first
             .flat_map(|entry| entry.stores.iter().copied())
             .filter(|store| copies.iter().all(|(other, _)| other != store))
             .collect();
+        members.sort_by_key(|store| self.rules.is_gone(self.fleet, *store));
         for store in &members {
             if left > 0 && !self.rules.is_off(*store, range.extents, true) {
                 copies.push((*store, Role::Retained));
@@ -293,6 +324,19 @@ pub(super) fn role(demand: Demand) -> Role {
         (false, Scope::In(_)) => Role::Near,
         (false, Scope::Anywhere) => Role::StandIn,
     }
+}
+
+/// In the order of stores, neighbours together.
+fn join_awaited(awaited: &mut Vec<Awaited>) {
+    awaited.sort_unstable_by_key(|one| (one.store, one.extents.first));
+    awaited.dedup_by(|behind, before| {
+        let alike = behind.extents.first == before.extents.end
+            && (behind.store, behind.until) == (before.store, before.until);
+        if alike {
+            before.extents.end = behind.extents.end;
+        }
+        alike
+    });
 }
 
 fn join_alike(shortfalls: &mut Vec<Shortfall>) {

@@ -2,9 +2,9 @@
 
 use super::fleet::{Fleet, Seat};
 use super::ranges::inside;
-use super::rules::{Rules, Wants};
+use super::rules::{Rules, Standing, Wants};
 use super::subject::Subject;
-use crate::policy::Health;
+use crate::policy::UnixSeconds;
 use replicator::words::{Extent, Extents, History, StoreId};
 use std::cmp::Reverse;
 
@@ -40,10 +40,12 @@ pub(super) fn cut(extents: Extents, cuts: &[Extent]) -> Vec<Extents> {
     edges.windows(2).map(part).collect()
 }
 
-/// A store that has some of a range already.
+/// A store that has some of a range already, and when it may be used if not now.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Holder {
     pub holds: Holds,
+    /// Its store is away, and is expected to be back before this.
+    pub awaited: Option<UnixSeconds>,
     elsewhere_than_vm: bool,
     less_room: Reverse<u64>,
     pub seat: Seat,
@@ -55,6 +57,10 @@ pub(super) enum Holds {
     LiveWhole,
     LiveFilling,
     Sealed,
+    /// It missed a write, then.
+    Ejected {
+        since: UnixSeconds,
+    },
     Retired,
 }
 
@@ -81,15 +87,28 @@ pub(super) fn holders(
             return;
         };
         let place = fleet.place(seat);
-        let usable = match place.health {
-            Health::Up => true,
-            Health::Silent => holds.is_live(),
-            Health::Gone => false,
+        let awaited = match (rules.standing(place), holds) {
+            (Standing::Fit, Holds::Ejected { since }) if !rules.reaches(*store) => {
+                // Whoever calls it in vain goes on calling for as long as it would be waited for.
+                match rules.awaited_until(since) {
+                    Some(_) => None,
+                    None => return,
+                }
+            }
+            (Standing::Fit, _) => None,
+            (Standing::Away { .. }, _) if holds.is_live() => None,
+            // What is missing of a disk is so since it was ejected, however often its store came and went.
+            (Standing::Away { .. }, Holds::Ejected { since }) => match rules.awaited_until(since) {
+                Some(until) => Some(until),
+                None => return,
+            },
+            (Standing::Away { .. } | Standing::Leaving | Standing::Gone, _) => return,
         };
         let known = holders.iter().any(|holder| holder.seat == seat);
-        if usable && !known && rules.allows(place.site) && !wants.off.contains(&seat) {
+        if !known && rules.allows(place.site) && !wants.off.contains(&seat) {
             holders.push(Holder {
                 holds,
+                awaited,
                 elsewhere_than_vm: Some(place.at.host) != near_host,
                 less_room: Reverse(unpromised_bytes(seat)),
                 seat,
@@ -112,7 +131,14 @@ pub(super) fn holders(
     }
     for retired in subject.retired {
         if retired.extents.iter().any(|part| inside(extents, *part)) {
-            add(&retired.store, Holds::Retired);
+            let since = retired.since;
+            add(
+                &retired.store,
+                match retired.ejected {
+                    true => Holds::Ejected { since },
+                    false => Holds::Retired,
+                },
+            );
         }
     }
     holders.sort_unstable();

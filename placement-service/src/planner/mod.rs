@@ -38,11 +38,11 @@ pub use diff::{Diff, DiskDiff, diff, rollout};
 pub use explain::{CopyState, ExplainedCopy, Explanation};
 pub use order::{Order, Proposal, Refused, Target};
 pub use plan::{
-    Action, Arrival, Crossing, Goal, GoalRange, Plan, RetiredCopy, Role, Shortfall, Step,
+    Action, Arrival, Awaited, Crossing, Goal, GoalRange, Plan, RetiredCopy, Role, Shortfall, Step,
 };
 pub use subject::{Retired, Subject};
 
-use crate::policy::{Follow, Home, Policies, Prepare, Topology, UnixSeconds};
+use crate::policy::{Follow, Health, Home, Policies, Prepare, Topology, UnixSeconds};
 use fleet::Fleet;
 use goal::{Promised, place};
 use replicator::words::{DatacenterName, Extents, History, HostName, NewSet, StoreId};
@@ -137,7 +137,7 @@ impl<'a> Planner<'a> {
             };
         }
         let goal = place(&self.fleet, &rules, &there, &Promised::new()).goal;
-        let (sets, full) = steps::next_sets(&rules, subject.record, &goal);
+        let (sets, full) = steps::next_sets(&self.fleet, &rules, subject.record, &goal);
         let held = full.iter().map(too_long).collect();
         Arrival { home, sets, held }
     }
@@ -167,6 +167,27 @@ impl<'a> Planner<'a> {
                 (!stores.is_empty()).then_some(NewSet { extents, stores })
             });
         ahead.collect()
+    }
+
+    /// The fewest complete copies that its guest may go on with. A store that nobody expects back is not waited for,
+    /// since nothing could end that: the disk goes on with what is left, and is repaired.
+    pub fn min_copies(&self, subject: &Subject) -> u8 {
+        let given_up = |store: StoreId| {
+            let place = self.fleet.seat(store).map(|seat| self.fleet.place(seat));
+            place.is_some_and(|place| place.health == Health::Gone)
+        };
+        let mut members = subject
+            .record
+            .map
+            .iter()
+            .flat_map(|range| range.history.members());
+        match members.any(given_up) {
+            true => 1,
+            false => self
+                .rules(subject)
+                .class
+                .min_copies_for(subject.record.copies),
+        }
     }
 
     /// Whether policy copies ahead as soon as a backend stands by.
@@ -233,8 +254,33 @@ impl<'a> Planner<'a> {
     /// Whether some extent has fewer complete copies than policy asks for.
     fn needs_repair(&self, rules: &Rules, subject: &Subject) -> bool {
         let wanted = usize::from(rules.class.total(subject.record.copies));
-        let mut map = subject.record.map.iter();
-        map.any(|range| copies_of(&range.history) < wanted)
+        self.copies_left(rules, subject) < wanted
+    }
+
+    /// Complete copies of the worst placed extent on stores that are not gone.
+    fn copies_left(&self, rules: &Rules, subject: &Subject) -> usize {
+        let is_gone = |store: StoreId| rules.is_gone(&self.fleet, store);
+        let map = subject.record.map.iter();
+        map.map(|range| copies_without(&range.history, &is_gone))
+            .min()
+            .unwrap_or(0)
+    }
+}
+
+/// [`History::copies`] that do not stand on stores that are gone.
+pub(crate) fn copies_without(history: &History, is_gone: &dyn Fn(StoreId) -> bool) -> usize {
+    let mut named = history.0.iter().flat_map(|entry| &entry.stores);
+    if !named.any(|store| is_gone(*store)) {
+        return copies_of(history);
+    }
+    let mut left = history.clone();
+    for entry in &mut left.0 {
+        entry.stores.retain(|store| !is_gone(*store));
+    }
+    left.0.retain(|entry| !entry.stores.is_empty());
+    match left.covers() {
+        true => left.copies(),
+        false => 0,
     }
 }
 

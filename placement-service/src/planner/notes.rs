@@ -70,7 +70,7 @@ impl Planner<'_> {
                 };
                 let store: StoreId = covered.find_map(lacks)?;
                 Some(format!(
-                    "the pin to store {store} ({reason:?}) is not kept: it is down or full, shares a host with another copy, or residency bars it"
+                    "the pin to store {store} ({reason:?}) is not kept: it is down, full or being emptied, shares a host with another copy, or residency bars it"
                 ))
             }
             Hold::In(datacenter) => {

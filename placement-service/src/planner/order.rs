@@ -7,6 +7,7 @@
 use super::goal::{Promised, place};
 use super::pins::without;
 use super::ranges::{inside, overlap};
+use super::rules::Standing;
 use super::{Goal, Plan, Planner, Role, Subject};
 use crate::policy::{Health, Hold, Pin, Until, nearest};
 use replicator::words::{DatacenterName, Extents, StoreId};
@@ -225,8 +226,11 @@ impl Wanted<'_> {
         let place = fleet.place(seat);
         self.datacenter_is_allowed(fleet.name(place.site), error)?;
         let room = fleet.free_bytes(seat, 0) / self.subject.record.extent_size.bytes();
+        let rules = self.planner.rules(self.subject);
         let why = if place.health != Health::Up {
             "it is not up".to_owned()
+        } else if rules.standing(place) != Standing::Fit {
+            "it is being emptied".to_owned()
         } else if room < u64::from(self.part.count()) {
             format!(
                 "it has room for {room} more extents, and this takes {}",

@@ -11,6 +11,7 @@ pub struct Goal {
     /// All extents in order, neighbours differ.
     pub ranges: Vec<GoalRange>,
     pub shortfalls: Vec<Shortfall>,
+    pub awaited: Vec<Awaited>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +53,15 @@ pub struct Shortfall {
     pub why: String,
 }
 
+/// A copy that is missing because its store is away. It is waited for until then: if the store comes back, the
+/// copy takes the difference only; if not, another one is made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Awaited {
+    pub extents: Extents,
+    pub store: StoreId,
+    pub until: UnixSeconds,
+}
+
 /// What an attachment in a datacenter begins with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Arrival {
@@ -81,6 +91,12 @@ pub struct Plan {
     /// When copying may begin, if not now.
     pub waits_until: Option<UnixSeconds>,
     pub shortfalls: Vec<Shortfall>,
+    /// Copies that are missing and waited for.
+    #[serde(default)]
+    pub awaited: Vec<Awaited>,
+    /// Complete copies of the worst placed extent now, on stores that are not lost.
+    #[serde(default)]
+    pub copies_left: u8,
     /// What somebody should know who reads it: what is held back, and which promise does not hold.
     pub notes: Vec<String>,
 }

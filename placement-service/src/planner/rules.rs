@@ -4,10 +4,10 @@
 //! everything else (residency); the number of copies and those kept away never shrink (durability); where the
 //! others stand is the VM's place, a pin's, or where they are (locality).
 
-use super::fleet::{Fleet, Seat, Site};
+use super::fleet::{Fleet, Place, Seat, Site};
 use super::layout::Apart;
 use super::subject::Subject;
-use crate::policy::{Class, Follow, Hold, Pin, Policies, Rigor, Spread, UnixSeconds};
+use crate::policy::{Class, Follow, Health, Hold, Pin, Policies, Rigor, Spread, UnixSeconds};
 use replicator::words::{DatacenterName, Extents, History, StoreId};
 use std::collections::BTreeMap;
 
@@ -22,6 +22,23 @@ pub(super) struct Rules<'a> {
     pub pins: Vec<&'a Pin>,
     /// Whether the copies go where the VM is; otherwise they stay where most of them are.
     pub follows: bool,
+    leaving: &'a [StoreId],
+    unreachable: &'a [StoreId],
+    now: UnixSeconds,
+}
+
+/// What a disk may ask of a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// It keeps what it has, and may get more.
+    Fit,
+    /// It keeps what it has until that is elsewhere, and gets nothing new.
+    Leaving,
+    /// It is expected to come back before this, and gets nothing until it has.
+    Away {
+        until: UnixSeconds,
+    },
+    Gone,
 }
 
 /// What is wanted of one range of extents.
@@ -86,7 +103,42 @@ impl<'a> Rules<'a> {
             barred,
             pins: pins.collect(),
             follows: class.follow != Follow::Manual && !home.is_held(now),
+            leaving: subject.leaving,
+            unreachable: subject.unreachable,
+            now,
         }
+    }
+
+    pub fn standing(&self, place: &Place) -> Standing {
+        match place.health {
+            Health::Up if place.evacuating || self.leaving.contains(&place.store) => {
+                Standing::Leaving
+            }
+            Health::Up => Standing::Fit,
+            Health::Silent { since } => match self.awaited_until(since) {
+                Some(until) => Standing::Away { until },
+                None => Standing::Gone,
+            },
+            Health::Gone => Standing::Gone,
+        }
+    }
+
+    /// Whether a store has nothing of the disk any more, as far as anybody can tell. One whose place was never
+    /// heard of is not.
+    pub fn is_gone(&self, fleet: &Fleet, store: StoreId) -> bool {
+        let place = fleet.seat(store).map(|seat| fleet.place(seat));
+        place.is_some_and(|place| self.standing(place) == Standing::Gone)
+    }
+
+    /// Whether a store that may get copies can be reached by whoever would have to reach it.
+    pub fn reaches(&self, store: StoreId) -> bool {
+        !self.unreachable.contains(&store)
+    }
+
+    /// Until when a copy is waited for that has been missing since then; none: not any more.
+    pub fn awaited_until(&self, since: UnixSeconds) -> Option<UnixSeconds> {
+        let until = since.after(self.class.repair_after);
+        Some(until).filter(|until| *until > self.now)
     }
 
     pub fn allows(&self, site: Site) -> bool {

@@ -9,12 +9,12 @@
 //! members until the new ones are whole; with `extend` every write stands on both sides until then.
 //! Either way an epoch's writes stand on as many stores as policy asks at each moment.
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Place};
 use super::held::{cut, cuts, segments};
 use super::plan::{Action, Goal, RetiredCopy};
 use super::ranges::{intersection, joined, overlap};
-use super::rules::Rules;
-use super::subject::Subject;
+use super::rules::{Rules, Standing};
+use super::subject::{Retired, Subject};
 use crate::policy::{DropWhen, Follow, UnixSeconds};
 use replicator::words::{
     BackendId, Change, DiskRecord, Entry, Extents, History, HostName, Life, MapRange, NewSet,
@@ -34,16 +34,15 @@ pub(super) fn steps(
     tried: &mut dyn FnMut(Action, &DiskRecord),
 ) -> Vec<Extents> {
     let mut record = Cow::Borrowed(subject.record);
-    let (sets, full) = next_sets(rules, &record, goal);
+    let (sets, full) = next_sets(fleet, rules, &record, goal);
     switch(&mut record, sets, tried);
     fill(&mut record, tried);
-    if rules.class.follow == Follow::Extend {
-        let (mut sets, _) = sets_towards(Follow::Switch, &record, goal);
-        sets.retain(|set| !full.iter().any(|full| overlap(*full, set.extents)));
-        switch(&mut record, sets, tried);
-        fill(&mut record, tried);
-    }
-    let copies = retired(fleet, rules, subject, &record, now);
+    // Where both sides were held meanwhile, the old one is left out now.
+    let (mut sets, _) = sets_towards(Follow::Switch, &|_| Standing::Fit, &record, goal);
+    sets.retain(|set| !full.iter().any(|full| overlap(*full, set.extents)));
+    switch(&mut record, sets, tried);
+    fill(&mut record, tried);
+    let copies = retired(fleet, rules, subject, (&record, goal), now);
     if !copies.is_empty() {
         tried(Action::Retire { copies }, &record);
     }
@@ -86,6 +85,7 @@ fn complete(history: &mut History) {
 
 /// The write sets to open next, and the extents whose history is too long for it.
 pub(super) fn next_sets(
+    fleet: &Fleet,
     rules: &Rules,
     record: &DiskRecord,
     goal: &Goal,
@@ -95,18 +95,34 @@ pub(super) fn next_sets(
         true => Follow::Switch,
         false => rules.class.follow,
     };
-    sets_towards(follow, record, goal)
+    let standing = |store: StoreId| match fleet.seat(store) {
+        Some(seat) if !never_opened(record) => rules.standing(fleet.place(seat)),
+        _ => Standing::Fit,
+    };
+    sets_towards(follow, &standing, record, goal)
 }
 
-fn sets_towards(follow: Follow, record: &DiskRecord, goal: &Goal) -> (Vec<NewSet>, Vec<Extents>) {
+/// A store that is left although it works goes only when what takes its place is whole, whatever `follow` says;
+/// one that is gone holds nothing meanwhile.
+fn sets_towards(
+    follow: Follow,
+    standing: &dyn Fn(StoreId) -> Standing,
+    record: &DiskRecord,
+    goal: &Goal,
+) -> (Vec<NewSet>, Vec<Extents>) {
     let mut sets: Vec<NewSet> = Vec::new();
     let mut full = Vec::new();
     for (extents, history, copies) in side_by_side(record, goal) {
         let members = sorted(history.members().collect());
         let goal: Vec<StoreId> = copies.iter().map(|(store, _)| *store).collect();
+        let leaves = members
+            .iter()
+            .any(|store| standing(*store) == Standing::Leaving && !goal.contains(store));
+        let follow = if leaves { Follow::Extend } else { follow };
+        let stay = |store: &&StoreId| standing(**store) != Standing::Gone;
         let stores = match follow {
             Follow::Extend if !is_whole_on(history, &goal) => {
-                sorted(members.iter().chain(&goal).copied().collect())
+                sorted(members.iter().filter(stay).chain(&goal).copied().collect())
             }
             _ => goal,
         };
@@ -219,7 +235,7 @@ fn retired(
     fleet: &Fleet,
     rules: &Rules,
     subject: &Subject,
-    last: &DiskRecord,
+    (last, goal): (&DiskRecord, &Goal),
     now: UnixSeconds,
 ) -> Vec<RetiredCopy> {
     let after = |since: UnixSeconds| match rules.class.drop {
@@ -229,8 +245,9 @@ fn retired(
     };
     // Where no block may stand, or an operator wants none, none is kept for a way back.
     let unwanted = |store: StoreId, extents: Extents| {
-        let site = fleet.site_of(store);
-        rules.is_off(store, extents, false) || site.is_some_and(|site| !rules.allows(site))
+        let place = fleet.seat(store).map(|seat| fleet.place(seat));
+        let barred = |place: &Place| !rules.allows(place.site) || place.evacuating;
+        rules.is_off(store, extents, false) || place.is_some_and(barred)
     };
     let mut copies: BTreeMap<(StoreId, Option<UnixSeconds>), Vec<Extents>> = BTreeMap::new();
     let mut add = |store: StoreId, extents: Extents, since: UnixSeconds| {
@@ -256,7 +273,9 @@ fn retired(
             .for_each(|store| add(store, extents, now));
     }
     let cuts = cuts(rules);
-    for retired in subject.retired {
+    // What is waited for is not superfluous.
+    let awaited = |retired: &&Retired| goal.awaited.iter().any(|one| one.store == retired.store);
+    for retired in subject.retired.iter().filter(|retired| !awaited(retired)) {
         let parts = retired.extents.iter().flat_map(|part| cut(*part, &cuts));
         parts.for_each(|part| add(retired.store, part, retired.since));
     }

@@ -20,6 +20,10 @@ pub struct Subject<'a> {
     pub allocated: &'a BTreeMap<StoreId, u64>,
     /// Copies that its map names no more.
     pub retired: &'a [Retired],
+    /// Stores that its copies are to leave for others, as if they were evacuated for this disk alone.
+    pub leaving: &'a [StoreId],
+    /// Stores that its writer lately called in vain, whatever else is heard of them.
+    pub unreachable: &'a [StoreId],
 }
 
 /// A copy that was made superfluous and is not deleted yet.
@@ -28,4 +32,6 @@ pub struct Retired {
     pub store: StoreId,
     pub extents: Vec<Extents>,
     pub since: UnixSeconds,
+    /// It was not made superfluous: its store missed a write, and the copy has been missing since.
+    pub ejected: bool,
 }

@@ -187,6 +187,12 @@ impl OneClass<'_> {
                 "nothing is kept away: the loss of {here} loses what its VMs wrote; `away` would keep it"
             ));
         }
+        let total = self.class.total(1);
+        if self.class.copies.is_some() && total > 1 && self.class.min_copies == total {
+            self.note(format!(
+                "min-copies = {total} is all copies: guests wait whenever one store fails, until it is back or declared lost"
+            ));
+        }
         let elsewhere = |barred: &DatacenterName| {
             let silent = self.topology.datacenters.iter().filter(|dc| {
                 *dc != here && *dc != barred && !others.class(dc, self.name).never.contains(barred)
@@ -218,6 +224,7 @@ impl OneClass<'_> {
             };
             if place.datacenter.as_ref() == Some(datacenter)
                 && store.health != Health::Gone
+                && !store.evacuating
                 && let Some(rack) = &place.rack
             {
                 hosts.insert(&store.host);
@@ -302,6 +309,7 @@ mod tests {
                 used_bytes: 0,
                 unwritten_bytes: 0,
                 health: Health::Up,
+                evacuating: false,
             };
             topology.stores.insert(StoreId::from_u128(id), store);
         }
@@ -398,6 +406,10 @@ mod tests {
         assert!(notes("").contains("nothing is kept away"));
         assert!(!notes("away = { osaka = 1 }").contains("nothing is kept away"));
         assert!(notes("copies = 3").contains("will share one"));
+        assert!(
+            notes("copies = 2\nmin-copies = 2").contains("guests wait whenever one store fails")
+        );
+        assert!(!notes("copies = 2").contains("guests wait"));
         assert!(notes("never = [\"frankfurt\"]").contains("only in osaka are not bound"));
         assert!(notes("never = [\"tokyo\"]").contains("reach their disks elsewhere"));
     }

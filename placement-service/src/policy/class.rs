@@ -15,11 +15,24 @@ pub const DEFAULT_LIMIT_BYTES_PER_SECOND: u64 = 100 << 20;
 /// A VM that moves again within this time has probably not arrived yet.
 pub const DEFAULT_HOLD_DOWN: Duration = Duration::from_secs(30);
 
+/// A store that is away comes back more often than not: a host restarts within this time, and copying
+/// is dearer than waiting.
+pub const DEFAULT_REPAIR_AFTER: Duration = Duration::from_secs(600);
+/// Two stores of a datacenter whose fill differs by less than this are left as they are.
+pub const DEFAULT_REBALANCE_PERCENT: u8 = 20;
+
 /// What a policy file (or one of its classes) says, complete: what it left out is filled in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Class {
     /// Copies where the VM runs; none: as many as the disk was created with.
     pub copies: Option<u8>,
+    /// A guest's writes go on as long as so many complete copies take them; with fewer it waits.
+    pub min_copies: u8,
+    /// How long a copy whose store is away is waited for before another one is made.
+    pub repair_after: Duration,
+    /// Copies go from a store to an emptier one of its datacenter when they differ by more than so many
+    /// percent of their capacity; none: never.
+    pub rebalance: Option<u8>,
     pub spread: Spread,
     pub rigor: Rigor,
     /// Copies kept in other datacenters, whatever happens, besides `copies`.
@@ -38,6 +51,9 @@ impl Default for Class {
     fn default() -> Self {
         Class {
             copies: None,
+            min_copies: 1,
+            repair_after: DEFAULT_REPAIR_AFTER,
+            rebalance: Some(DEFAULT_REBALANCE_PERCENT),
             spread: Spread::Rack,
             rigor: Rigor::Prefer,
             away: BTreeMap::new(),
@@ -55,6 +71,12 @@ impl Class {
     /// Copies where the VM runs, of a disk that was created with `own`.
     pub fn copies_for(&self, own: u8) -> u8 {
         self.copies.unwrap_or(own).clamp(1, MAX_COPIES)
+    }
+
+    /// The fewest copies that a disk which was created with `own` may go on with: never more than it has
+    /// when nothing is amiss.
+    pub fn min_copies_for(&self, own: u8) -> u8 {
+        self.min_copies.clamp(1, self.total(own))
     }
 
     /// All copies of a disk that was created with `own`.
@@ -203,6 +225,13 @@ impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(copies) = self.copies {
             writeln!(f, "copies = {copies}")?;
+        }
+        writeln!(f, "min-copies = {}", self.min_copies)?;
+        let repair_after = humantime::format_duration(self.repair_after);
+        writeln!(f, "repair-after = \"{repair_after}\"")?;
+        match self.rebalance {
+            Some(percent) => writeln!(f, "rebalance = \"{percent}%\"")?,
+            None => writeln!(f, "rebalance = \"off\"")?,
         }
         writeln!(f, "spread = \"{}\"", self.spread)?;
         writeln!(f, "rigor = \"{}\"", self.rigor)?;

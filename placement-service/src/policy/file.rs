@@ -3,6 +3,9 @@
 //!
 //! ```toml
 //! copies = 2                    # where the VM runs; left out: as many as the disk was created with
+//! min-copies = 1                # with fewer complete copies guests wait
+//! repair-after = "10m"          # a copy whose store is away is made anew after this
+//! rebalance = "20%"             # between stores whose fill differs by more; or off
 //! spread = "rack"               # host | rack
 //! rigor = "prefer"              # strict | prefer
 //! away = { osaka = 1 }          # and kept elsewhere, whatever happens
@@ -29,7 +32,7 @@ use replicator::words::DatacenterName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -41,8 +44,14 @@ const MAX_FAULTS: usize = 20;
 /// The longest time that a file may ask to wait.
 const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-const CLASS_KEYS: [&str; 10] = [
+/// Stores that differ by less are as good as equal; ones that differ by more than all do not exist.
+const REBALANCE_PERCENT: RangeInclusive<u8> = 5..=100;
+
+const CLASS_KEYS: [&str; 13] = [
     "copies",
+    "min-copies",
+    "repair-after",
+    "rebalance",
     "spread",
     "rigor",
     "away",
@@ -176,6 +185,15 @@ impl<'a> Reader<'a> {
         if let Some(at) = find(table, path, "copies") {
             class.copies = self.copies(&at).or(class.copies);
         }
+        if let Some(at) = find(table, path, "min-copies") {
+            class.min_copies = self.copies(&at).unwrap_or(class.min_copies);
+        }
+        if let Some(at) = find(table, path, "repair-after") {
+            class.repair_after = self.wait(&at).unwrap_or(class.repair_after);
+        }
+        if let Some(at) = find(table, path, "rebalance") {
+            class.rebalance = self.rebalance(&at).unwrap_or(class.rebalance);
+        }
         if let Some(at) = find(table, path, "spread") {
             let known = [("host", Spread::Host), ("rack", Spread::Rack)];
             class.spread = self.one_of(&at, &known).unwrap_or(class.spread);
@@ -196,10 +214,7 @@ impl<'a> Reader<'a> {
             class.follow = self.one_of(&at, &known).unwrap_or(class.follow);
         }
         if let Some(at) = find(table, path, "hold-down") {
-            let time = self
-                .text(&at)
-                .and_then(|text| self.or_fault(&at, wait(text)));
-            class.hold_down = time.unwrap_or(class.hold_down);
+            class.hold_down = self.wait(&at).unwrap_or(class.hold_down);
         }
         if let Some(at) = find(table, path, "drop") {
             class.drop = self.drop_when(&at).unwrap_or(class.drop);
@@ -273,6 +288,40 @@ impl<'a> Reader<'a> {
             let why = format!("{total} copies in all, and at most {MAX_COPIES} are possible");
             self.fault(span(key), &join(path, key), why);
         }
+        // Without `copies` each disk has its own number, which nobody knows here.
+        if class.copies.is_some() && class.min_copies > total {
+            let keys = ["min-copies", "copies", "away"].into_iter();
+            let key = { keys }.find(|key| find(table, path, key).is_some());
+            let key = key.unwrap_or("min-copies");
+            let why = format!(
+                "min-copies = {}, and there are {total} copies in all: guests would always wait; at most {total}",
+                class.min_copies
+            );
+            self.fault(span(key), &join(path, key), why);
+        }
+    }
+
+    fn wait(&mut self, at: &At) -> Option<Duration> {
+        let text = self.text(at)?;
+        self.or_fault(at, wait(text))
+    }
+
+    fn rebalance(&mut self, at: &At) -> Option<Option<u8>> {
+        let text = self.text(at)?;
+        if text == "off" {
+            return Some(None);
+        }
+        let percent = text.strip_suffix('%').and_then(|n| n.trim().parse().ok());
+        let percent = percent.filter(|percent| REBALANCE_PERCENT.contains(percent));
+        if percent.is_none() {
+            let why = format!(
+                "has to be \"off\", or how far two stores may differ: \"{}%\" to \"{}%\"",
+                REBALANCE_PERCENT.start(),
+                REBALANCE_PERCENT.end()
+            );
+            self.fault(at.span.clone(), &at.key, why);
+        }
+        percent.map(Some)
     }
 
     fn copies(&mut self, at: &At) -> Option<u8> {
@@ -482,6 +531,9 @@ mod tests {
         let policy = read(
             r#"
             copies = 2
+            min-copies = 2
+            repair-after = "90s"
+            rebalance = "35%"
             spread = "host"
             rigor = "strict"
             away = { osaka = 1 }
@@ -496,6 +548,8 @@ mod tests {
             windows = ["22:00-06:00"]
             [class.scratch]
             copies = 1
+            min-copies = 1
+            rebalance = "off"
             away = {}
             drop = "10s"
             copy.limit = "1GiB/s"
@@ -503,7 +557,10 @@ mod tests {
         )
         .unwrap();
         let class = &policy.default;
-        assert_eq!(class.copies, Some(2));
+        assert_eq!((class.copies, class.min_copies), (Some(2), 2));
+        assert_eq!(class.repair_after, Duration::from_secs(90));
+        assert_eq!(class.rebalance, Some(35));
+        assert_eq!((class.min_copies_for(3), class.total(3)), (2, 3));
         assert_eq!((class.spread, class.rigor), (Spread::Host, Rigor::Strict));
         assert_eq!(class.away, BTreeMap::from([(dc("osaka"), 1)]));
         assert_eq!(class.follow, Follow::Extend);
@@ -515,6 +572,7 @@ mod tests {
         assert_eq!(class.copy.limit_to(&dc("kyoto")), Some(50 << 20));
         let scratch = policy.class(Some(&ClassName::new("scratch").unwrap()));
         assert_eq!((scratch.copies, scratch.total(4)), (Some(1), 1));
+        assert_eq!((scratch.min_copies, scratch.rebalance), (1, None));
         assert_eq!(scratch.drop, DropWhen::After(Duration::from_secs(10)));
         assert_eq!(scratch.copy.limit, Some(1 << 30));
         assert_eq!(scratch.copy.windows, class.copy.windows);
@@ -549,7 +607,10 @@ mod tests {
             ]
         );
         let faults = read("zzz = 1").unwrap_err();
-        assert!(faults[0].contains("there are copies, spread"), "{faults:?}");
+        assert!(
+            faults[0].contains("there are copies, min-copies"),
+            "{faults:?}"
+        );
     }
 
     #[test]
@@ -558,6 +619,17 @@ mod tests {
             ("copies = 0", "from 1 to 8"),
             ("copies = \"2\"", "whole number"),
             ("copies = 300", "from 1 to 8"),
+            ("min-copies = 0", "from 1 to 8"),
+            ("copies = 2\nmin-copies = 3", "at most 2"),
+            (
+                "copies = 2\nmin-copies = 2\n[class.db]\ncopies = 1",
+                "at most 1",
+            ),
+            ("min-copy = 1", "did you mean `min-copies`"),
+            ("repair-after = \"soon\"", "is no time"),
+            ("repair-after = 10", "text in quotes"),
+            ("rebalance = \"3%\"", "5%"),
+            ("rebalance = \"manual\"", "\"off\""),
             ("follow = \"swich\"", "did you mean \"switch\""),
             ("follow = 1", "text in quotes, and is of type integer"),
             ("away = [\"osaka\"]", "has to be a table"),

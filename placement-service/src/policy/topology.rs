@@ -2,6 +2,7 @@
 //!
 //! The service fills it in from its catalog, the nodes' reports and the measured links.
 
+use super::units::UnixSeconds;
 use replicator::words::{DatacenterName, HostName, RackName, StoreId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,8 @@ pub struct StorePlace {
     /// What the disks with replicas there promise, and have not written yet.
     pub unwritten_bytes: u64,
     pub health: Health,
+    /// It is to be emptied: it serves what it has, gets nothing new, and its copies go elsewhere.
+    pub evacuating: bool,
 }
 
 /// What may be asked of a store.
@@ -38,9 +41,12 @@ pub struct StorePlace {
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
     Up,
-    /// Not heard of lately, or in trouble: it keeps what it has and gets nothing new.
-    Silent,
-    /// Refused, or away for so long that its copies are made anew elsewhere.
+    /// Not heard of, or in trouble, since then: it keeps what it has and gets nothing new. When that has
+    /// lasted for the `repair-after` of a disk's policy, its copies of that disk are made anew elsewhere.
+    Silent {
+        since: UnixSeconds,
+    },
+    /// Refused, or declared lost: its copies are made anew elsewhere at once.
     Gone,
 }
 

@@ -5,6 +5,7 @@ mod moving;
 mod nodes;
 mod operators;
 mod passes;
+mod stores;
 mod tls;
 mod verifying;
 

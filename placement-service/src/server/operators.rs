@@ -80,6 +80,7 @@ fn routes(desk: Desk) -> Router {
         .route("/v1/hosts", get(hosts))
         .route("/v1/stores", get(stores))
         .route("/v1/stores/{id}/host", post(move_store))
+        .merge(super::stores::routes())
         .route("/v1/disks", get(disks).post(create_disk))
         .route("/v1/disks/{name}", get(disk).delete(delete_disk))
         .route("/v1/disks/{name}/map", get(disk_map))
@@ -181,7 +182,9 @@ async fn attach(
     Body(request): Body<Attach>,
 ) -> Answer<api::Attached> {
     let name = name.map_err(bad_path)?.0;
+    let began = Instant::now();
     let until = deadline(request.wait_ms);
+    let take_over = request.take_over;
     let fresh = BackendId::random();
     let asked = name.clone();
     let Json(backend) = desk
@@ -189,7 +192,20 @@ async fn attach(
         .await?;
     desk.wait(until, move |service, now| {
         Ok(match service.attach_state(&name, backend, now)? {
-            AttachState::Ready(attached) => Ok(attached),
+            // Where it is not open in time it is said so: the VM may start, and waits for it.
+            AttachState::NotOpen(_) if take_over && Instant::now() < until => {
+                Err(ServiceError::new(
+                    Kind::NotYet,
+                    format!("disk {name} is not open yet"),
+                    "its former writer is being fenced, and its copies settled",
+                    "it stays wanted: ask again to go on waiting",
+                ))
+            }
+            AttachState::Ready(mut attached) | AttachState::NotOpen(mut attached) => {
+                let took = began.elapsed().as_millis() as u64;
+                attached.open_after_ms = attached.open.filter(|_| take_over).map(|_| took);
+                Ok(attached)
+            }
             AttachState::Waiting { status } => Err(ServiceError::new(
                 Kind::NotYet,
                 format!("disk {name} is not attached yet"),

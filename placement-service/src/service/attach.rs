@@ -25,7 +25,12 @@ use replicator::words::{BackendId, DiskId, DiskName, DiskRecord, HostName};
 #[derive(Clone, PartialEq, Debug)]
 pub enum AttachState {
     Ready(Attached),
-    Waiting { status: String },
+    /// The socket is there, and the epoch is still another one's, or its copies are being settled: it opens after a
+    /// take-over, or when its VM has come.
+    NotOpen(Attached),
+    Waiting {
+        status: String,
+    },
 }
 
 /// How far a detachment has come.
@@ -196,15 +201,23 @@ impl Service {
             });
         };
         match self.pulses.backend(host, backend) {
-            Some(BackendState::Ready { socket, .. }) => Ok(AttachState::Ready(Attached {
-                disk: name.clone(),
-                id: record.value.id,
-                bytes: record.value.bytes,
-                node: host.clone(),
-                backend,
-                socket,
-                standby_of: standby_of.cloned(),
-            })),
+            Some(BackendState::Ready { socket, .. }) => {
+                let attached = Attached {
+                    disk: name.clone(),
+                    id: record.value.id,
+                    bytes: record.value.bytes,
+                    node: host.clone(),
+                    backend,
+                    socket,
+                    standby_of: standby_of.cloned(),
+                    open: self.pulses.open_epoch(host, backend),
+                    open_after_ms: None,
+                };
+                Ok(match (attached.open, record.value.owner()) {
+                    (None, Some(_)) => AttachState::NotOpen(attached),
+                    _ => AttachState::Ready(attached),
+                })
+            }
             Some(BackendState::Failed { why }) => Err(ServiceError::new(
                 Kind::NotNow,
                 format!("{host} could not serve disk {name}"),

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// Rates are of this time: long enough to be calm, short enough to follow.
 const LATELY: Duration = Duration::from_secs(10);
 
+/// A writer that is not asked for a store any more does not call it either: what it said of it holds for so long.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(30);
+
 #[derive(Default)]
 pub(super) struct Course {
     orders: BTreeMap<DiskId, BTreeMap<BackendId, Orders>>,
@@ -46,6 +49,8 @@ struct Track {
     hindrance: Option<String>,
     /// The disk, and what its guest waits for.
     stall: Option<(DiskId, String)>,
+    /// Stores that it called in vain, and when it last said so.
+    unreachable: BTreeMap<StoreId, Moment>,
 }
 
 impl Service {
@@ -175,6 +180,10 @@ impl Course {
             let hindrance = report.hindrance.as_ref().or(report.stall.as_ref());
             track.hindrance = hindrance.cloned();
             track.stall = report.stall.clone().map(|why| (report.disk, why));
+            let called = report.unreachable.iter().map(|store| (*store, now));
+            track.unreachable.extend(called);
+            let lately = |at: Moment| now.0.saturating_sub(at.0) <= UNREACHABLE_FOR;
+            track.unreachable.retain(|_, at| lately(*at));
             let Some(progress) = report.progress else {
                 continue;
             };
@@ -197,6 +206,14 @@ impl Course {
     /// Forgets backends that nobody has any more.
     pub fn keep_tracks(&mut self, backends: &BTreeSet<BackendId>) {
         self.tracks.retain(|backend, _| backends.contains(backend));
+    }
+
+    /// The stores that a backend lately called in vain.
+    pub fn unreachable(&self, backend: BackendId, now: Moment) -> Vec<StoreId> {
+        let track = self.tracks.get(&backend);
+        let all = track.into_iter().flat_map(|track| &track.unreachable);
+        let lately = all.filter(|(_, at)| now.0.saturating_sub(at.0) <= UNREACHABLE_FOR);
+        lately.map(|(store, _)| *store).collect()
     }
 
     /// What keeps a backend from going on.

@@ -11,14 +11,15 @@ use crate::model::{
     Attachments, Dropping, HostRecord, Kept, RetiredCopy, StoreRecord, Terms, json, key, list,
     load, load_disk,
 };
-use crate::policy::{Home, Policies};
+use crate::planner::copies_without;
+use crate::policy::{Health, Home, Policies, UnixSeconds};
 use crate::service::fleet::unwritten;
 use crate::service::terms::Places;
 use replicator::words::{
     BLOCK_BYTES, DiskId, DiskName, DiskRecord, Entry, Epoch, ExtentSize, History, MapRange,
     Revision, State, StoreId, Version,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The largest disk: 2^28 of the smallest extents still count in 32 bits.
@@ -77,7 +78,7 @@ impl Service {
             map: choice.ranges.into_iter().map(range).collect(),
         };
         assert_eq!(record.check(), Ok(()), "a new record is a true one");
-        let standing = self.standing()?;
+        let standing = self.standing(now)?;
         let (_, mut terms) = self.terms(&record, &standing.places)?;
         let places = &standing.places;
         if let Some(near) = request.near.as_ref().and_then(|h| places.hosts.get(h)) {
@@ -131,12 +132,16 @@ impl Service {
         })
     }
 
-    /// Stores that are up, accepted and well.
+    /// Stores that are up, accepted and well, and neither lost nor to be emptied.
     fn candidates(&self, now: Moment) -> Result<Vec<Candidate>, ServiceError> {
         let unwritten = unwritten(self)?;
+        let states = self.store_states()?;
         let mut candidates = Vec::new();
         for record in list::<StoreRecord>(&*self.catalog, key::STORES)? {
             let StoreRecord { id, host, .. } = record.value;
+            if states.get(&id).is_some_and(|state| state.order.is_some()) {
+                continue;
+            }
             let Some(place) = load::<HostRecord>(&*self.catalog, &key::host(&host))? else {
                 continue;
             };
@@ -159,7 +164,7 @@ impl Service {
     }
 
     pub fn disks(&self, now: Moment) -> Result<Vec<Disk>, ServiceError> {
-        let standing = self.standing()?;
+        let standing = self.standing(now)?;
         let mut disks = Vec::new();
         for kept in list::<DiskRecord>(&*self.catalog, key::DISKS)? {
             disks.push(self.shown(&kept.value, &standing, now)?);
@@ -170,7 +175,7 @@ impl Service {
 
     pub fn disk(&self, name: &DiskName, now: Moment) -> Result<Disk, ServiceError> {
         let record = self.disk_named(name)?;
-        Ok(self.shown(&record.value, &self.standing()?, now)?)
+        Ok(self.shown(&record.value, &self.standing(now)?, now)?)
     }
 
     fn shown(
@@ -185,10 +190,19 @@ impl Service {
         self.view(record, &terms, &attachments, standing, now)
     }
 
-    fn standing(&self) -> Result<Standing, CatalogError> {
+    fn standing(&self, now: Moment) -> Result<Standing, CatalogError> {
+        let states = self.store_states()?;
+        let places = self.places()?;
+        let stores = places.stores.iter();
+        let health = stores.map(|(id, (host, _))| {
+            let state = states.get(id);
+            (*id, self.health(*id, host, state, now))
+        });
         Ok(Standing {
-            places: self.places()?,
+            health: health.collect(),
+            wall: self.wall(now),
             policies: self.policies()?,
+            places,
         })
     }
 
@@ -323,7 +337,12 @@ impl Service {
         };
         let is_home = |store: &StoreId| places.datacenter(*store) == Some(home);
         let at_home = |entry: &Entry| entry.stores.iter().any(is_home);
-        let copies = record.map.iter().map(|range| range.history.copies());
+        let is_gone = |store: StoreId| match standing.health.get(&store) {
+            Some(Health::Gone) => true,
+            Some(Health::Silent { since }) => since.after(class.repair_after) <= standing.wall,
+            Some(Health::Up) | None => false,
+        };
+        let copies = |history: &History| copies_without(history, &is_gone);
         Ok(Disk {
             id: record.id,
             name: record.name.clone(),
@@ -341,8 +360,14 @@ impl Service {
             class: terms.class.clone(),
             home: home.clone(),
             wanted_copies: wanted,
-            copies_now: copies.min().unwrap_or(0).min(usize::from(u8::MAX)) as u8,
-            short_extents: count(&|history| history.copies() < usize::from(wanted)),
+            copies_now: record
+                .map
+                .iter()
+                .map(|range| copies(&range.history))
+                .min()
+                .unwrap_or(0)
+                .min(usize::from(u8::MAX)) as u8,
+            short_extents: count(&|history| copies(history) < usize::from(wanted)),
             extents: u64::from(record.extents().count()),
             near_extents: count(&|history| history.live().any(|e| e.whole && at_home(e))),
             near_member_extents: count(&|history| history.live().any(at_home)),
@@ -355,6 +380,8 @@ impl Service {
 struct Standing {
     places: Arc<Places>,
     policies: Arc<Policies>,
+    health: BTreeMap<StoreId, Health>,
+    wall: UnixSeconds,
 }
 
 fn retired_view(copy: &RetiredCopy) -> RetiredView {

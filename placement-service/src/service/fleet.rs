@@ -2,11 +2,13 @@
 
 use super::pulse::Moment;
 use super::{Kind, MAX_TRIES, Service, ServiceError};
-use crate::api::{Datacenter, Host, Liveness, MoveState, MoveStore, Status, Store, Wanted};
+use crate::api::{
+    Datacenter, Host, Liveness, MoveState, MoveStore, MoveWhy, Status, Store, Wanted,
+};
 use crate::catalog::{CatalogError, Committed, Expect, Transaction};
 use crate::model::{
-    Attachments, DatacenterRecord, Dropping, HostRecord, Kept, StoreRecord, json, key, list, load,
-    suffixes,
+    Attachments, DatacenterRecord, Dropping, HostRecord, Kept, MoveRecord, StoreRecord, json, key,
+    list, load, suffixes,
 };
 use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +87,9 @@ impl Service {
 
     pub fn stores(&self, now: Moment) -> Result<Vec<Store>, ServiceError> {
         let provisioned = provisioned(self)?;
+        let states = self.store_states()?;
+        let ordered = states.values().filter(|state| state.order.is_some());
+        let tasks = self.tasks(&ordered.map(|state| state.store).collect())?;
         let mut stores = Vec::new();
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
             let StoreRecord { id, host, starts } = kept.value;
@@ -92,6 +97,7 @@ impl Service {
                 continue;
             };
             let report = self.pulses.store(&host, id);
+            let state = states.get(&id);
             stores.push(Store {
                 id,
                 datacenter: place.value.datacenter,
@@ -108,6 +114,9 @@ impl Service {
                 provisioned_bytes: provisioned.get(&id).copied().unwrap_or(0),
                 refused: self.pulses.refused(id).map(|fault| fault.to_string()),
                 trouble: report.and_then(|report| report.trouble),
+                away_since: state.and_then(|state| state.away_since),
+                order: state.and_then(|state| state.order.clone()),
+                task: tasks.get(&id).copied().unwrap_or_default(),
                 host,
             });
         }
@@ -186,12 +195,8 @@ impl Service {
                 problems.push(format!("store {} on {}: {why}", store.id, store.host));
             }
         }
-        for disk in disks.iter().filter(|disk| disk.short_extents > 0) {
-            problems.push(format!(
-                "disk {}: {} extents have fewer than {} complete copies",
-                disk.name, disk.short_extents, disk.wanted_copies
-            ));
-        }
+        problems.extend(self.store_troubles(&stores, &self.evacuating()?));
+        problems.extend(self.shortages(&disks, now)?);
         for moving in disks.iter().filter_map(|disk| disk.moving.as_ref()) {
             if let MoveState::Stuck { why } = &moving.state {
                 problems.push(format!("the move of disk {} is stuck: {why}", moving.disk));
@@ -248,6 +253,17 @@ impl Service {
 }
 
 impl Service {
+    /// How many disks are leaving each store that is being emptied.
+    fn evacuating(&self) -> Result<BTreeMap<StoreId, usize>, CatalogError> {
+        let mut leaving: BTreeMap<StoreId, usize> = BTreeMap::new();
+        for kept in list::<MoveRecord>(&*self.catalog, key::MOVES)? {
+            if let MoveWhy::Evacuation(store) = kept.value.why {
+                *leaving.entry(store).or_default() += 1;
+            }
+        }
+        Ok(leaving)
+    }
+
     /// Superfluous copies that are not deleted yet, and what they occupy at most.
     fn count_retired(&self) -> Result<(u64, u64), ServiceError> {
         let allocated = self.pulses.all_allocated();

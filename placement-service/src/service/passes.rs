@@ -7,7 +7,7 @@ use super::pulse::Moment;
 use super::retire::{drops, joined, put_retired};
 use super::scene::{DiskNow, Scene};
 use super::{MAX_TRIES, Service};
-use crate::api::{MoveState, MoveWhy, Place, Wanted};
+use crate::api::{MoveState, Place, Wanted};
 use crate::catalog::{CatalogError, Committed, Transaction};
 use crate::model::{
     Attachment, ENDED_MOVES_KEPT, MoveRecord, Rollout, json, key, list, load_disk, load_or_default,
@@ -44,6 +44,7 @@ impl Service {
         if whole {
             let began = Instant::now();
             self.count_unwritten()?;
+            self.note_absences(now)?;
             let records = list::<DiskRecord>(&*self.catalog, key::DISKS)?;
             self.look_at(
                 records.into_iter().map(|kept| kept.value.id).collect(),
@@ -105,8 +106,7 @@ impl Service {
     ) -> Result<(), CatalogError> {
         let (_, limit) = load_or_default::<Rollout>(&*self.catalog, key::ROLLOUT)?;
         let begun = |moving: &&MoveRecord| {
-            let by_policy = matches!(moving.why, MoveWhy::Policy | MoveWhy::Repair);
-            by_policy && !matches!(moving.state, MoveState::Planned { .. })
+            moving.why.takes_turns() && !matches!(moving.state, MoveState::Planned { .. })
         };
         let begun: BTreeSet<DiskId> = under_way.iter().filter(begun).map(|m| m.disk).collect();
         let work = disks.iter().zip(plans);

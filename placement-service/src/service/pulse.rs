@@ -4,7 +4,7 @@ use crate::api::Liveness;
 use crate::node_protocol::{
     BackendReport, BackendState, LinkReport, SILENT_AFTER, StoreFault, StoreRefused, StoreReport,
 };
-use replicator::words::{BackendId, DiskId, HostName, StoreId};
+use replicator::words::{BackendId, DiskId, Epoch, HostName, StoreId};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) struct Pulse {
 impl Pulse {
     /// Whether it says the same that somebody may be waiting to hear.
     pub fn is_like(&self, other: &Pulse) -> bool {
-        let state = |report: &BackendReport| (report.backend, report.state.clone());
+        let state = |report: &BackendReport| (report.backend, report.state.clone(), report.epoch);
         self.refused == other.refused
             && self
                 .backends
@@ -88,6 +88,13 @@ impl Pulses {
         backends
             .find(|report| report.backend == backend)
             .map(|report| report.state.clone())
+    }
+
+    /// The epoch that a backend has open.
+    pub fn open_epoch(&self, host: &HostName, backend: BackendId) -> Option<Epoch> {
+        let all = self.all();
+        let mut backends = all.get(host)?.backends.iter();
+        backends.find(|report| report.backend == backend)?.epoch
     }
 
     /// The accepted stores of a host.

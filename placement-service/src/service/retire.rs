@@ -18,11 +18,12 @@ use replicator::words::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is retired once `before` has become `after`: what no entry names any more, without what one names
-/// again.
+/// again. `ejected`: they missed a write, and nobody took their place.
 pub(super) fn retired(
     before: &DiskRecord,
     after: &DiskRecord,
     known: &[RetiredCopy],
+    ejected: bool,
     generation: Generation,
     now: UnixSeconds,
 ) -> Vec<RetiredCopy> {
@@ -54,6 +55,7 @@ pub(super) fn retired(
             since: now,
             revision: after.revision,
             joined_below: after.epoch.next(generation),
+            ejected,
             unwanted: false,
             ordered: None,
         });
@@ -66,7 +68,10 @@ pub(super) fn joined(copies: Vec<RetiredCopy>) -> Vec<RetiredCopy> {
     let mut all: Vec<RetiredCopy> = Vec::with_capacity(copies.len());
     for copy in copies {
         let waits = |other: &&mut RetiredCopy| {
-            other.store == copy.store && other.ordered.is_none() && copy.ordered.is_none()
+            other.store == copy.store
+                && other.ejected == copy.ejected
+                && other.ordered.is_none()
+                && copy.ordered.is_none()
         };
         match all.iter_mut().find(waits) {
             Some(other) => {
@@ -159,6 +164,7 @@ pub(super) fn for_planner(retired: &[RetiredCopy]) -> Vec<Retired> {
             store: copy.store,
             extents: copy.extents.clone(),
             since: copy.since,
+            ejected: copy.ejected,
         })
         .collect()
 }

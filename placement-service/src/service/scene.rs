@@ -5,22 +5,17 @@ use super::fleet::unwritten;
 use super::pulse::Moment;
 use super::retire::for_planner;
 use super::terms::Places;
-use crate::api::{Liveness, Wanted};
+use crate::api::{StoreOrderKind, Wanted};
 use crate::catalog::CatalogError;
 use crate::model::{
-    Attachments, DatacenterRecord, HostRecord, Kept, MoveRecord, RetiredCopy, StoreRecord, Terms,
-    key, list, load,
+    Attachments, DatacenterRecord, HostRecord, Kept, MoveRecord, RetiredCopy, StoreRecord,
+    StoreState, Terms, key, list, load,
 };
 use crate::planner::{Planner, Retired, Subject};
 use crate::policy::{Health, HostPlace, Policies, StorePlace, Topology, UnixSeconds};
 use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A store that was not heard of for this long has its copies made anew elsewhere. Longer than a host takes
-/// to restart: copying is dearer than waiting.
-pub(super) const GONE_AFTER: Duration = Duration::from_secs(600);
 
 pub(super) struct Scene {
     pub topology: Topology,
@@ -28,6 +23,7 @@ pub(super) struct Scene {
     pub places: Arc<Places>,
     pub allocated: BTreeMap<DiskId, BTreeMap<StoreId, u64>>,
     pub wall: UnixSeconds,
+    pub now: Moment,
 }
 
 impl Scene {
@@ -65,6 +61,8 @@ pub(super) struct DiskNow {
     /// Where its VM runs.
     pub host: Option<HostName>,
     retired: Vec<Retired>,
+    /// Stores that its writer lately called in vain.
+    unreachable: Vec<StoreId>,
 }
 
 impl DiskNow {
@@ -77,6 +75,8 @@ impl DiskNow {
             pins: &self.terms.pins,
             allocated: &self.allocated,
             retired: &self.retired,
+            leaving: self.moving().map_or(&[], |moving| &moving.leaves[..]),
+            unreachable: &self.unreachable,
         }
     }
 
@@ -110,11 +110,15 @@ impl Service {
             };
             topology.hosts.insert(kept.value.name, place);
         }
+        let states = self.store_states()?;
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
             let StoreRecord { id, host, .. } = kept.value;
+            let state = states.get(&id);
+            let ordered = state.and_then(|state| Some(state.order.as_ref()?.kind));
             let report = self.pulses.store(&host, id);
             let place = StorePlace {
-                health: self.health(id, &host, now),
+                health: self.health(id, &host, state, now),
+                evacuating: ordered == Some(StoreOrderKind::Evacuate),
                 capacity_bytes: report.as_ref().map_or(0, |report| report.capacity_bytes),
                 used_bytes: report.as_ref().map_or(0, |report| report.used_bytes),
                 unwritten_bytes: unwritten.get(&id).copied().unwrap_or(0),
@@ -130,6 +134,7 @@ impl Service {
             places,
             allocated: self.pulses.all_allocated(),
             wall: self.wall(now),
+            now,
         })
     }
 
@@ -140,22 +145,24 @@ impl Service {
         Ok(counted)
     }
 
-    fn health(&self, store: StoreId, host: &HostName, now: Moment) -> Health {
-        if self.pulses.refused(store).is_some() {
+    pub(super) fn health(
+        &self,
+        store: StoreId,
+        host: &HostName,
+        state: Option<&StoreState>,
+        now: Moment,
+    ) -> Health {
+        let ordered = state.and_then(|state| Some(state.order.as_ref()?.kind));
+        if ordered == Some(StoreOrderKind::Lost) || self.pulses.refused(store).is_some() {
             return Health::Gone;
         }
-        let report = self.pulses.store(host, store);
-        let is_well = report.is_some_and(|report| report.trouble.is_none());
-        match self.pulses.liveness(host, now) {
-            Liveness::Up if is_well => Health::Up,
-            _ => {
-                // Of one that was not heard at all it is known only since this service started.
-                let silence = self.pulses.silence(host, now).unwrap_or(now.0);
-                match silence > GONE_AFTER {
-                    true => Health::Gone,
-                    false => Health::Silent,
-                }
-            }
+        if self.is_up(store, host, now) {
+            return Health::Up;
+        }
+        // What was kept goes further back than this service, and than the host's silence.
+        let kept = state.and_then(|state| state.away_since);
+        Health::Silent {
+            since: kept.unwrap_or_else(|| self.away_since(host, now)),
         }
     }
 
@@ -187,6 +194,8 @@ impl Service {
         let runs = |wanted| wanted == Wanted::Attached;
         let main = attachments.main().filter(|main| runs(main.wanted));
         let host = main.and_then(|main| main.place.node()).cloned();
+        let writer = record.value.owner().map(|owner| owner.backend);
+        let unreachable = writer.map(|backend| self.course().unreachable(backend, scene.now));
         Ok(DiskNow {
             terms_kept,
             terms,
@@ -197,6 +206,7 @@ impl Service {
             moving: load::<MoveRecord>(&*self.catalog, &key::moving(id))?,
             allocated: scene.allocated.get(&id).cloned().unwrap_or_default(),
             host,
+            unreachable: unreachable.unwrap_or_default(),
             record,
         })
     }

@@ -66,7 +66,7 @@ impl Service {
                 // An attachment that is withdrawn now withdraws the right to this change.
                 .expect(key::attachment(*disk), attachments.unchanged())
                 .put(key::disk(*disk), json(&next));
-            let write = self.with_retired(write, &kept.value, &next, now)?;
+            let write = self.with_retired(write, &kept.value, &next, change, now)?;
             let write = if matches!(change, Change::Attach { .. } | Change::TakeOver { .. }) {
                 let write = self.with_home(write, &next, mine, now)?;
                 let after = opened(&attachments.value, mine);
@@ -91,12 +91,15 @@ impl Service {
         write: Transaction,
         before: &DiskRecord,
         after: &DiskRecord,
+        change: &Change,
         now: Moment,
     ) -> Result<Transaction, CatalogError> {
         let disk = before.id;
         let (expect, known) =
             load_or_default::<Vec<RetiredCopy>>(&*self.catalog, &key::retired(disk))?;
-        let copies = retired(before, after, &known, self.generation, self.wall(now));
+        let ejected = matches!(change, Change::Eject { .. } | Change::Settle { .. });
+        let wall = self.wall(now);
+        let copies = retired(before, after, &known, ejected, self.generation, wall);
         if copies == known {
             return Ok(write);
         }

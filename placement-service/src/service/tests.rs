@@ -1,6 +1,7 @@
 //! The decisions, without sockets: what nodes say, what operators want, who may change what.
 
 mod moving;
+mod repair;
 
 use super::*;
 use crate::api::{Attach, CreateDisk, Detach, Liveness, MoveStore, Place, TakeWriter, Wanted};
@@ -111,9 +112,11 @@ impl Play {
             disk: *disk,
             backend: *backend,
             state: state.clone(),
+            epoch: None,
             stall: None,
             hindrance: None,
             verdict: None,
+            unreachable: vec![],
             progress: None,
         });
         let number = name[1..].parse().unwrap();

@@ -87,7 +87,7 @@ impl Blk {
             inflight: None,
             rings: (0..options.queues).map(|_| Ring::new()).collect(),
             requests: Table::default(),
-            disk_started: false,
+            disk_started: options.disk_started,
             next_generation: 0,
             bad_requests: 0,
             chain: Chain::default(),

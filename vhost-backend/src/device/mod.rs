@@ -72,6 +72,9 @@ pub struct Options {
     /// connection is closed instead of answered: the requests are open, and the inflight region
     /// says so.
     pub drain_timeout: Duration,
+    /// The disk has been started already, before any ring: after a take-over, so that the former writer is
+    /// fenced without waiting for a VM. It is stopped as one that a ring started.
+    pub disk_started: bool,
 }
 
 impl Options {
@@ -84,6 +87,7 @@ impl Options {
             serial: None,
             config_wce: false,
             drain_timeout: Duration::from_secs(60),
+            disk_started: false,
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct AttachArgs {
 
     /// Take the disk from whoever has it, when that writer's VM is known to be gone. It is fenced:
     /// should it still run, it completes no more writes.
-    #[arg(long)]
+    #[arg(long, alias = "takeover")]
     take_over: bool,
 
     /// How long to wait until the socket is there, in seconds.
@@ -90,7 +90,8 @@ fn describe(ready: &Ready, hosts: &[Host]) -> String {
     let arguments = lines.join(" \\\n");
     match &ready.attached.standby_of {
         None => format!(
-            "{disk} is ready on {node} at {socket}\nQEMU arguments (the guest's memory must be shared):\n{arguments}"
+            "{disk} is ready on {node} at {socket}{}\nQEMU arguments (the guest's memory must be shared):\n{arguments}",
+            taken(&ready.attached)
         ),
         Some(source) => format!(
             "{disk} stands by on {node} at {socket}: it stays attached to {source} until its VM arrives\n\
@@ -106,6 +107,21 @@ fn describe(ready: &Ready, hosts: &[Host]) -> String {
             }
         ),
     }
+}
+
+/// Of a take-over: whether the old writer is fenced, and how long that took.
+fn taken(attached: &Attached) -> String {
+    match (attached.open, attached.open_after_ms) {
+        (Some(epoch), Some(ms)) => format!(
+            "\nits former writer is fenced, and the disk is open in epoch {epoch}: that took {}",
+            seconds(ms)
+        ),
+        _ => String::new(),
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:.2} s", ms as f64 / 1e3)
 }
 
 fn qemu_arguments(attached: &Attached) -> Vec<String> {
@@ -160,7 +176,7 @@ fn let_go(detached: &Detached, node: Option<&HostName>, stood_by: bool) -> Strin
 mod tests {
     use super::*;
     use placement_service::api::Liveness;
-    use replicator::words::{BackendId, DatacenterName, DiskId, RackName};
+    use replicator::words::{BackendId, DatacenterName, DiskId, Epoch, RackName};
 
     #[test]
     fn a_standby_says_what_to_do_next() {
@@ -173,6 +189,8 @@ mod tests {
             backend: BackendId::from_u128(2),
             socket: "/run/ukai/web1.sock".into(),
             standby_of: Some(host("tokyo-1")),
+            open: None,
+            open_after_ms: None,
         };
         let qemu = qemu_arguments(&attached);
         let at = |name: &str, datacenter: &str| Host {
@@ -200,7 +218,7 @@ mod tests {
             text.contains("-device vhost-user-blk-pci,chardev=web1 \\\n  -incoming"),
             "{text}"
         );
-        let ready = Ready {
+        let mut ready = Ready {
             attached: Attached {
                 standby_of: None,
                 ..attached
@@ -208,5 +226,13 @@ mod tests {
             qemu,
         };
         assert!(describe(&ready, &[]).starts_with("web1 is ready on osaka-1"));
+        assert!(!describe(&ready, &[]).contains("fenced"));
+        ready.attached.open = Some(Epoch::from_u64(7));
+        ready.attached.open_after_ms = Some(1234);
+        let text = describe(&ready, &[]);
+        assert!(
+            text.contains("is fenced, and the disk is open in epoch 7: that took 1.23 s\nQEMU"),
+            "{text}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use crate::commands::plan::shortfall;
 use crate::operator::Connection;
 use crate::output::{Output, wrapped};
 use crate::places::Places;
-use placement_service::planner::{CopyState, ExplainedCopy, Explanation, Role};
+use placement_service::planner::{Awaited, CopyState, ExplainedCopy, Explanation, Role};
 use replicator::words::{DiskName, Extents};
 
 /// Lines longer than this are hard to read, however wide the terminal.
@@ -27,11 +27,19 @@ fn describe(told: &Explanation, places: &Places, width: usize) -> String {
     let mut parts = vec![format!("{}\n{}", told.disk, rules.join("\n"))];
     let copies = told.copies.iter();
     parts.extend(copies.map(|one| copy(one, places, width)));
-    let missing: Vec<String> = told.missing.iter().map(shortfall).collect();
+    let missing = told.missing.iter().map(shortfall);
+    let missing: Vec<String> = missing.chain(told.awaited.iter().map(awaited)).collect();
     if !missing.is_empty() {
         parts.push(missing.join("\n"));
     }
     parts.join("\n\n")
+}
+
+fn awaited(one: &Awaited) -> String {
+    format!(
+        "! extents {} miss a copy: store {} is away, and is waited for until {}; then another one is made",
+        one.extents, one.store, one.until
+    )
 }
 
 fn copy(copy: &ExplainedCopy, places: &Places, width: usize) -> String {
@@ -82,6 +90,7 @@ mod tests {
     use super::*;
     use crate::places::tests::{places, store};
     use placement_service::planner::Shortfall;
+    use placement_service::policy::UnixSeconds;
     use replicator::words::{DatacenterName, Extent};
 
     #[test]
@@ -106,10 +115,17 @@ mod tests {
                 missing: 1,
                 why: "no host is free".into(),
             }],
+            awaited: vec![Awaited {
+                extents,
+                store: store(2),
+                until: UnixSeconds(1_795_298_400),
+            }],
         };
+        let text = describe(&told, &places(), 60);
+        let until = UnixSeconds(1_795_298_400);
         assert_eq!(
-            describe(&told, &places(), 60),
-            "web1
+            places().told(&text),
+            format!("web1
   The policy of tokyo asks for 2 copies where the VM runs.
 
 tokyo-1 in tokyo: extents 0..32, complete, kept away
@@ -118,7 +134,8 @@ tokyo-1 in tokyo: extents 0..32, complete, kept away
   not elsewhere   Durability comes before locality.
   changed by      Changing `away`.
 
-! extents 0..32 stay short of 1 copy: no host is free"
+! extents 0..32 stay short of 1 copy: no host is free
+! extents 0..32 miss a copy: tokyo-2 is away, and is waited for until {until}; then another one is made")
         );
     }
 }

@@ -176,6 +176,8 @@ fn why(why: &MoveWhy) -> String {
         MoveWhy::Arrival(host) => format!("its VM came to {host}"),
         MoveWhy::Policy => "policy, or what the fleet can give, has changed".into(),
         MoveWhy::Repair => "copies are missing".into(),
+        MoveWhy::Evacuation(store) => format!("store {store} is being emptied"),
+        MoveWhy::Rebalance(store) => format!("store {store} is fuller than others"),
         MoveWhy::Order(order) => order.clone(),
     }
 }

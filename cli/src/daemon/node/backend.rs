@@ -10,7 +10,7 @@ use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttac
 use replicator::net::identity::Credentials;
 use replicator::net::{Links, Puller};
 use replicator::words::{BackendId, DiskId, DiskRecord, HostName, Life, Owner};
-use replicator::writer::{self, TakeOver};
+use replicator::writer::{self, Hindrance, TakeOver};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -139,10 +139,10 @@ impl Running {
         }
     }
 
-    /// Another writer took its disk: only a new start can bring it back.
-    pub fn is_superseded(&self) -> bool {
-        let handles = self.handles.get();
-        handles.is_some_and(|handles| handles.status.now().phase == Phase::Superseded)
+    /// No VM uses its disk: another writer took it, or it waits for one. Only a new start fences whoever has it.
+    pub fn is_without_vm(&self) -> bool {
+        let phase = self.handles.get().map(|handles| handles.status.now().phase);
+        matches!(phase, Some(Phase::Superseded | Phase::Closed))
     }
 
     pub fn report(&self) -> Option<BackendReport> {
@@ -159,10 +159,18 @@ impl Running {
             disk: self.disk,
             backend: self.backend,
             state,
+            epoch: status
+                .as_ref()
+                .filter(|status| status.phase == Phase::Open)
+                .map(|status| status.epoch),
             stall: stall.map(ToString::to_string),
             hindrance: hindrance.map(ToString::to_string),
             progress: status.as_ref().map(|status| status.progress),
-            verdict: status.and_then(|status| status.verdict),
+            verdict: status.as_ref().and_then(|status| status.verdict.clone()),
+            unreachable: match hindrance {
+                Some(Hindrance::NoAnswer(stores)) => stores.clone(),
+                _ => Vec::new(),
+            },
         })
     }
 }
@@ -181,6 +189,11 @@ fn take_over(ordered: bool) -> TakeOver {
     } else {
         TakeOver::Own
     }
+}
+
+/// Whether somebody else has the disk open.
+fn is_anothers(record: &DiskRecord, backend: BackendId) -> bool {
+    record.owner().is_some_and(|owner| owner.backend != backend)
 }
 
 /// A disk's status in words, for people.
@@ -388,7 +401,7 @@ impl Site {
         serving: &Serving,
         socket: &Path,
     ) -> std::io::Result<Backend<ReplicatedDisk>> {
-        let disk = self.disk(record.clone(), attachment)?;
+        let mut disk = self.disk(record.clone(), attachment)?;
         let handles = Handles {
             status: disk.status(),
             orders: disk.orders(),
@@ -396,8 +409,13 @@ impl Site {
         let mode = self.socket_mode;
         let options = Options {
             mode,
+            // Whoever has it is to be fenced now, not when a VM has booted so far.
+            disk_started: attachment.take_over && is_anothers(record, attachment.backend),
             ..Options::new(socket)
         };
+        if options.disk_started {
+            disk.start();
+        }
         let backend = Backend::spawn(disk, options)?;
         let _ = serving.handles.set(handles);
         Ok(backend)

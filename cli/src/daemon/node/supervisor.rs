@@ -83,10 +83,10 @@ impl<S: Spawn> Supervisor<S> {
     }
 }
 
-/// A backend that was superseded is started anew once a take-over is ordered.
+/// A backend that no VM uses is started anew once a take-over is ordered: it then fences the other writer at once.
 fn goes_on(running: &Running, attachment: &DesiredAttachment) -> bool {
     let ordered_since = attachment.take_over && !running.take_over;
-    attachment.wanted != Wanted::Detached && !(ordered_since && running.is_superseded())
+    attachment.wanted != Wanted::Detached && !(ordered_since && running.is_without_vm())
 }
 
 #[cfg(test)]

@@ -179,6 +179,7 @@ fn drop_says_when_the_far_copies_go() {
             store: store(1),
             extents: vec![extents(0, 16)],
             since,
+            ejected: false,
         }];
         case.now = NOW.after(Duration::from_secs(60));
         let plan = case.plan();

@@ -5,6 +5,7 @@ mod orders;
 mod placement;
 mod precedence;
 mod properties;
+mod repair;
 mod telling;
 
 use super::*;
@@ -50,6 +51,7 @@ pub(super) fn add_store(fleet: &mut Topology, n: u128, at: (&str, &str, &str), g
         used_bytes: 0,
         unwritten_bytes: 0,
         health: Health::Up,
+        evacuating: false,
     };
     fleet.stores.insert(store(n), place);
 }
@@ -147,6 +149,8 @@ pub(super) struct Case {
     pub pins: Vec<Pin>,
     pub allocated: BTreeMap<StoreId, u64>,
     pub retired: Vec<Retired>,
+    pub leaving: Vec<StoreId>,
+    pub unreachable: Vec<StoreId>,
     pub now: UnixSeconds,
 }
 
@@ -163,6 +167,8 @@ impl Case {
             pins: Vec::new(),
             allocated: BTreeMap::new(),
             retired: Vec::new(),
+            leaving: Vec::new(),
+            unreachable: Vec::new(),
             now: NOW,
         }
     }
@@ -176,6 +182,8 @@ impl Case {
             pins: &self.pins,
             allocated: &self.allocated,
             retired: &self.retired,
+            leaving: &self.leaving,
+            unreachable: &self.unreachable,
         }
     }
 
@@ -269,6 +277,7 @@ impl Case {
                             store: *store,
                             extents: vec![part],
                             since: self.now,
+                            ejected: false,
                         }),
                     }
                 }

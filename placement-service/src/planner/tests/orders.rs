@@ -146,7 +146,7 @@ fn copies_that_were_added_ahead_are_the_near_ones_when_the_vm_arrives() {
 #[test]
 fn a_copy_is_added_where_it_can_stand() {
     let mut case = Case::new(&[("tokyo", "never = [\"frankfurt\"]")], "tokyo", &[1, 3]);
-    case.fleet.stores.get_mut(&store(12)).unwrap().health = Health::Silent;
+    case.fleet.stores.get_mut(&store(12)).unwrap().health = Health::Silent { since: NOW };
     let says = |n, case: &Case| case.propose(add(n)).unwrap_err().to_string();
     assert!(says(1, &case).contains("a member already"));
     assert!(says(12, &case).contains("not up"));
@@ -254,6 +254,7 @@ fn a_copy_that_is_kept_for_a_way_back_can_be_dropped_by_hand() {
         store: store(1),
         extents: vec![extents(0, 16)],
         since: NOW,
+        ejected: false,
     }];
     assert!(case.plan().is_empty());
     assert_eq!(

@@ -24,11 +24,11 @@ fn only_what_is_missing_is_placed_anew() {
 #[test]
 fn a_store_that_is_gone_is_replaced_and_one_that_is_silent_is_not() {
     let mut case = Case::new(&[], "tokyo", &[1, 3]);
-    case.fleet.stores.get_mut(&store(3)).unwrap().health = Health::Silent;
+    case.fleet.stores.get_mut(&store(3)).unwrap().health = Health::Silent { since: NOW };
     assert!(case.plan().is_empty());
     case.fleet.stores.get_mut(&store(3)).unwrap().health = Health::Gone;
     assert_eq!(case.goal_stores(), [1, 2]);
-    case.fleet.stores.get_mut(&store(2)).unwrap().health = Health::Silent;
+    case.fleet.stores.get_mut(&store(2)).unwrap().health = Health::Silent { since: NOW };
     assert_eq!(case.goal_stores(), [1, 11], "a silent one gets nothing new");
 }
 

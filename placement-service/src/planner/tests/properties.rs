@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 const SITES: [&str; 3] = ["tokyo", "osaka", "kyoto"];
 const EXTENTS: u32 = 12;
+/// Nobody waits for a store that has been away since.
+const LONG_AGO: UnixSeconds = UnixSeconds(NOW.0 - 24 * 3600);
 
 /// One store: its site, rack, host, room in extents, and how it is.
 type RandomStore = (u8, u8, u8, u64, u8);
@@ -20,9 +22,11 @@ fn random_fleet(stores: &[RandomStore]) -> Topology {
         add_store(&mut fleet, n, (site, &rack, &name), 0);
         let place = fleet.stores.get_mut(&store(n)).unwrap();
         place.capacity_bytes = (room * ExtentSize::DEFAULT.bytes()).div_ceil(90) * 100 + 100;
+        place.evacuating = *health == 3;
         place.health = match health {
             0 => Health::Gone,
-            1 => Health::Silent,
+            1 => Health::Silent { since: NOW },
+            2 => Health::Silent { since: LONG_AGO },
             _ => Health::Up,
         };
     }
@@ -110,7 +114,7 @@ fn random_record(fleet: &Topology, first: &[u8], past: &Past) -> DiskRecord {
 }
 
 fn random_case() -> impl Strategy<Value = Case> {
-    let stores = prop::collection::vec((0u8..3, 0u8..3, 0u8..2, 0u64..40, 0u8..8), 1..12);
+    let stores = prop::collection::vec((0u8..3, 0u8..3, 0u8..2, 0u64..40, 0u8..10), 1..12);
     let files = prop::collection::vec(random_policy(), 3);
     let first = prop::collection::vec(0u8..12, 1..4);
     (stores, files, first, random_past(), 0usize..3, 0usize..3).prop_map(
@@ -223,6 +227,10 @@ fn act_and_check(case: &mut Case, action: &Action, least: &[usize]) -> Result<()
                 case.fleet.stores[new].health,
                 Health::Up,
                 "put onto a store that is not up"
+            );
+            prop_assert!(
+                !case.fleet.stores[new].evacuating,
+                "put onto a store that is to be emptied"
             );
         }
     }
@@ -344,7 +352,8 @@ proptest! {
                     let place = &case.fleet.stores[*store];
                     let host_is_free = goal.iter().all(|other| case.fleet.stores[other].host != place.host);
                     case.fleet.datacenter_of(**store) == site
-                        && place.health != Health::Gone
+                        && !matches!(place.health, Health::Gone | Health::Silent { since: LONG_AGO })
+                        && !place.evacuating
                         && !goal.contains(store)
                         && host_is_free
                 });
@@ -356,12 +365,83 @@ proptest! {
         let roomy = case.fleet.stores.values().filter(|place| {
             let site = case.fleet.hosts[&place.host].datacenter.as_ref().unwrap();
             let room = place.capacity_bytes / 100 * 90 / ExtentSize::DEFAULT.bytes();
-            place.health == Health::Up && room >= u64::from(EXTENTS) && !barred.contains(site)
+            place.health == Health::Up && !place.evacuating && room >= u64::from(EXTENTS) && !barred.contains(site)
         });
         let hosts: std::collections::BTreeSet<&HostName> = roomy.map(|place| &place.host).collect();
         let strict = policy.rigor == crate::policy::Rigor::Strict;
         if !strict && hosts.len() >= usize::from(policy.total(2)) {
             prop_assert_eq!(&goal.shortfalls, &[]);
         }
+    }
+
+    #[test]
+    fn a_store_that_is_given_up_or_emptied_has_no_copy_in_the_end(
+        mut case in random_case(), which in 0u8..12, lost in any::<bool>(), ejected in any::<bool>(),
+    ) {
+        let count = case.fleet.stores.len() as u8;
+        let store = store(u128::from(which % count) + 1);
+        if ejected {
+            eject(&mut case, store);
+        }
+        let place = case.fleet.stores.get_mut(&store).unwrap();
+        match lost {
+            true => place.health = Health::Gone,
+            false => (place.health, place.evacuating) = (Health::Up, true),
+        }
+        // Copies that nobody has given up: what counts when a store is.
+        let left = |case: &Case| -> Vec<usize> {
+            let gone = |store| {
+                let place = &case.fleet.stores[&store];
+                matches!(place.health, Health::Gone | Health::Silent { since: LONG_AGO })
+            };
+            let of = |range: &MapRange| vec![copies_without(&range.history, &gone); range.extents.count() as usize];
+            case.record.map.iter().flat_map(of).collect()
+        };
+        let least: Vec<usize> = left(&case).iter().zip(goals(&case.goal())).map(|(n, (_, wanted))| *(n).min(&wanted)).collect();
+        for _ in 0..6 {
+            let plan = case.plan();
+            for step in &plan.steps {
+                act_and_check(&mut case, &step.action, &vec![0; EXTENTS as usize])?;
+                for (extent, (now, least)) in left(&case).iter().zip(&least).enumerate() {
+                    prop_assert!(now >= least, "extent {} has {} copies left, and had or wants {}", extent, now, least);
+                }
+            }
+            account(&mut case);
+        }
+        let plan = case.plan();
+        prop_assert!(plan.is_empty(), "again: {:?}", plan);
+        if plan.shortfalls.is_empty() && plan.awaited.is_empty() {
+            prop_assert!(!case.record.stores().contains(&store), "still there: {:?}", case.record.map);
+            prop_assert!(case.retired.iter().all(|retired| retired.store != store));
+            let short = left(&case).iter().zip(goals(&case.goal())).any(|(left, (_, wanted))| *left < wanted);
+            prop_assert!(!short, "all is repaired");
+            prop_assert!(!plan.repair);
+        }
+    }
+}
+
+/// The writer ejects the store, if it may, and what it had is noted.
+fn eject(case: &mut Case, store: StoreId) {
+    let stores = vec![store];
+    let Ok(record) = case
+        .record
+        .apply(Generation(0), &Change::Eject { by: by(), stores })
+    else {
+        return;
+    };
+    let had = case
+        .record
+        .map
+        .iter()
+        .filter(|range| range.history.0.iter().any(|entry| entry.has(store)));
+    let had: Vec<Extents> = had.map(|range| range.extents).collect();
+    case.record = record;
+    if !had.is_empty() {
+        case.retired.push(Retired {
+            store,
+            extents: had,
+            since: NOW,
+            ejected: true,
+        });
     }
 }

@@ -56,6 +56,7 @@ fn every_copy_is_explained_by_what_put_it_there() {
         store: store(1),
         extents: vec![extents(0, 16)],
         since: NOW,
+        ejected: false,
     }];
     case.policies = policies(&[("osaka", "drop = \"30m\"")]);
     let kept = explained(&case, 1);
@@ -114,14 +115,14 @@ fn a_copy_is_deleted_only_when_those_instead_of_it_are_complete_and_up() {
     case.record = switch(&case.record, extents(0, 8), &[12, 21]);
     assert!(may(&case).unwrap_err().contains("0..8 are not complete"));
     case.record = disk(&[11, 12]);
-    case.fleet.stores.get_mut(&store(12)).unwrap().health = Health::Silent;
+    case.fleet.stores.get_mut(&store(12)).unwrap().health = Health::Silent { since: NOW };
     assert!(may(&case).unwrap_err().contains("is not up"));
 }
 
 #[test]
 fn a_pin_that_cannot_be_kept_is_said() {
     let mut case = Case::new(&[], "tokyo", &[1, 3]);
-    case.fleet.stores.get_mut(&store(11)).unwrap().health = Health::Silent;
+    case.fleet.stores.get_mut(&store(11)).unwrap().health = Health::Silent { since: NOW };
     case.pins = vec![Pin {
         disk: case.record.id,
         extents: None,

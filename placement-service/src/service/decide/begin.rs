@@ -44,6 +44,7 @@ pub(in crate::service) fn begin(
         pins_before: None,
         drops: None,
         seeds: Vec::new(),
+        leaves: Vec::new(),
         home: Some(subject.home.datacenter.clone()),
     })
 }
@@ -84,6 +85,7 @@ pub(in crate::service) fn prepare(
         pins_before: None,
         drops: None,
         seeds,
+        leaves: Vec::new(),
         home: Some(disk.terms.home.datacenter.clone()),
     })
 }

@@ -176,13 +176,13 @@ impl Deciding<'_> {
         // What a bounce had held back follows later, and belongs to the arrival all the same.
         let held_back = |until| !home.is_held(wall) && wall.since(until) < FOLLOWS_WITHIN;
         let arrived = is_filling(self.record()) || home.held_until.is_some_and(held_back);
-        let why = match self.disk.host.as_ref() {
+        let why = match (self.disk.host.as_ref(), self.leaves()) {
             _ if self.plan.repair => MoveWhy::Repair,
-            Some(host) if arrived => MoveWhy::Arrival(host.clone()),
-            _ => MoveWhy::Policy,
+            (Some(host), _) if arrived => MoveWhy::Arrival(host.clone()),
+            (_, Some(store)) => MoveWhy::Evacuation(store),
+            (_, None) => MoveWhy::Policy,
         };
-        let by_policy = matches!(why, MoveWhy::Policy | MoveWhy::Repair);
-        let waits = by_policy && !self.seen.admitted && !is_filling(self.record());
+        let waits = why.takes_turns() && !self.seen.admitted && !is_filling(self.record());
         let begun = match waits {
             true => None,
             false => begin(
@@ -194,6 +194,15 @@ impl Deciding<'_> {
             ),
         };
         begun.or_else(|| self.begin_to_prepare())
+    }
+
+    /// A store that is to be emptied and that its map names.
+    fn leaves(&self) -> Option<StoreId> {
+        let evacuating = |store: &StoreId| {
+            let place = self.scene.topology.stores.get(store);
+            place.is_some_and(|place| place.evacuating)
+        };
+        self.record().stores().into_iter().find(evacuating)
     }
 
     /// Policy copies ahead as soon as a backend stands by elsewhere.
@@ -265,6 +274,7 @@ pub(super) fn retired_seeds(
         superseded_by: record.members(),
         revision: record.revision,
         joined_below: record.epoch.next(record.epoch.generation()),
+        ejected: false,
         unwanted: false,
         ordered: None,
     };

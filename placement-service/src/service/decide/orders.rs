@@ -35,8 +35,8 @@ impl Deciding<'_> {
             sets: sets.to_vec(),
             seed: seeds.map(|m| m.seeds.clone()).unwrap_or_default(),
             fill: self.fill(sets, moving),
-            min_copies: 0,
             verify: None,
+            min_copies: self.planner.min_copies(&self.disk.subject()),
         }
     }
 
@@ -56,8 +56,8 @@ impl Deciding<'_> {
             sets: arrival.sets,
             seed: Vec::new(),
             fill,
-            min_copies: 0,
             verify: None,
+            min_copies: self.planner.min_copies(&self.disk.subject()),
         }
     }
 
@@ -69,6 +69,7 @@ impl Deciding<'_> {
                 store: *store,
                 extents: vec![set.extents],
                 since: self.scene.wall,
+                ejected: false,
             }));
         }
         retired

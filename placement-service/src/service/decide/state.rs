@@ -56,10 +56,7 @@ impl Deciding<'_> {
         if let Some(until) = self.plan.waits_until {
             return Some(format!("its policy's window, which opens at {until}"));
         }
-        let admitted = match moving.why {
-            MoveWhy::Arrival(_) | MoveWhy::Order(_) => true,
-            MoveWhy::Policy | MoveWhy::Repair => self.seen.admitted,
-        };
+        let admitted = !moving.why.takes_turns() || self.seen.admitted;
         (!admitted).then(|| "its turn: policy moves a bounded number of disks at a time".into())
     }
 

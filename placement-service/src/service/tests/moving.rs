@@ -9,7 +9,7 @@ use crate::api::{
 use crate::catalog::MemoryCatalog;
 use crate::node_protocol::{
     BackendReport, BackendState, Desired, DiskUse, DropReplica, Heartbeat, LinkReport, Request,
-    Response, StoreReport,
+    Response, SILENT_AFTER, StoreReport,
 };
 use crate::planner::Target;
 use crate::policy::{Hold, UnixSeconds, Until};
@@ -35,27 +35,29 @@ const NODES: [(&str, &str, &str, u128); 5] = [
 
 /// A backend as its node runs it.
 #[derive(Clone, Default)]
-struct Runs {
+pub(super) struct Runs {
     disk: Option<DiskId>,
     wanted: Option<Wanted>,
-    orders: Orders,
+    pub orders: Orders,
     successor: Option<BackendId>,
 }
 
-struct World {
+pub(super) struct World {
     catalog: Arc<MemoryCatalog>,
-    service: Service,
+    pub service: Service,
     started: UnixSeconds,
-    now: Moment,
+    pub now: Moment,
     dies_each_step: bool,
+    /// A service that is started anew has waited for so long as it takes to know that others are silent.
+    pub outlives_silence: bool,
     /// By node.
-    running: BTreeMap<&'static str, BTreeMap<BackendId, Runs>>,
-    down: BTreeSet<&'static str>,
+    pub running: BTreeMap<&'static str, BTreeMap<BackendId, Runs>>,
+    pub down: BTreeSet<&'static str>,
     /// Stores that have deleted nothing yet although they were told to.
     slow: BTreeSet<StoreId>,
-    dropped: BTreeMap<StoreId, Vec<DropReplica>>,
+    pub dropped: BTreeMap<StoreId, Vec<DropReplica>>,
     hindrance: Option<String>,
-    fills: bool,
+    pub fills: bool,
     ids: u128,
 }
 
@@ -74,14 +76,14 @@ fn stores(sets: &[NewSet]) -> Vec<u128> {
 }
 
 /// Runs `story` with a service that lives, and with one that dies before each step.
-fn twice(story: impl Fn(&mut World)) {
+pub(super) fn twice(story: impl Fn(&mut World)) {
     for dies_each_step in [false, true] {
         story(&mut World::new(dies_each_step));
     }
 }
 
 impl World {
-    fn new(dies_each_step: bool) -> World {
+    pub fn new(dies_each_step: bool) -> World {
         let catalog = Arc::new(MemoryCatalog::new());
         let mut world = World {
             service: Service::new(catalog.clone(), START).unwrap(),
@@ -89,6 +91,7 @@ impl World {
             started: START,
             now: Moment(Duration::ZERO),
             dies_each_step,
+            outlives_silence: false,
             running: NODES.iter().map(|node| (node.0, BTreeMap::new())).collect(),
             down: BTreeSet::new(),
             slow: BTreeSet::new(),
@@ -102,7 +105,7 @@ impl World {
     }
 
     /// Time passes, nodes speak, the service looks, writers do what they were told.
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.now.0 += Duration::from_secs(3);
         if self.dies_each_step {
             self.die();
@@ -113,7 +116,7 @@ impl World {
         self.write();
     }
 
-    fn steps(&mut self, count: usize) {
+    pub fn steps(&mut self, count: usize) {
         (0..count).for_each(|_| self.step());
     }
 
@@ -121,6 +124,14 @@ impl World {
         self.started = self.started.after(self.now.0);
         self.now = Moment(Duration::ZERO);
         self.service = Service::new(self.catalog.clone(), self.started).unwrap();
+        if self.outlives_silence {
+            self.now.0 += SILENT_AFTER + Duration::from_secs(1);
+        }
+    }
+
+    /// Nobody speaks meanwhile, and nobody looks.
+    pub fn pass_time(&mut self, time: Duration) {
+        self.now.0 += time;
     }
 
     fn look(&mut self) {
@@ -157,9 +168,11 @@ impl World {
                 socket: format!("/run/ukai/{name}.sock"),
                 status: String::new(),
             },
+            epoch: None,
             stall: None,
             hindrance: self.hindrance.clone(),
             verdict: None,
+            unreachable: vec![],
             progress: Some(self.progress(runs)),
         });
         let disks = self.service.disks(self.now).unwrap();
@@ -264,6 +277,10 @@ impl World {
             let by = (id, Life(1));
             let record = self.record_of(disk);
             if !runs.orders.sets.is_empty() {
+                if !self.can_switch(name, disk, id, &runs.orders) {
+                    continue;
+                }
+                let record = self.record_of(disk);
                 let sets = runs.orders.sets.clone();
                 if let Ok(next) =
                     record.apply(record.epoch.generation(), &Change::Switch { by, sets })
@@ -290,7 +307,36 @@ impl World {
         }
     }
 
-    fn record_of(&self, disk: DiskId) -> DiskRecord {
+    /// A writer calls those that are to join, and syncs its members; one that does not answer it ejects, if enough
+    /// others are left.
+    fn can_switch(&self, name: &str, disk: DiskId, id: BackendId, orders: &Orders) -> bool {
+        let is_down = |store: &StoreId| {
+            let mut nodes = NODES.iter().filter(|node| store_id(node.3) == *store);
+            nodes.any(|node| self.down.contains(node.0))
+        };
+        let record = self.record_of(disk);
+        let members = record.members();
+        let mut joining = orders.sets.iter().flat_map(|set| &set.stores);
+        if joining.any(|store| is_down(store) && !members.contains(store)) {
+            return false;
+        }
+        let by = (id, Life(1));
+        for stores in members.iter().filter(|store| is_down(store)) {
+            let stores = vec![*stores];
+            let eject = Change::Eject { by, stores };
+            let Ok(left) = record.apply(record.epoch.generation(), &eject) else {
+                return false;
+            };
+            let copies = left.map.iter().map(|range| range.history.copies());
+            if copies.min() < Some(usize::from(orders.min_copies)) {
+                return false;
+            }
+            self.swap(name, disk, id, eject);
+        }
+        true
+    }
+
+    pub fn record_of(&self, disk: DiskId) -> DiskRecord {
         match self
             .service
             .handle(&node("t1"), FROM, Request::Record { disk }, self.now)
@@ -305,7 +351,7 @@ impl World {
         record.owner().is_some_and(|owner| owner.backend == backend)
     }
 
-    fn swap(&self, name: &str, disk: DiskId, backend: BackendId, change: Change) -> Response {
+    pub fn swap(&self, name: &str, disk: DiskId, backend: BackendId, change: Change) -> Response {
         let expected = self.record_of(disk).revision;
         let request = Request::Swap {
             disk,
@@ -330,7 +376,7 @@ impl World {
         self.swap(name, disk, id, Change::Attach { owner, sets })
     }
 
-    fn close(&self, name: &str, disk: DiskId, id: BackendId) -> Option<Response> {
+    pub fn close(&self, name: &str, disk: DiskId, id: BackendId) -> Option<Response> {
         if !self.is_open_by(disk, id) {
             return None;
         }
@@ -348,7 +394,7 @@ impl World {
         ))
     }
 
-    fn create(&self, name: &str) -> DiskId {
+    pub fn create(&self, name: &str) -> DiskId {
         let request = CreateDisk {
             name: disk(name),
             bytes: GIB,
@@ -380,7 +426,7 @@ impl World {
     }
 
     /// A disk that is open on t1, on the stores of t1 and another node of tokyo.
-    fn running_on_t1(&mut self, name: &str) -> (DiskId, BackendId) {
+    pub fn running_on_t1(&mut self, name: &str) -> (DiskId, BackendId) {
         let id = self.create(name);
         let mine = self.attach(name, "t1");
         let opened = self.open("t1", id, mine);
@@ -402,12 +448,12 @@ impl World {
         assert!(matches!(opened, Response::Swapped(_)), "{opened:?}");
     }
 
-    fn members(&self, id: DiskId) -> Vec<u128> {
+    pub fn members(&self, id: DiskId) -> Vec<u128> {
         let members = self.record_of(id).members();
         members.iter().map(|store| store.as_u128()).collect()
     }
 
-    fn moving(&self, name: &str) -> Move {
+    pub fn moving(&self, name: &str) -> Move {
         self.service.disk_move(&disk(name), self.now).unwrap()
     }
 
@@ -427,7 +473,7 @@ impl World {
             .move_disk(&disk(name), &request, "alice", self.now)
     }
 
-    fn apply(
+    pub fn apply(
         &self,
         datacenter: &str,
         text: &str,
@@ -451,7 +497,7 @@ fn a_disk_follows_its_vm_and_what_is_left_behind_is_dropped_with_a_record() {
         let state = world
             .service
             .attach_state(&disk("web1"), standby, world.now);
-        let Ok(AttachState::Ready(ready)) = state else {
+        let Ok(AttachState::NotOpen(ready)) = state else {
             panic!("{state:?}");
         };
         assert_eq!(ready.standby_of, Some(host("t1")));
@@ -1094,7 +1140,7 @@ fn a_store_that_stays_away_is_replaced_and_a_short_silence_is_not() {
     world.down.insert(second);
     world.steps(4);
     assert_eq!(world.members(id), before, "it may only be restarting");
-    world.now.0 += crate::service::scene::GONE_AFTER;
+    world.now.0 += crate::policy::class::DEFAULT_REPAIR_AFTER;
     world.steps(4);
     assert_ne!(world.members(id), before);
     assert_eq!(world.members(id).len(), 2);
