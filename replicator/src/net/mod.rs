@@ -7,6 +7,7 @@
 mod admission;
 mod client;
 mod compression;
+mod congestion;
 mod dialer;
 pub mod identity;
 mod link;

@@ -1,5 +1,6 @@
 //! How QUIC is set up, for both sides, in one place.
 
+use super::congestion::PatientConfig;
 use quinn::congestion::CubicConfig;
 use quinn::{
     AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
@@ -55,7 +56,7 @@ pub fn config(bidirectional: u32) -> Arc<TransportConfig> {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
-        .congestion_controller_factory(Arc::new(congestion));
+        .congestion_controller_factory(Arc::new(PatientConfig(Arc::new(congestion))));
     Arc::new(config)
 }
 
