@@ -169,6 +169,7 @@ impl World {
         self.disks[disk].placement.goals.fill = FillOrders {
             paused: self.dice.chance(0.2),
             bytes_per_second: self.dice.pick(&rates),
+            yields: self.dice.chance(0.5),
         };
         let fill = self.disks[disk].placement.goals.fill;
         self.say(format_args!("filling: {fill:?}"));

@@ -242,6 +242,8 @@ impl World {
                 let wait = self.dice.range(1..200);
                 self.after(wait, What::Connect(host, life, store));
             }
+            // There are no connections of the store's own here.
+            Effect::PrepareToPull { .. } => {}
             Effect::Send {
                 store,
                 call,

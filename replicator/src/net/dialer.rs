@@ -88,6 +88,10 @@ pub(super) async fn keep_up(remote: Arc<Remote>, dialer: Dialer) {
             tracing::warn!(store = %remote.store, "not connected: {text}");
             said = text;
         }
+        // It costs nobody anything to look again whether its address has come.
+        if matches!(why, NoSession::Unknown) {
+            pause = FIRST_PAUSE;
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

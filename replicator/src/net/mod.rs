@@ -23,7 +23,7 @@ pub(crate) use admission::digest;
 pub use client::{Links, Place};
 pub use link::{Link, LinkEvent};
 pub use meter::LinkMeasurement;
-pub use pull::{Puller, PullingStore};
+pub use pull::{KeptSource, Puller, PullingStore};
 pub use server::{Serve, Server};
 
 use crate::words::StoreId;

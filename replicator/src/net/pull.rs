@@ -89,6 +89,13 @@ impl Puller {
         &self.inner.links
     }
 
+    /// Connects to a store that will be pulled from, and keeps the connection as long as what is returned.
+    pub fn keep(&self, source: StoreId) -> KeptSource {
+        KeptSource {
+            source: self.inner.source(source),
+        }
+    }
+
     /// Carries out a [`Request::Pull`] into `store`. `done` is called once, on the links' runtime; it must
     /// not block.
     pub fn pull(&self, store: SharedStore, pull: Pull, done: impl FnOnce(Reply) + Send + 'static) {
@@ -127,6 +134,7 @@ impl Inner {
         Ok(Reply::Pulled(pulled))
     }
 
+    /// The source, used just now; those that nobody has used for a while are let go.
     fn source(&self, store: StoreId) -> Arc<Source> {
         let mut sources = self.sources.lock();
         let now = Instant::now();
@@ -170,6 +178,17 @@ struct CallState {
     connected: bool,
     next: u64,
     waiting: HashMap<CallId, oneshot::Sender<Reply>>,
+}
+
+/// See [`Puller::keep`].
+pub struct KeptSource {
+    source: Arc<Source>,
+}
+
+impl Drop for KeptSource {
+    fn drop(&mut self) {
+        *self.source.used.lock() = Instant::now();
+    }
 }
 
 impl Source {

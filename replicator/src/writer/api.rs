@@ -140,6 +140,9 @@ pub struct FillOrders {
     /// None: as fast as it goes.
     #[serde(default)]
     pub bytes_per_second: Option<u64>,
+    /// At half of that while the guest is busy.
+    #[serde(default)]
+    pub yields: bool,
 }
 
 /// How far the filling is, and who answers reads, since this writer was made.
@@ -243,6 +246,8 @@ pub enum SwapOutcome {
 pub enum Aim {
     /// Not a read.
     Nowhere,
+    /// Into the near store, by a pull that a guest's read waits for: before all other pulls.
+    Near,
     /// Into the reply.
     Engine,
     /// Into the landing of request `id`, whose span is `span`: each block that the reply calls
@@ -256,6 +261,10 @@ pub enum Effect {
     /// Keep a session with this store from now on, and report it with [`Event::Connected`]. The near
     /// store is connected at once.
     Connect {
+        store: StoreId,
+    },
+    /// The near store will soon be told to pull from this one.
+    PrepareToPull {
         store: StoreId,
     },
     /// Only while the store is connected.

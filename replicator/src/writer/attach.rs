@@ -102,6 +102,25 @@ impl Writer {
         }
     }
 
+    /// Before a start: connects those who will be asked first, so that the first writes and reads of a VM
+    /// that arrives wait for no connection (rule A6).
+    pub(super) fn stand_by(&mut self) {
+        let joiners = joiners(&self.record, &self.orders.sets);
+        if joiners.is_empty() {
+            return;
+        }
+        let fills_near = self.config.near.is_some_and(|near| joiners.contains(&near));
+        let members = self.record.members();
+        for store in joiners.iter().chain(&members) {
+            self.connect(*store);
+        }
+        if fills_near {
+            let sources = members.into_iter().filter(|store| !joiners.contains(store));
+            let effects = sources.map(|store| Effect::PrepareToPull { store });
+            self.effects.extend(effects);
+        }
+    }
+
     /// Attaches once the stores that are to join are there. Where they are not, the disk is opened with
     /// the members that it has: they have all of it, and the switch can come later (rule A6).
     pub(super) fn go_on_starting(&mut self) {
@@ -193,6 +212,10 @@ impl Writer {
         self.begin_epoch(before);
         self.phase = Phase::Opening(Opening { fresh });
         for store in self.record.members() {
+            self.seal(store);
+        }
+        // Nobody waits for those; but whoever is read from first was shown the epoch by then.
+        for store in self.record.stores() {
             self.seal(store);
         }
     }

@@ -23,7 +23,7 @@ use super::calls::Purpose;
 use super::fill::Span;
 use super::read::{Holder, Holders};
 use super::read_through::checked;
-use super::{Aim, Hindrance, Phase, Writer};
+use super::{Aim, FillOrders, Hindrance, Phase, Writer};
 use crate::message::{MAX_DATA_BLOCKS, Pulled, Refusal, Request, SourceFault};
 use crate::plant::{Plant, planted};
 use crate::words::{
@@ -31,6 +31,7 @@ use crate::words::{
 };
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Spans that are worked on at once.
 const MAX_WORKS: usize = 4;
@@ -38,6 +39,8 @@ const MAX_WORKS: usize = 4;
 const MAX_PULLS: usize = 8;
 /// The same while the guest has requests of its own in flight, which come first.
 const MAX_PULLS_BESIDE_GUEST: usize = 4;
+/// A guest is busy for so long after its last request.
+const BUSY_FOR: Duration = Duration::from_millis(100);
 /// Blocks that may be absent between two runs that are pulled together.
 const MAX_GAP: u64 = 16;
 /// A survey that finds more than this in a span cuts the span: 128 MiB.
@@ -110,8 +113,7 @@ impl Writer {
             return;
         }
         self.fill.not_before = None;
-        let rate = self.orders.fill.bytes_per_second;
-        self.fill.bucket.is_open(rate, self.now);
+        self.fill.bucket.is_open(self.fill_rate(), self.now);
         while self.fill.works.len() < MAX_WORKS && !self.fill.exhausted {
             let usable = |store: StoreId| {
                 let peer = self.peers.get(&store);
@@ -141,8 +143,23 @@ impl Writer {
             let wants = |work: &Work| !work.queue.is_empty();
             self.fill.bucket.is_empty() && self.fill.works.values().any(wants)
         });
-        let opens = throttled.map(|rate| self.fill.bucket.opens_at(rate));
+        let opens = throttled.and(self.fill_rate());
+        let opens = opens.map(|rate| self.fill.bucket.opens_at(rate));
         self.fill.not_before.or(opens).map(|at| at.max(self.now))
+    }
+
+    /// Bytes a second that may be copied now.
+    fn fill_rate(&self) -> Option<u64> {
+        let FillOrders {
+            bytes_per_second,
+            yields,
+            ..
+        } = self.orders.fill;
+        let busy = self.guest_seen.is_some_and(|at| at + BUSY_FOR > self.now);
+        match yields && busy {
+            true => bytes_per_second.map(|rate| (rate / 2).max(1)),
+            false => bytes_per_second,
+        }
     }
 
     fn begin_work(&mut self, span: Span) {
@@ -350,7 +367,7 @@ impl Writer {
             } else {
                 MAX_PULLS_BESIDE_GUEST
             };
-            let rate = self.orders.fill.bytes_per_second;
+            let rate = self.fill_rate();
             let size = self.record.extent_size;
             let open = self.fill.pulls() < limit && self.fill.bucket.is_open(rate, self.now);
             let work = &self.fill.works[&id];

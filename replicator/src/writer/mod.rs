@@ -111,6 +111,8 @@ pub struct Writer {
     heals: heal::Heals,
     verifying: verify::Verifying,
     progress: Progress,
+    /// When the guest last asked for something.
+    guest_seen: Option<Now>,
     hindrance: Option<Hindrance>,
     /// Round trips to stores, where they are known.
     distances: BTreeMap<StoreId, Duration>,
@@ -185,6 +187,7 @@ impl Writer {
             heals: Default::default(),
             verifying: Default::default(),
             progress: Progress::default(),
+            guest_seen: None,
             hindrance: None,
             distances: BTreeMap::new(),
             sync_continuously: false,
@@ -350,6 +353,9 @@ impl Writer {
         }
         self.find_jobs();
         self.verify_as_ordered();
+        if matches!(self.phase, Phase::Idle) {
+            self.stand_by();
+        }
     }
 
     /// How far a store is, as far as anybody knows; near ones first.

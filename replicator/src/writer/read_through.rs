@@ -50,7 +50,7 @@ impl Writer {
             below: holder.bound(read.below),
             blocks: read.blocks,
         };
-        self.call(near, request, Aim::Nowhere, Purpose::Through { piece });
+        self.call(near, request, Aim::Near, Purpose::Through { piece });
         self.asked(piece, holder);
     }
 

@@ -39,6 +39,7 @@ impl Writer {
             let result = Err(Failure::TooLate);
             return self.effects.push_back(Effect::Complete { id, result });
         }
+        self.guest_seen = Some(self.now);
         self.in_flight_bytes += self.weight(&op);
         let since = self.now;
         self.waiting.push_back(Waiting { id, op, since });

@@ -18,6 +18,7 @@ const EXTENT: u64 = 1 << 20;
 const A: StoreId = StoreId::from_u128(0xa);
 const B: StoreId = StoreId::from_u128(0xb);
 const C: StoreId = StoreId::from_u128(0xc);
+const D: StoreId = StoreId::from_u128(0xd);
 
 /// A writer, the record as the placement service has it, and what is asked of each store.
 struct Script {

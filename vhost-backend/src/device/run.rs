@@ -91,12 +91,12 @@ impl<D: Disk> Device<D> {
             .iter()
             .filter_map(|waiting| waiting.until)
             .min();
-        let started = self.blk.disk_started();
         let (blk, kicks) = (&mut self.blk, &mut self.kicks);
         tokio::select! {
             biased;
             letter = self.letters.recv() => Event::Letter(letter),
-            (id, result) = self.disk.completed(), if started => Event::Completed(id, result),
+            // Also before it is started: it stands by.
+            (id, result) = self.disk.completed() => Event::Completed(id, result),
             () = poll_fn(|context| poll_kicks(kicks, blk, context)) => Event::Kicked,
             () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => Event::Overdue,
             () = tokio::task::yield_now(), if more => Event::More,

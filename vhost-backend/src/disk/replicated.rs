@@ -19,7 +19,7 @@ use super::placement::{Asking, Placement};
 use super::status::{DiskStatus, Phase, StatusHandle};
 use super::{Disk, Failure, Geometry, Landing, Op, RequestId};
 use replicator::message::{ReadBlocks, Reply, Request};
-use replicator::net::{Link, LinkEvent, Links, Puller};
+use replicator::net::{KeptSource, Link, LinkEvent, Links, Puller};
 use replicator::store::Pull;
 use replicator::words::{DiskRecord, Owner, Span, StoreId};
 use replicator::writer::{
@@ -59,7 +59,11 @@ pub struct ReplicatedDisk {
     links: Links,
     /// Brings blocks of far stores into the near one.
     puller: Puller,
+    /// Does so where the guest waits: over connections on which nothing large is before it.
+    urgent: Puller,
     far: HashMap<StoreId, Link>,
+    /// Whom the near store will be told to pull from, until it is.
+    sources: HashMap<StoreId, KeptSource>,
     connected: Vec<StoreId>,
     asking: Asking,
     /// Reads of far stores that are to land in a guest's memory.
@@ -110,8 +114,10 @@ impl ReplicatedDisk {
             inbox,
             near: around.near,
             puller: Puller::new(around.links.clone()),
+            urgent: Puller::new(around.links.clone()),
             links: around.links,
             far: HashMap::new(),
+            sources: HashMap::new(),
             connected: Vec::new(),
             asking,
             aimed: HashMap::new(),
@@ -319,6 +325,10 @@ impl ReplicatedDisk {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Connect { store } => self.connect(store),
+            Effect::PrepareToPull { store } => {
+                let keep = || self.puller.keep(store);
+                self.sources.entry(store).or_insert_with(keep);
+            }
             Effect::Send {
                 store,
                 call,
@@ -358,6 +368,7 @@ impl ReplicatedDisk {
         match effect {
             Effect::Opened { epoch } => {
                 tracing::info!(%disk, %epoch, "open");
+                self.sources.clear();
                 self.status.change(|status| {
                     status.epoch = epoch;
                     if status.phase != Phase::Stopping {
@@ -464,7 +475,11 @@ impl ReplicatedDisk {
         tracing::trace!(%store, call = call.0, kind = request.kind(), "near");
         let inbox = self.inbox.clone();
         if let Some(pull) = Pull::of(&request) {
-            return self.puller.pull(near.store().clone(), pull, move |reply| {
+            let puller = match aim {
+                Aim::Near => &self.urgent,
+                _ => &self.puller,
+            };
+            return puller.pull(near.store().clone(), pull, move |reply| {
                 inbox.push(Event::Reply { call, reply });
             });
         }

@@ -105,6 +105,8 @@ impl Deciding<'_> {
         FillOrders {
             paused: moving.is_some_and(|m| m.paused) || limits.paused_until.is_some(),
             bytes_per_second: own.or(limits.bytes_per_second),
+            // What an operator orders for this move is meant as it is.
+            yields: own.is_none(),
         }
     }
 }

@@ -387,8 +387,8 @@ fn a_live_store_is_asked_without_a_bound() {
 #[test]
 fn the_limit_is_kept_and_a_full_store_is_said_and_tried_again() {
     let fill = FillOrders {
-        paused: false,
         bytes_per_second: Some(1 << 20),
+        ..FillOrders::default()
     };
     let mut script = switched(&[B], &[A], fill);
     script.wait(1);
@@ -413,6 +413,77 @@ fn the_limit_is_kept_and_a_full_store_is_said_and_tried_again() {
     }
     assert!(script.now >= began + Duration::from_secs(3));
     assert_eq!(script.writer.hindrance(), None);
+}
+
+/// How long the disk's 4 MiB take at 1 MiB/s, beside a guest that writes all the time or not at all.
+fn time_to_fill(yields: bool, guest_writes: bool) -> Duration {
+    let fill = FillOrders {
+        bytes_per_second: Some(1 << 20),
+        yields,
+        ..FillOrders::default()
+    };
+    let mut script = switched(&[B], &[A], fill);
+    script.seal(B, 1, 1, false);
+    let (began, mut pulls) = (script.now, 0);
+    while pulls < 4 {
+        if guest_writes {
+            script.write(0, 4096, 1);
+        }
+        while script.is_asked(B) {
+            script.answer(B, surveyed(&[(0, 1024)]));
+        }
+        while script.is_asked(A) {
+            let (call, request) = script.asked(A);
+            let reply = match request {
+                Request::Pull { blocks, .. } => {
+                    pulls += 1;
+                    copied(blocks.count)
+                }
+                _ => Reply::Written,
+            };
+            script.event(Event::Reply { call, reply });
+        }
+        script.now = script.now + Duration::from_millis(50);
+        script.event(Event::Timeout);
+        assert!(script.now < began + Duration::from_secs(60), "{pulls}");
+    }
+    script.now.0 - began.0
+}
+
+#[test]
+fn filling_takes_half_of_its_limit_beside_a_busy_guest() {
+    let alone = time_to_fill(true, false);
+    assert!(alone >= Duration::from_millis(1900), "{alone:?}");
+    let beside = time_to_fill(true, true);
+    assert!(beside >= alone * 17 / 10, "{beside:?} {alone:?}");
+    assert_eq!(time_to_fill(false, true), alone, "an operator's own limit");
+}
+
+#[test]
+fn who_stands_by_connects_to_all_that_will_be_asked_first() {
+    let mut script = Script::new(used(&[B, C]));
+    let mut connected = Vec::new();
+    let stores = vec![A, D];
+    let sets = vec![NewSet {
+        extents: all(),
+        stores,
+    }];
+    let orders = Orders {
+        sets,
+        ..Orders::default()
+    };
+    script.writer.handle(script.now, Event::Orders(orders));
+    let mut sources = Vec::new();
+    while let Some(effect) = script.writer.poll() {
+        match effect {
+            Effect::Connect { store } => connected.push(store),
+            Effect::PrepareToPull { store } => sources.push(store),
+            other => panic!("it only stands by: {other:?}"),
+        }
+    }
+    connected.sort_unstable();
+    assert_eq!(connected, [A, B, C, D]);
+    assert_eq!(sources, [B, C]);
 }
 
 #[test]
