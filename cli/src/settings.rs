@@ -5,6 +5,7 @@
 
 use crate::output::parse_bytes;
 use anyhow::Context;
+use replicator::store::ScrubRate;
 use replicator::words::HostName;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
@@ -118,9 +119,53 @@ impl TryFrom<String> for Patience {
     }
 }
 
+/// How fast a store is scrubbed: `10MiB/s`, `monthly` or `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct Scrub(pub ScrubRate);
+
+impl FromStr for Scrub {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rate = match text {
+            "off" => ScrubRate::Off,
+            "monthly" => ScrubRate::Monthly,
+            rate => {
+                let bytes = rate.strip_suffix("/s").map(parse_bytes);
+                match bytes {
+                    Some(Ok(bytes)) if bytes > 0 => ScrubRate::BytesPerSecond(bytes),
+                    _ => return Err(format!("{text}: use for example 10MiB/s, monthly, or off")),
+                }
+            }
+        };
+        Ok(Scrub(rate))
+    }
+}
+
+impl TryFrom<String> for Scrub {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Gateway;
+    use super::{Gateway, Scrub, ScrubRate};
+
+    #[test]
+    fn a_scrub_has_a_rate() {
+        let rate = |text: &str| text.parse::<Scrub>().map(|scrub| scrub.0);
+        assert_eq!(rate("off"), Ok(ScrubRate::Off));
+        assert_eq!(rate("monthly"), Ok(ScrubRate::Monthly));
+        let ten = ScrubRate::BytesPerSecond(10 << 20);
+        assert_eq!(rate("10MiB/s"), Ok(ten));
+        for wrong in ["", "10MiB", "0/s", "fast/s", "weekly"] {
+            assert!(rate(wrong).unwrap_err().contains("monthly"), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_gateway_names_a_host_and_an_address() {

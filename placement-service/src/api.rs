@@ -72,6 +72,7 @@ pub use stores::{
     StoreTask,
 };
 
+use crate::node_protocol::MediaReport;
 use crate::policy::{ClassName, UnixSeconds};
 use replicator::words::{
     BackendId, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, ExtentSize, Extents,
@@ -210,6 +211,9 @@ pub struct Store {
     pub order: Option<StoreOrder>,
     #[serde(default)]
     pub task: StoreTask,
+    /// What it has found out about its media; none before it has said.
+    #[serde(default)]
+    pub media: Option<MediaReport>,
 }
 
 /// The operator's word that a store's directory was carried to another host.

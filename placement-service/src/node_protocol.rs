@@ -151,6 +151,20 @@ pub struct StoreReport {
     /// What is wrong with it (full, failed, damaged), in words.
     #[serde(default)]
     pub trouble: Option<String>,
+    #[serde(default)]
+    pub media: MediaReport,
+}
+
+/// What a store has found out about its media.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MediaReport {
+    /// Blocks that are damaged, as far as it is known, and not healed yet.
+    pub damaged_blocks: u64,
+    /// Those that were healed since the store was started.
+    pub healed_blocks: u64,
+    /// How often the scrub has read everything, and how far it is with the next pass.
+    pub scrub_passes: u64,
+    pub scrub_permille: u16,
 }
 
 /// What a disk occupies in a store.

@@ -134,6 +134,7 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
             dropped: vec![],
             dropped_replicas: vec![],
             trouble: None,
+            media: Default::default(),
         }],
         backends: vec![],
         links: vec![],

@@ -76,6 +76,7 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
             via: Default::default(),
             store: Some(dir.join(host).join("store")),
             capacity_bytes: None,
+            scrub: Default::default(),
             sockets: dir.join(host).join("sockets"),
             socket_mode: 0o600,
             threads: 1,

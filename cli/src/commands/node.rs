@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, node};
 use crate::operator::{pki_dir, resolve};
-use crate::settings::{self, Gateway, Patience, Size};
+use crate::settings::{self, Gateway, Patience, Scrub, Size};
 use anyhow::Context;
 use replicator::net::identity::{Credentials, Role};
 use replicator::words::{DatacenterName, HostName, RackName};
@@ -68,6 +68,11 @@ crate::settings! {
         /// How much the store may occupy: 500G [default: what the file system has].
         #[arg(long, value_name = "SIZE", env = "UKAI_NODE_CAPACITY")]
         capacity: Size,
+
+        /// How fast the store is read and checked for what the media spoilt: 10MiB/s, monthly (all of it in
+        /// about a month, and never faster than 10MiB/s), off [default: monthly].
+        #[arg(long, value_name = "RATE", env = "UKAI_NODE_SCRUB")]
+        scrub: Scrub,
 
         /// Where the sockets for QEMU appear [default: /run/ukai].
         #[arg(long, value_name = "DIR", env = "UKAI_NODE_SOCKETS")]
@@ -143,6 +148,7 @@ fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::
             .collect(),
         store: settings.store,
         capacity_bytes: settings.capacity.map(|size| size.0),
+        scrub: settings.scrub.map_or(Default::default(), |scrub| scrub.0),
         sockets: settings.sockets.unwrap_or_else(|| "/run/ukai".into()),
         socket_mode: if settings.group_sockets.unwrap_or(false) {
             0o660

@@ -90,11 +90,15 @@ fn state(store: &Store) -> String {
         Some(order) => ordered(store, order),
         None => liveness(store.liveness),
     };
-    store
+    let state = store
         .refused
         .clone()
         .or(store.trouble.clone())
-        .unwrap_or_else(well)
+        .unwrap_or_else(well);
+    match store.media.map_or(0, |media| media.damaged_blocks) {
+        0 => state,
+        damaged => format!("{state}, {} damaged", counted(damaged, "block")),
+    }
 }
 
 fn ordered(store: &Store, order: &StoreOrder) -> String {
@@ -202,6 +206,7 @@ pub mod tests {
             used_bytes: Some(12 << 30),
             provisioned_bytes: 40 << 30,
             refused: None,
+            media: None,
             trouble: None,
             away_since: None,
             order: None,

@@ -113,6 +113,7 @@ impl Service {
                 used_bytes: report.as_ref().map(|report| report.used_bytes),
                 provisioned_bytes: provisioned.get(&id).copied().unwrap_or(0),
                 refused: self.pulses.refused(id).map(|fault| fault.to_string()),
+                media: report.as_ref().map(|report| report.media),
                 trouble: report.and_then(|report| report.trouble),
                 away_since: state.and_then(|state| state.away_since),
                 order: state.and_then(|state| state.order.clone()),
@@ -193,6 +194,15 @@ impl Service {
         for store in &stores {
             if let Some(why) = store.refused.as_ref().or(store.trouble.as_ref()) {
                 problems.push(format!("store {} on {}: {why}", store.id, store.host));
+            }
+        }
+        for store in &stores {
+            let damaged = store.media.map_or(0, |media| media.damaged_blocks);
+            if damaged > 0 {
+                problems.push(format!(
+                    "store {} on {}: {damaged} blocks are damaged and not healed yet; verify its disks",
+                    store.id, store.host
+                ));
             }
         }
         problems.extend(self.store_troubles(&stores, &self.evacuating()?));

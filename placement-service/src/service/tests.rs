@@ -60,6 +60,7 @@ fn store(n: u128) -> StoreReport {
         dropped: vec![],
         dropped_replicas: vec![],
         trouble: None,
+        media: Default::default(),
     }
 }
 

@@ -182,6 +182,11 @@ impl<M: Media> Store<M> {
         }
     }
 
+    /// The last one written.
+    pub(super) fn checkpoint_number(&self) -> u32 {
+        self.checkpoints.number
+    }
+
     /// Whether the checkpoint under way waits for somebody to sync.
     pub fn checkpoint_waits_for_sync(&self) -> bool {
         match &self.checkpoints.phase {

@@ -342,7 +342,7 @@ impl<M: Media> Store<M> {
     }
 }
 
-enum Padding {
+pub(super) enum Padding {
     /// The next frame is there.
     Until(u64),
     /// The stretch ends before one could tell.
@@ -352,7 +352,12 @@ enum Padding {
 }
 
 /// After a sync frames go on at the next 4 KiB boundary, with a mark that says where they had ended.
-fn after_padding(store: crate::words::StoreId, ended: Place, bytes: &[u8], start: u64) -> Padding {
+pub(super) fn after_padding(
+    store: crate::words::StoreId,
+    ended: Place,
+    bytes: &[u8],
+    start: u64,
+) -> Padding {
     let next = ended.offset().next_multiple_of(4096);
     let place = Place::new(ended.segment, next);
     let Some(here) = bytes.get((next - start) as usize..) else {

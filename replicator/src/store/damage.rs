@@ -81,6 +81,10 @@ impl Damages {
         self.known.range(at(first)..at(end))
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &Spoilt> {
+        self.known.iter()
+    }
+
     /// This version stands somewhere else now.
     pub fn forget(&mut self, disk: DiskId, blocks: Blocks, version: Version) {
         if self.known.is_empty() {
@@ -110,6 +114,13 @@ impl<M: Media> Store<M> {
     /// Takes in what reads have found since.
     pub(super) fn note_finds(&mut self) {
         for spoilt in self.damages.finds.take() {
+            // Those of an earlier process were found before their index was in memory.
+            if self
+                .load(spoilt.disk, Blocks::new(spoilt.block, 1))
+                .is_err()
+            {
+                continue;
+            }
             if self.spoilt_entry(&spoilt).is_some() && self.damages.note(spoilt) {
                 tracing::error!(
                     store = %self.id, disk = %spoilt.disk, block = spoilt.block.0, version = %spoilt.version,

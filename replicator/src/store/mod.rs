@@ -12,7 +12,7 @@
 //! for housekeeping. Where to read on:
 //!
 //! - a pull: `pull.rs` and `fill.rs`, from what `survey.rs` and `fetch.rs` say of another store;
-//! - what the media spoilt, and how it is healed: `damage.rs`; what is looked for: `verify.rs`, `digest.rs`;
+//! - what the media spoilt, and how it is healed: `damage.rs`; what looks for it: `scrub.rs`, `verify.rs`, `digest.rs`;
 //! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end) -> `index/`;
 //! - a read: `read.rs`; a sync: `sync.rs`;
 //! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
@@ -43,6 +43,7 @@ mod read;
 mod recover;
 mod replica;
 mod requests;
+mod scrub;
 mod segment;
 mod shared;
 mod survey;
@@ -65,6 +66,7 @@ pub use options::Options;
 pub use pull::Pull;
 pub use read::{Destination, NotNow, Own, ReadPlan};
 pub use recover::Recovery;
+pub use scrub::{Scrub, ScrubProgress, ScrubRate};
 pub use shared::{ReadInto, SharedStore};
 pub use sync::Promise;
 pub use usage::{DiskUsage, Usage};
@@ -92,6 +94,7 @@ pub struct Store<M: Media> {
     checkpoints: checkpoint::Checkpoints,
     cleaning: clean::Cleaning,
     damages: damage::Damages,
+    scrubbing: scrub::Scrubbing,
     _lock: M::Lock,
 }
 
@@ -125,6 +128,19 @@ impl<M: Media> Store<M> {
     /// The disks that it knows, deleted ones included.
     pub fn disks(&self) -> impl Iterator<Item = DiskId> + '_ {
         self.holdings.disks.keys().copied()
+    }
+
+    /// What the log takes.
+    pub fn log_bytes(&self) -> u64 {
+        self.log
+            .segments
+            .values()
+            .map(|segment| segment.bytes)
+            .sum()
+    }
+
+    fn media(&self) -> M {
+        self.log.media.clone()
     }
 
     /// How many bytes were appended to the log since it was opened.

@@ -1,6 +1,7 @@
 //! What an operator may choose about a store.
 
 use super::error::StoreError;
+use super::scrub::ScrubRate;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -14,6 +15,8 @@ pub struct Options {
     pub garbage_percent: u64,
     /// How many segments' files are kept open.
     pub open_files: usize,
+    /// How fast all of it is read and checked, again and again.
+    pub scrub: ScrubRate,
 }
 
 impl Default for Options {
@@ -24,6 +27,7 @@ impl Default for Options {
             checkpoint_bytes: 256 << 20,
             garbage_percent: 25,
             open_files: 512,
+            scrub: ScrubRate::Monthly,
         }
     }
 }

@@ -104,6 +104,7 @@ impl<M: Media> Store<M> {
             checkpoints: Checkpoints::after(walk.number, replay_from, &options),
             cleaning: Default::default(),
             damages: Default::default(),
+            scrubbing: Default::default(),
             options,
             _lock: lock,
         };
@@ -129,6 +130,7 @@ impl<M: Media> Store<M> {
             // Without it the next open counts the tail as lost, which is safe.
             tracing::warn!(store = %id, %error, "cannot note that no sync failed");
         }
+        store.load_scrub();
         // Not having them is no reason not to open: reads and discards need none.
         let _ = store.log.refill();
 
@@ -155,6 +157,7 @@ impl<M: Media> Store<M> {
         if self.has_failed() {
             return Err(io::Error::other("the store had failed"));
         }
+        self.save_scrub();
         if self
             .make_room(header.frame_bytes(), Purpose::Cleaning)
             .is_ok()

@@ -2,11 +2,12 @@
 //!
 //! Writes are appended on the caller's thread, reads served there from the page cache. Whatever must
 //! wait for the media runs on the store's own threads: one for syncs (one sync serves all who wait:
-//! group commit), one for housekeeping, a few for reads. All of them sleep while nothing happens.
+//! group commit), one for housekeeping, one for the scrub, a few for reads. All of them sleep while nothing happens.
 
 use super::error::Doing;
 use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
+use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
 use super::{
     BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, Store,
     StoreError, Usage, VerifyPlan,
@@ -53,6 +54,8 @@ struct Shared {
     core: Mutex<Core>,
     sync_wanted: Condvar,
     housekeeping_wanted: Condvar,
+    /// The pace of the scrub has changed, or the store closes.
+    scrub_wanted: Condvar,
     all_idle: Condvar,
     reads: Mutex<Reads>,
     read_wanted: Condvar,
@@ -67,6 +70,7 @@ struct Core {
     waiting: Vec<(Promise, Done)>,
     sync_now: bool,
     housekeep_now: bool,
+    scrub: ScrubRate,
     closing: bool,
     /// Jobs that run without the lock: syncs, housekeeping. The directory is theirs until they end.
     running: u32,
@@ -131,6 +135,7 @@ impl SharedStore {
     pub fn open(dir: &Path, options: Options) -> Result<(SharedStore, Recovery), StoreError> {
         let name = dir.display().to_string();
         let boot = BootId::of_this_host().doing(&name, "asking the kernel which boot this is")?;
+        let scrub = options.scrub;
         let (store, recovery) = Store::open(media(dir)?, options, boot)?;
         let identity = (store.id(), store.incarnation(), store.starts());
         let shared = Arc::new(Shared {
@@ -139,6 +144,7 @@ impl SharedStore {
                 waiting: Vec::new(),
                 sync_now: false,
                 housekeep_now: true,
+                scrub,
                 closing: false,
                 running: 0,
                 sync_later: false,
@@ -146,6 +152,7 @@ impl SharedStore {
             }),
             sync_wanted: Condvar::new(),
             housekeeping_wanted: Condvar::new(),
+            scrub_wanted: Condvar::new(),
             all_idle: Condvar::new(),
             reads: Mutex::default(),
             read_wanted: Condvar::new(),
@@ -161,6 +168,7 @@ impl SharedStore {
         };
         start("store-sync", Shared::sync_loop)
             .and_then(|()| start("store-keeping", Shared::housekeeping_loop))
+            .and_then(|()| start("store-scrub", Shared::scrub_loop))
             .and_then(|()| (0..READERS).try_for_each(|_| start("store-read", Shared::read_loop)))
             .doing(&name, "starting threads")?;
         let threads = Threads {
@@ -379,6 +387,7 @@ impl Shared {
         let waiting = std::mem::take(&mut core.waiting);
         self.sync_wanted.notify_all();
         self.housekeeping_wanted.notify_all();
+        self.scrub_wanted.notify_all();
         drop(core);
         let closed = store.map_or(Ok(()), Store::close);
         for (_, done) in waiting {
@@ -539,6 +548,55 @@ impl Shared {
         *waiting = still;
         core.sync_now |= !core.waiting.is_empty();
         MutexGuard::unlocked(core, || answer(answers));
+    }
+
+    /// Reads a stretch of the log, checks it, pauses.
+    fn scrub_loop(&self) {
+        // Everybody else goes first. Not being allowed to step back is no reason to stop.
+        let _ = rustix::process::setpriority_process(None, 15);
+        let mut core = self.core.lock();
+        let (mut bytes, mut took) = (STRETCH_BYTES, Duration::ZERO);
+        while !core.closing {
+            let used = core.store.as_ref().map_or(0, Store::log_bytes);
+            let rate = core.scrub;
+            let pause = match bytes {
+                0 => Some(REST).filter(|_| rate != ScrubRate::Off),
+                bytes => rate.pause(bytes, took, used),
+            };
+            let over = match pause {
+                Some(pause) => self.scrub_wanted.wait_for(&mut core, pause).timed_out(),
+                None => {
+                    self.scrub_wanted.wait(&mut core);
+                    false
+                }
+            };
+            if core.closing || !over {
+                continue;
+            }
+            let Some(store) = &mut core.store else { return };
+            bytes = 0;
+            if let Some(scrub) = store.next_scrub() {
+                bytes = scrub.bytes();
+                let began = Instant::now();
+                let read = self.unlocked(&mut core, || scrub.run());
+                took = began.elapsed();
+                let store = core.store.as_mut().expect("closing waits for what runs");
+                store.finish_scrub(scrub, read);
+            }
+            self.save_scrub(&mut core);
+        }
+    }
+
+    fn save_scrub(&self, core: &mut MutexGuard<'_, Core>) {
+        let Some(store) = &mut core.store else { return };
+        let (media, saved) = (store.media(), store.scrub_to_save());
+        if let Some(bytes) = saved
+            && let Err(error) = self.unlocked(core, || scrub::save(&media, &bytes))
+        {
+            tracing::warn!(%error, "cannot note how far the scrub is");
+        }
+        // It may want a checkpoint.
+        self.want_housekeeping(core);
     }
 
     fn housekeeping_loop(&self) {

@@ -2,6 +2,7 @@
 
 use super::Store;
 use super::media::Media;
+use super::scrub::ScrubProgress;
 use crate::words::{BLOCK_BYTES, DiskId, Extent};
 
 /// All in bytes.
@@ -23,6 +24,7 @@ pub struct Usage {
     pub damaged_blocks: u64,
     /// Since the store was opened.
     pub healed_blocks: u64,
+    pub scrub: ScrubProgress,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +53,7 @@ impl<M: Media> Store<M> {
             disks: self.disk_usage(),
             damaged_blocks: self.damages.len() as u64,
             healed_blocks: self.damages.healed,
+            scrub: self.scrub_progress(),
         }
     }
 

@@ -5,7 +5,9 @@ use super::backend::Spawn;
 use super::supervisor::Supervisor;
 use parking_lot::Mutex;
 use placement_service::client::PlacementClient;
-use placement_service::node_protocol::{DiskUse, DropReplica, Heartbeat, LinkReport, StoreReport};
+use placement_service::node_protocol::{
+    DiskUse, DropReplica, Heartbeat, LinkReport, MediaReport, StoreReport,
+};
 use replicator::message::Reply;
 use replicator::net::{LinkMeasurement, Links};
 use replicator::store::{SharedStore, Usage};
@@ -166,6 +168,12 @@ impl Heart {
                     "a write or a sync failed: it refuses everything until its node is restarted"
                         .into()
                 }),
+            },
+            media: MediaReport {
+                damaged_blocks: usage.damaged_blocks,
+                healed_blocks: usage.healed_blocks,
+                scrub_passes: usage.scrub.passes,
+                scrub_permille: usage.scrub.permille,
             },
         }
     }

@@ -20,7 +20,7 @@ use placement_service::client::PlacementClient;
 use reactor::Reactor;
 use replicator::net::identity::Credentials;
 use replicator::net::{Links, Puller, PullingStore, Server};
-use replicator::store::{Options, SharedStore};
+use replicator::store::{Options, ScrubRate, SharedStore};
 use replicator::words::{DatacenterName, HostName, RackName, StoreId};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -43,6 +43,7 @@ pub struct Config {
     pub via: BTreeMap<HostName, SocketAddr>,
     pub store: Option<PathBuf>,
     pub capacity_bytes: Option<u64>,
+    pub scrub: ScrubRate,
     pub sockets: PathBuf,
     pub socket_mode: u32,
     pub threads: usize,
@@ -57,7 +58,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let store = config
         .store
         .as_deref()
-        .map(|dir| open_store(dir, config.capacity_bytes))
+        .map(|dir| open_store(dir, config.capacity_bytes, config.scrub))
         .transpose()?;
     std::fs::create_dir_all(&config.sockets).with_context(|| {
         format!(
@@ -162,9 +163,14 @@ impl Drop for ServingRuntime {
 }
 
 /// Opens the store in `dir`, or makes one there if there is nothing yet.
-fn open_store(dir: &Path, capacity_bytes: Option<u64>) -> anyhow::Result<SharedStore> {
+fn open_store(
+    dir: &Path,
+    capacity_bytes: Option<u64>,
+    scrub: ScrubRate,
+) -> anyhow::Result<SharedStore> {
     let options = Options {
         capacity_bytes,
+        scrub,
         ..Options::default()
     };
     if is_empty(dir)? {

@@ -12,6 +12,7 @@ mod moves;
 mod old_format;
 mod rng;
 mod script;
+mod scrub;
 mod space;
 
 use bench::{Bench, DISK, STORE};
