@@ -206,6 +206,11 @@ pub(crate) fn free_bytes(capacity_bytes: u64, used_bytes: u64, unwritten_bytes: 
     free.min(unpromised.saturating_mul(UNWRITTEN_WEIGHT))
 }
 
+/// What a copy weighs of which so much is written and so much is only promised.
+pub(crate) fn weight_bytes(written_bytes: u64, unwritten_bytes: u64) -> u64 {
+    written_bytes.saturating_add(unwritten_bytes / UNWRITTEN_WEIGHT)
+}
+
 /// What is left of a store when its promises are counted for what they weigh.
 pub(crate) fn unpromised_bytes(capacity_bytes: u64, used_bytes: u64, unwritten_bytes: u64) -> u64 {
     let usable = capacity_bytes / 100 * USABLE_PERCENT;

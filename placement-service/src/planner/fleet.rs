@@ -37,6 +37,12 @@ pub(super) struct Fleet {
     links: Vec<Option<Link>>,
 }
 
+impl Place {
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+}
+
 impl Fleet {
     /// Stores whose place is not known are left out: nothing is planned onto them.
     pub fn new(topology: &Topology) -> Fleet {

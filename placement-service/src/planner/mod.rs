@@ -11,6 +11,7 @@
 //!   `layout`, how that is spread over stores.
 //! - `steps`: the way there; `estimate`, what it costs; `assemble` and `notes`, the plan that says so.
 //! - `order`, `drop`, `pins`: an operator's own placement. `deletion`: whether a copy may go.
+//! - `rebalance`: which copy should leave a full store for an emptier one.
 //! - `explain` and `reasons`: why each copy is where it is. `diff`: what a change of policies would do.
 
 mod anew;
@@ -30,6 +31,7 @@ mod pins;
 mod plan;
 mod ranges;
 mod reasons;
+mod rebalance;
 mod rules;
 mod steps;
 mod subject;
@@ -40,6 +42,7 @@ pub use order::{Order, Proposal, Refused, Target};
 pub use plan::{
     Action, Arrival, Awaited, Crossing, Goal, GoalRange, Plan, RetiredCopy, Role, Shortfall, Step,
 };
+pub use rebalance::Shift;
 pub use subject::{Retired, Subject};
 
 use crate::policy::{Follow, Health, Home, Policies, Prepare, Topology, UnixSeconds};

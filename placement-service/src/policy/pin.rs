@@ -49,6 +49,17 @@ pub enum Until {
     VmLeaves(DatacenterName),
 }
 
+impl Hold {
+    pub fn names(&self, store: StoreId) -> bool {
+        match self {
+            Hold::In(_) => false,
+            Hold::On(stores) | Hold::Also(stores) | Hold::Off(stores) | Hold::Without(stores) => {
+                stores.contains(&store)
+            }
+        }
+    }
+}
+
 impl Pin {
     /// Whether it still holds.
     pub fn holds(&self, home: &Home, now: UnixSeconds) -> bool {

@@ -17,6 +17,7 @@ mod orders;
 mod passes;
 mod policies;
 mod pulse;
+mod rebalance;
 mod repairs;
 mod retire;
 mod scene;

@@ -14,7 +14,7 @@ use crate::api::{
 use crate::catalog::{Committed, Transaction};
 use crate::model::{Base, MoveRecord, Terms, json, key, unchanged};
 use crate::planner::{Explanation, Order, Plan, Planner, Proposal, Refused, Subject};
-use crate::policy::{Hold, Pin};
+use crate::policy::{Hold, Pin, Until};
 use replicator::words::{DatacenterName, DiskName, DiskRecord, Extent, Extents, StoreId};
 
 impl Service {
@@ -267,7 +267,7 @@ impl Service {
     }
 
     /// What a disk's writer has copied already, for other moves.
-    fn base(&self, record: &DiskRecord) -> Option<Base> {
+    pub(super) fn base(&self, record: &DiskRecord) -> Option<Base> {
         let writer = record.owner()?.backend;
         Some(self.course().heard(writer)?.base())
     }
@@ -420,6 +420,18 @@ impl Service {
         if moving.kind == MoveKind::Move {
             let pins = match (&moving.pins_before, &moving.from[..]) {
                 (Some(before), _) => before.clone(),
+                // Pinned there, so that the next look does not begin it again.
+                _ if !moving.leaves.is_empty() => {
+                    let mut pins = disk.terms.pins.clone();
+                    pins.push(Pin {
+                        disk: id,
+                        extents: None,
+                        hold: Hold::On(moving.leaves.clone()),
+                        reason: format!("{by} cancelled its move away from here"),
+                        until: Until::VmLeaves(disk.terms.home.datacenter.clone()),
+                    });
+                    pins
+                }
                 (None, [from]) if moving.why != MoveWhy::Repair && moving.to != [from.clone()] => {
                     self.pinned_back(disk, from, by, scene)?
                 }
@@ -428,9 +440,14 @@ impl Service {
                         Kind::NotNow,
                         format!("the move of disk {name} was not cancelled"),
                         "it is what policy promises: there is no other place that it could go back to",
-                        format!(
-                            "pause it: ukai moves pause {name}; or change the policy, or pin the disk"
-                        ),
+                        match moving.why {
+                            MoveWhy::Evacuation(store) => format!(
+                                "cancel the evacuation: ukai store evacuate {store} --cancel; or pause it: ukai moves pause {name}"
+                            ),
+                            _ => format!(
+                                "pause it: ukai moves pause {name}; or change the policy, or pin the disk"
+                            ),
+                        },
                     ));
                 }
             };

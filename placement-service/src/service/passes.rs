@@ -80,8 +80,9 @@ impl Service {
         let under_way = list::<MoveRecord>(&*self.catalog, key::MOVES)?;
         let under_way: Vec<MoveRecord> = under_way.into_iter().map(|kept| kept.value).collect();
         if whole {
-            self.admit(&loaded, &plans, &under_way)?;
+            let limit = self.admit(&loaded, &plans, &under_way)?;
             self.keep_tracks(&loaded);
+            self.rebalance(&scene, &planner, (&loaded, &plans), &under_way, limit)?;
         }
         let filling = filling(&under_way);
         let mut changed = false;
@@ -97,13 +98,13 @@ impl Service {
         Ok(())
     }
 
-    /// Which disks policy may begin to move: a bounded number at a time, repairs first.
+    /// Which disks policy may begin to move: a bounded number at a time, repairs first. Returns that number.
     fn admit(
         &self,
         disks: &[DiskNow],
         plans: &[Plan],
         under_way: &[MoveRecord],
-    ) -> Result<(), CatalogError> {
+    ) -> Result<usize, CatalogError> {
         let (_, limit) = load_or_default::<Rollout>(&*self.catalog, key::ROLLOUT)?;
         let begun = |moving: &&MoveRecord| {
             moving.why.takes_turns() && !matches!(moving.state, MoveState::Planned { .. })
@@ -119,7 +120,7 @@ impl Service {
             .collect();
         admitted.extend(rollout(&others, &begun, limit.at_once as usize));
         self.course().admit(admitted);
-        Ok(())
+        Ok(limit.at_once as usize)
     }
 
     fn keep_tracks(&self, disks: &[DiskNow]) {

@@ -5,6 +5,7 @@ mod orders;
 mod placement;
 mod precedence;
 mod properties;
+mod rebalance;
 mod repair;
 mod telling;
 

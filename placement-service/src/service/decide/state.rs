@@ -13,6 +13,8 @@ impl Deciding<'_> {
         let filling = is_filling(self.record());
         if !switches && !filling {
             return match self.plan.shortfalls.first() {
+                // What was only meant to even out the fleet, and cannot any more, is over.
+                _ if matches!(moving.why, MoveWhy::Rebalance(_)) => MoveState::Done,
                 Some(shortfall) if moving.why != MoveWhy::Policy => MoveState::Stuck {
                     why: shortfall.why.clone(),
                 },

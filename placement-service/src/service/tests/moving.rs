@@ -395,9 +395,14 @@ impl World {
     }
 
     pub fn create(&self, name: &str) -> DiskId {
+        self.create_of(name, 1)
+    }
+
+    /// A disk of so many GiB.
+    pub fn create_of(&self, name: &str, gib: u64) -> DiskId {
         let request = CreateDisk {
             name: disk(name),
-            bytes: GIB,
+            bytes: gib * GIB,
             copies: 2,
             extent_size: ExtentSize::DEFAULT,
             datacenter: Some(dc("tokyo")),

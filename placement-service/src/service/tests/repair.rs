@@ -365,3 +365,62 @@ fn a_detached_disk_leaves_a_store_that_is_emptied_and_one_that_is_lost() {
         assert!(world.record_of(id).owner().is_none(), "and is closed again");
     });
 }
+
+#[test]
+fn a_new_store_takes_its_share_a_disk_at_a_time() {
+    twice(|world| {
+        // Two stores of tokyo are full of disks before the third one is there.
+        world.down.insert("t3");
+        world.steps(3);
+        world
+            .apply(
+                "tokyo",
+                "copies = 2\nnever = [\"osaka\"]\nrebalance = \"off\"",
+                2,
+            )
+            .unwrap();
+        let disks: Vec<DiskId> = (0..4)
+            .map(|n| world.create_of(&format!("web{n}"), 40))
+            .collect();
+        let on = |world: &World, store: u128| {
+            disks.iter().filter(|id| names(world, **id, store)).count()
+        };
+        assert_eq!((on(world, 1), on(world, 2), on(world, 3)), (4, 4, 0));
+        world.down.clear();
+        world.steps(4);
+        assert_eq!(on(world, 3), 0, "policy has said so");
+        world
+            .apply(
+                "tokyo",
+                "copies = 2\nnever = [\"osaka\"]\nrebalance = \"15%\"",
+                2,
+            )
+            .unwrap();
+        for _ in 0..60 {
+            world.step();
+            let moves = world.service.moves(world.now).unwrap().under_way;
+            assert!(moves.len() <= 2, "{moves:?}");
+            assert!(
+                moves
+                    .iter()
+                    .all(|one| matches!(one.why, MoveWhy::Rebalance(_)))
+            );
+            for id in &disks {
+                assert!(world.record_of(*id).map[0].history.copies() >= 2);
+            }
+        }
+        assert!(on(world, 3) > 0);
+        assert!(
+            on(world, 3) <= on(world, 1).max(on(world, 2)),
+            "no more than its share"
+        );
+        let spread = [on(world, 1), on(world, 2), on(world, 3)];
+        world.steps(6);
+        assert_eq!(
+            [on(world, 1), on(world, 2), on(world, 3)],
+            spread,
+            "and there it ends"
+        );
+        assert!(world.service.moves(world.now).unwrap().under_way.is_empty());
+    });
+}
