@@ -245,6 +245,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// The same process goes on as the program that stands where it was started from.
+    pub fn upgrade_node(&mut self, host: &str) -> Result<()> {
+        let process = self.node(host)?.process.as_mut();
+        process.context("the node is not running")?.upgrade();
+        Ok(())
+    }
+
+    /// Stops the node as a supervisor would, and starts it again.
+    pub fn restart_node(&mut self, host: &str) -> Result<()> {
+        let process = self.node(host)?.process.take();
+        let mut process = process.context("the node is not running")?;
+        if !process.terminate(UP_BOUND) {
+            bail!("{host} did not stop by itself");
+        }
+        self.start_node(host)
+    }
+
     pub fn start_node(&mut self, host: &str) -> Result<()> {
         let mut command = self.command();
         let own = self.data.join(host);

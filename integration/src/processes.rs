@@ -176,6 +176,11 @@ impl Process {
         }
     }
 
+    /// Has a node make room for the program that stands in its place now.
+    pub fn upgrade(&mut self) {
+        self.signal(libc::SIGUSR2);
+    }
+
     /// SIGTERM, then SIGKILL if it is still there after `grace`. True: it ended by itself in time.
     pub fn terminate(&mut self, grace: Duration) -> bool {
         self.signal(libc::SIGTERM);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, TOKYO_AND_OSAKA};
+use integration::guest::ticks::{PORT, Stamp, Ticks};
 use integration::guest::{Guest, GuestConfig, Task};
 use integration::processes::{Lifetime, Scratch, scenario};
 
@@ -200,6 +201,92 @@ fn outlive_nodes(scratch: &Scratch) -> Result<()> {
         "the guest saw an error:\n{console}"
     );
     guest.shutdown()
+}
+
+#[test]
+fn an_upgrade_is_a_short_pause_for_the_guest() {
+    scenario("upgrade", upgrade_under_a_guest);
+}
+
+type Again = fn(&mut Cluster, &str) -> Result<()>;
+
+/// The node that serves the guest becomes its own successor three times, then the other member's does; both
+/// are stopped and started, and killed and started. How long the guest waited is printed: look with `--nocapture`.
+fn upgrade_under_a_guest(scratch: &Scratch) -> Result<()> {
+    let (mut cluster, config) = cluster_with_disk(scratch)?;
+    let ticks = Ticks::listen()?;
+    let config = GuestConfig {
+        devices: ticks.device().to_vec(),
+        ..config
+    };
+    let mut guest = boot("guest", &config, scratch)?;
+    let mut writer = guest.start(&format!(
+        "ukai-guest verify-writer {WRITER} --flush-every 16 --ticks {PORT}"
+    ))?;
+    let other = other_copy(&cluster)?;
+    let upgraded: Again = |cluster, host| cluster.upgrade_node(host);
+    let stopped: Again = |cluster, host| cluster.restart_node(host);
+    let killed: Again = |cluster, host| {
+        cluster.kill_node_9(host)?;
+        cluster.start_node(host)
+    };
+    let ways = [
+        ("upgraded", "tokyo-1", upgraded),
+        ("upgraded", "tokyo-1", upgraded),
+        ("upgraded", "tokyo-1", upgraded),
+        ("upgraded", other.as_str(), upgraded),
+        ("stopped and started", "tokyo-1", stopped),
+        ("stopped and started", other.as_str(), stopped),
+        ("killed and started", "tokyo-1", killed),
+        ("killed and started", other.as_str(), killed),
+    ];
+    let mut reached = 100;
+    for (way, host, again) in ways {
+        reached = flushed(&mut writer, 0, reached)?;
+        let members = members(&cluster)?;
+        let from = Stamp::now();
+        again(&mut cluster, host)?;
+        // Past what was under way, so that it is the new process that serves.
+        std::thread::sleep(Duration::from_millis(1500));
+        reached = flushed(&mut writer, 0, reached + 200)
+            .with_context(|| format!("after {host} was {way}"))?;
+        cluster.wait_up()?;
+        let operations = ticks.operations()?;
+        let since: Vec<_> = operations.iter().filter(|o| o.ended >= from).collect();
+        let gap = since
+            .windows(2)
+            .map(|pair| pair[1].ended.since(pair[0].ended))
+            .max();
+        let longest = since.iter().map(|operation| operation.took()).max();
+        let ejected = match self::members(&cluster)? == members {
+            true => "",
+            false => ", and a member was ejected for it",
+        };
+        println!(
+            "{host} {way}: nothing completed for {} ms, the longest request took {} ms{ejected}",
+            gap.unwrap_or_default().as_millis(),
+            longest.unwrap_or_default().as_millis()
+        );
+    }
+    let totals = writer.stopped(LONG)?;
+    ensure!(totals.contains("verified writes="), "{totals}");
+    let console = std::fs::read_to_string(scratch.log("guest"))?;
+    ensure!(
+        !console.contains("I/O error"),
+        "the guest saw an error:\n{console}"
+    );
+    let log = std::fs::read_to_string(scratch.log("tokyo-1"))?;
+    let successors = log.matches("found what comes next").count();
+    ensure!(successors == 3, "tokyo-1 was upgraded {successors} times");
+    guest.shutdown()
+}
+
+/// The hosts that have a copy.
+fn members(cluster: &Cluster) -> Result<Vec<String>> {
+    let map = cluster.ukai(&["disk", "map", "web1"])?;
+    let stores = map["stores"].as_array().context("stores")?.iter();
+    let hosts = stores.filter_map(|store| store["host"].as_str());
+    Ok(hosts.map(str::to_owned).collect())
 }
 
 fn cluster_with_disk(scratch: &Scratch) -> Result<(Cluster, GuestConfig)> {

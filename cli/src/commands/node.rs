@@ -1,6 +1,7 @@
 //! `ukai node`: the daemon of a host.
 
-use crate::daemon::{self, node};
+use crate::daemon::upgrade::Successor;
+use crate::daemon::{self, Asked, node};
 use crate::operator::{pki_dir, resolve};
 use crate::settings::{self, Gateway, Patience, Scrub, Size};
 use anyhow::Context;
@@ -18,7 +19,8 @@ const PLACEMENT_PORT: u16 = 7400;
 
 /// Run a host's node: its replica store, the backends of the VMs on it, or both.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ukai node --config /etc/ukai/node.toml\n\n\
+#[command(after_help = "Examples:\n  ukai node --config /etc/ukai/node.toml\n  \
+    kill -USR2 $(pidof ukai)   # after the program was replaced: upgrade it under running guests\n\n\
     /etc/ukai/node.toml:\n  host = \"tokyo-1\"\n  datacenter = \"tokyo\"\n  rack = \"r1\"\n  placement = [\"control-1:7400\"]\n  \
     listen = \"10.0.0.11:7410\"\n  store = \"/var/lib/ukai/store\"")]
 pub struct Args {
@@ -110,7 +112,33 @@ pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(node::run(config, daemon::asked_to_stop()))
+    let mut successor = None;
+    runtime.block_on(node::run(config, async {
+        successor = asked_to_end().await
+    }))?;
+    match successor {
+        Some(successor) => {
+            // Its threads end with the program; nothing of theirs may be waited for now.
+            runtime.shutdown_background();
+            Err(successor.take_over())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whom the node makes room for, if for anybody. A successor that does not run is none.
+async fn asked_to_end() -> Option<Successor> {
+    loop {
+        match daemon::asked().await {
+            Asked::Stop => return None,
+            Asked::Upgrade => {}
+        }
+        match tokio::task::spawn_blocking(Successor::find).await {
+            Ok(Ok(successor)) => return Some(successor),
+            Ok(Err(error)) => tracing::error!("no upgrade, going on as before: {error:#}"),
+            Err(error) => tracing::error!("no upgrade, going on as before: {error}"),
+        }
+    }
 }
 
 fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::Config> {

@@ -1,6 +1,7 @@
 //! What runs for long: a node. (The placement service brings its own `server::run`.)
 
 pub mod node;
+pub mod upgrade;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -11,6 +12,23 @@ pub async fn asked_to_stop() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+/// What a node is asked to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    Stop,
+    /// Make room for the program that stands in this one's place by now: SIGUSR2.
+    Upgrade,
+}
+
+/// Waits until somebody asks the process to stop, or to be upgraded.
+pub async fn asked() -> Asked {
+    let mut upgrade = signal(SignalKind::user_defined2()).expect("SIGUSR2 can be waited for");
+    tokio::select! {
+        () = asked_to_stop() => Asked::Stop,
+        _ = upgrade.recv() => Asked::Upgrade,
     }
 }
 

@@ -274,7 +274,7 @@ fn disk_arguments(config: &GuestConfig) -> [String; 4] {
     let (kind, backend, device) = match &config.disk {
         Disk::VhostUser(socket) => (
             "-chardev",
-            format!("socket,id=disk,path={},reconnect-ms=200", socket.display()),
+            format!("socket,id=disk,path={},reconnect-ms=50", socket.display()),
             format!("vhost-user-blk-pci,chardev=disk,num-queues={queues}"),
         ),
         Disk::Image(image) => (

@@ -44,7 +44,7 @@ impl Links {
         credentials: &Credentials,
         resolve: impl Fn(StoreId) -> Option<Place> + Send + Sync + 'static,
     ) -> io::Result<Links> {
-        let endpoint = transport::endpoint(None, transport::any_socket()?)?;
+        let endpoint = transport::connecting(transport::any_socket()?)?;
         let inner = Inner {
             endpoint,
             credentials: credentials.clone(),

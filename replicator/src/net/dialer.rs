@@ -15,8 +15,14 @@ use tokio::time::timeout;
 
 /// From the first packet to the welcome.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between attempts: short at first, because most interruptions are a restart.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// After an interruption, attempts are short at first, because most are a restart: packets to a process
+/// that is not there yet are repeated later and later. But never shorter than some round trips.
+const RECONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const RECONNECT_ROUND_TRIPS: u32 = 8;
+/// So many of them: as long as a restart may take without an ejection.
+const SHORT_ATTEMPTS: u32 = 5;
+/// Between attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Gives a store's place as it is known now; it is asked again before each attempt to connect.
@@ -36,7 +42,7 @@ enum NoSession {
     Unknown,
     #[error(transparent)]
     Dial(#[from] DialError),
-    #[error("it did not answer within {CONNECT_TIMEOUT:?}")]
+    #[error("it does not answer")]
     Timeout,
     #[error("{0}")]
     Version(String),
@@ -68,9 +74,19 @@ impl NoSession {
 pub(super) async fn keep_up(remote: Arc<Remote>, dialer: Dialer) {
     let mut pause = FIRST_PAUSE;
     let mut said = String::new();
+    // How long an attempt may take, and for how many more; after that the usual time.
+    let mut short = (CONNECT_TIMEOUT, 0u32);
     while remote.is_wanted() {
-        let why = match timeout(CONNECT_TIMEOUT, dialer.connect(remote.store)).await {
+        let patience = match short {
+            (patience, 1..) => patience,
+            _ => CONNECT_TIMEOUT,
+        };
+        short.1 = short.1.saturating_sub(1);
+        let why = match timeout(patience, dialer.connect(remote.store)).await {
             Ok(Ok(session)) => {
+                let round_trips = session.connection.rtt() * RECONNECT_ROUND_TRIPS;
+                let patience = RECONNECT_TIMEOUT.max(round_trips).min(CONNECT_TIMEOUT);
+                short = (patience, SHORT_ATTEMPTS);
                 tracing::info!(store = %remote.store, at = %session.connection.remote_address(), "connected");
                 pause = FIRST_PAUSE;
                 said.clear();

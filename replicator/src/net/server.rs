@@ -67,7 +67,8 @@ impl<S: Serve> Server<S> {
             .with_transport(transport::config(1));
         let mut config = gate.quic();
         config.max_incoming(MAX_HANDSHAKES);
-        let endpoint = transport::endpoint(Some(config), UdpSocket::bind(listen)?)?;
+        let endpoint =
+            transport::listening(config, UdpSocket::bind(listen)?, credentials.reset_seed())?;
         Ok(Server {
             endpoint,
             gate,

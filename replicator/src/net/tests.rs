@@ -207,7 +207,7 @@ impl Cluster {
             &[ALPN],
         )
         .with_transport(transport::config(0));
-        let endpoint = transport::endpoint(None, transport::any_socket().unwrap()).unwrap();
+        let endpoint = transport::connecting(transport::any_socket().unwrap()).unwrap();
         let connection = dial.connect(&endpoint, self.node.addr).await.unwrap();
         (endpoint, connection)
     }

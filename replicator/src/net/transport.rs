@@ -3,13 +3,15 @@
 use super::congestion::PatientConfig;
 use quinn::congestion::CubicConfig;
 use quinn::{
-    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
+use ring::hmac;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// The largest UDP payload that is tried. A 4 KiB block with its header fits in one datagram then,
 /// wherever the path allows it (loopback, jumbo frames), which doubles the throughput there. Not
@@ -21,9 +23,12 @@ const MTU: u16 = 6400;
 /// in flight at 80 MB/s over 100 ms. It bounds the memory that one connection can cost.
 pub const WINDOW_BYTES: u32 = 8 << 20;
 
-/// A silent peer is given up after this. Below the writer's patience with a member, so that a node
-/// that is back within seconds is reached again before it would be ejected.
+/// A silent peer is given up after this. A node that was started anew says so itself ([`listening`]).
 pub const IDLE: Duration = Duration::from_secs(3);
+
+/// How far a peer is as long as nobody has measured it: who does not answer the first packet is asked again
+/// after three times this, because it is just being started anew.
+const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// Keeps an idle connection open, and finds out within [`IDLE`] when it is not.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -54,15 +59,52 @@ pub fn config(bidirectional: u32) -> Arc<TransportConfig> {
             IdleTimeout::try_from(IDLE).expect("3 s fit in a VarInt"),
         ))
         .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_ROUND_TRIP)
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
         .congestion_controller_factory(Arc::new(PatientConfig(Arc::new(congestion))));
     Arc::new(config)
 }
 
-/// An endpoint on the runtime of the calling thread: to listen with `server`, only to connect without.
-pub fn endpoint(server: Option<ServerConfig>, socket: UdpSocket) -> io::Result<Endpoint> {
-    let mut config = EndpointConfig::default();
+/// An endpoint on the runtime of the calling thread, only to connect.
+pub fn connecting(socket: UdpSocket) -> io::Result<Endpoint> {
+    endpoint(EndpointConfig::default(), None, socket)
+}
+
+/// One that listens. With the same `seed` as its predecessor on this address it tells the peers of that one
+/// at their next packet that the connection is gone (stateless reset); otherwise they would only find out
+/// after [`IDLE`], and eject a store that is back for long.
+pub fn listening(server: ServerConfig, socket: UdpSocket, seed: [u8; 32]) -> io::Result<Endpoint> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &seed);
+    let mut config = EndpointConfig::new(Arc::new(key));
+    config.cid_generator(|| Box::new(AnyId));
+    endpoint(config, Some(server), socket)
+}
+
+/// Ids that tell nothing: quinn's own are signed with a key of their process, and packets with those of a
+/// predecessor would be dropped without a word.
+struct AnyId;
+
+impl ConnectionIdGenerator for AnyId {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let random = Uuid::new_v4();
+        ConnectionId::new(&random.as_bytes()[..self.cid_len()])
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+fn endpoint(
+    mut config: EndpointConfig,
+    server: Option<ServerConfig>,
+    socket: UdpSocket,
+) -> io::Result<Endpoint> {
     config
         .max_udp_payload_size(MTU)
         .expect("within what QUIC allows");

@@ -209,6 +209,11 @@ impl<M: Media> Store<M> {
         };
     }
 
+    /// Whether a checkpoint is under way.
+    pub fn is_checkpointing(&self) -> bool {
+        !matches!(self.checkpoints.phase, Phase::Idle)
+    }
+
     /// Step 3.
     fn take_directory(&self, replay_from: LogPoint) -> Phase {
         let dead = self.dead_segments(replay_from.segment);

@@ -351,6 +351,30 @@ impl SharedStore {
         }
     }
 
+    /// Writes a checkpoint, which syncs everything, so that the next open has little to read. It serves
+    /// meanwhile, and is waited for for so long at most.
+    pub fn checkpoint(&self, patience: Duration) {
+        const LOOK: Duration = Duration::from_millis(5);
+        let shared = &self.threads.shared;
+        let began = Instant::now();
+        let mut wanted = true;
+        while began.elapsed() < patience {
+            let mut core = shared.core.lock();
+            let Some(store) = core.store.as_mut().filter(|store| !store.has_failed()) else {
+                return;
+            };
+            if !store.is_checkpointing() {
+                if !std::mem::take(&mut wanted) {
+                    return;
+                }
+                store.start_checkpoint();
+                shared.want_housekeeping(&mut core);
+            }
+            drop(core);
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Syncs and closes, so that the next open has nothing to recover from and nothing is lost even
     /// if the host goes down now. Later requests are refused.
     pub fn close(&self) -> io::Result<()> {

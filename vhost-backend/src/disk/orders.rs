@@ -50,6 +50,11 @@ impl OrdersHandle {
         self.orders.lock().clone()
     }
 
+    /// Sync all the time from now on: the disk is to stop soon (rule S4).
+    pub fn sync_continuously(&self) {
+        self.inbox.push(Event::SyncContinuously(true));
+    }
+
     pub fn change(&self, change: impl FnOnce(&mut Orders)) {
         // Under the lock, so that the last change is the last to arrive.
         let mut orders = self.orders.lock();

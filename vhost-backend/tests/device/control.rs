@@ -8,7 +8,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
-use vhost_backend::device::testing::{GuestRam, Order, Vmm, VmmOptions, eventually};
+use vhost_backend::device::testing::{GuestRam, Order, Ticket, Vmm, VmmOptions, eventually};
 use vhost_backend::disk::Behaviour;
 use virtio_bindings::bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
@@ -236,7 +236,7 @@ fn messages_that_make_no_sense() {
     fn region(ram: &GuestRam) -> VhostUserMemoryRegionInfo {
         ram.region()
     }
-    let deeds: [(&str, Deed); 14] = [
+    let deeds: [(&str, Deed); 16] = [
         ("overlapping regions", |vmm| {
             let one = region(&vmm.ram);
             vmm.frontend().set_mem_table(&[one, one]).is_err()
@@ -260,6 +260,20 @@ fn messages_that_make_no_sense() {
         ("a table without the running ring", |vmm| {
             let other = GuestRam::new(1 << 40, 1 << 20);
             vmm.frontend().set_mem_table(&[region(&other)]).is_err()
+        }),
+        (
+            "a table in which the running ring's region has shrunk",
+            |vmm| {
+                let mut one = region(&vmm.ram);
+                one.memory_size = 4096;
+                vmm.frontend().set_mem_table(&[one]).is_err()
+            },
+        ),
+        ("adding what overlaps by a page", |vmm| {
+            let mut one = region(&vmm.ram);
+            one.guest_phys_addr += one.memory_size - 4096;
+            one.userspace_addr += 1 << 40;
+            vmm.frontend().add_mem_region(&one).is_err()
         }),
         ("removing what a running ring needs", |vmm| {
             let one = region(&vmm.ram);
@@ -350,6 +364,91 @@ fn memory_that_comes_and_goes() {
     ring.offer(ticket.head);
     ring.publish();
     assert_eq!(ring.finish(ticket).status, IOERR);
+}
+
+/// A read of 4 KiB into `at`, published.
+fn read_into(vmm: &mut Vmm, at: u64) -> Ticket {
+    let ring = &mut vmm.rings[0];
+    let ticket = ring.prepare(VIRTIO_BLK_T_IN, 0, &[], 4096);
+    // Its data descriptor is the second.
+    let (second, third) = (ticket.head + 1, ticket.head + 2);
+    ring.descriptor(ring.descriptors(), second, at, 4096, 3, third);
+    ring.offer(ticket.head);
+    ring.publish();
+    ticket
+}
+
+#[test]
+fn memory_that_shrinks_under_a_request() {
+    let bench = bench();
+    let mut vmm = Vmm::started(bench.server.socket(), VmmOptions::default());
+    let extra = GuestRam::new(1 << 32, 1 << 20);
+    let (ram, whole) = (vmm.ram.region(), extra.region());
+    let mut half = whole;
+    half.memory_size /= 2;
+    let upper = extra.base + half.memory_size;
+    vmm.frontend().set_mem_table(&[ram, whole]).unwrap();
+    bench.disk.fill(0, &pattern(4096, 7));
+    bench.disk.behave(Behaviour {
+        hold: true,
+        ..Behaviour::default()
+    });
+    let held = read_into(&mut vmm, upper);
+    eventually("it is taken", || bench.disk.tally().open == 1);
+    // A table that cannot be leaves the one that is in force; one that can holds for what comes.
+    vmm.frontend().set_mem_table(&[ram, half]).unwrap();
+    bench.disk.behave(Behaviour::default());
+    assert_eq!(vmm.rings[0].finish(held).status, OK);
+    assert!(extra.read(upper, 4096) == pattern(4096, 7));
+    let gone = read_into(&mut vmm, upper);
+    assert_eq!(vmm.rings[0].finish(gone).status, IOERR);
+    // Half of it here, half of it nowhere.
+    let across = read_into(&mut vmm, upper - 2048);
+    assert_eq!(vmm.rings[0].finish(across).status, IOERR);
+    let there = read_into(&mut vmm, extra.base);
+    assert_eq!(vmm.rings[0].finish(there).status, OK);
+}
+
+#[test]
+fn a_table_that_cannot_be_under_a_request_ends_the_connection_and_nothing_else() {
+    let bench = bench();
+    let mut vmm = Vmm::started(bench.server.socket(), VmmOptions::default());
+    bench.disk.behave(Behaviour {
+        hold: true,
+        ..Behaviour::default()
+    });
+    vmm.rings[0].begin(VIRTIO_BLK_T_OUT, 0, &pattern(4096, 3), 0);
+    eventually("it is taken", || bench.disk.tally().open == 1);
+    let one = vmm.ram.region();
+    assert!(vmm.frontend().set_mem_table(&[one, one]).is_err());
+    drop(vmm);
+    bench.disk.behave(Behaviour::default());
+    let mut vmm = Vmm::started(bench.server.socket(), VmmOptions::default());
+    assert_eq!(vmm.rings[0].read(0, 512).status, OK);
+}
+
+#[test]
+fn the_file_behind_memory_cannot_be_cut_off_where_it_can_be_sealed() {
+    let bench = bench();
+    let mut vmm = Vmm::started(bench.server.socket(), VmmOptions::default());
+    let sealable = rustix::fs::memfd_create(
+        "ram",
+        rustix::fs::MemfdFlags::ALLOW_SEALING | rustix::fs::MemfdFlags::CLOEXEC,
+    )
+    .unwrap();
+    rustix::fs::ftruncate(&sealable, 1 << 20).unwrap();
+    let mut region = vmm.ram.region();
+    region.guest_phys_addr = 1 << 32;
+    region.userspace_addr = 1 << 45;
+    region.mmap_offset = 0;
+    region.memory_size = 1 << 20;
+    region.mmap_handle = std::os::fd::AsRawFd::as_raw_fd(&sealable);
+    vmm.frontend().add_mem_region(&region).unwrap();
+    assert_eq!(
+        rustix::fs::ftruncate(&sealable, 4096),
+        Err(rustix::io::Errno::PERM),
+        "touching what is gone would be a SIGBUS, for all disks"
+    );
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn qemu_arguments(attached: &Attached) -> Vec<String> {
         "-machine",
         "q35,memory-backend=mem",
         "-chardev",
-        &format!("socket,id={id},path={},reconnect-ms=200", attached.socket),
+        &format!("socket,id={id},path={},reconnect-ms=50", attached.socket),
         "-device",
         &format!("vhost-user-blk-pci,chardev={id}"),
     ]

@@ -8,13 +8,13 @@ use placement_service::api::Wanted;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttachment};
 use replicator::net::identity::Credentials;
-use replicator::net::{Links, Puller};
+use replicator::net::{Link, Links, Puller};
 use replicator::words::{BackendId, DiskId, DiskRecord, HostName, Life, Owner};
 use replicator::writer::{self, Hindrance, TakeOver};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 use vhost_backend::device::{Backend, Options};
@@ -32,6 +32,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often an open disk's writer looks whether its stores have found damage, and whether they agree.
 const AUDIT_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How long connections to a disk's members are kept for a VM that has not come yet.
+const CONNECTED_AHEAD: Duration = Duration::from_secs(60);
 /// A century will do.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -101,6 +103,12 @@ impl Running {
                 changed,
             },
         )
+    }
+
+    pub fn sync_ahead(&self) {
+        if let Some(handles) = self.handles.get() {
+            handles.orders.sync_continuously();
+        }
     }
 
     pub fn stop(&self) {
@@ -315,10 +323,12 @@ impl Spawn for Backends {
 }
 
 async fn serve(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serving, _seat: Seat) {
+    let began = Instant::now();
     let record = tokio::select! {
         record = site.record(attachment.disk) => record,
         () = serving.stopped() => return,
     };
+    site.connect_ahead(&record);
     let socket = site.sockets.join(format!("{}.sock", attachment.name));
     let backend = loop {
         match site.start(&record, &attachment, &serving, &socket) {
@@ -334,7 +344,7 @@ async fn serve(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serv
             () = serving.stopped() => return,
         }
     };
-    tracing::info!(disk = %attachment.name, socket = %socket.display(), "ready for a VM");
+    tracing::info!(disk = %attachment.name, socket = %socket.display(), took_ms = began.elapsed().as_millis() as u64, "ready for a VM");
     serving.is(State::Runs(BackendState::Ready {
         socket: socket.display().to_string(),
         status: String::new(),
@@ -342,10 +352,11 @@ async fn serve(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serv
     serving.stopped().await;
     serving.farewell(&backend).await;
     serving.is(State::Runs(BackendState::Stopping));
+    let began = Instant::now();
     if backend.shutdown().await.is_none() {
         tracing::warn!(disk = %attachment.name, "requests did not end in time: the epoch stays open, the next start settles it");
     }
-    tracing::info!(disk = %attachment.name, "let go");
+    tracing::info!(disk = %attachment.name, took_ms = began.elapsed().as_millis() as u64, "let go");
 }
 
 /// Opens the disk without a device, so that its orders are carried out, until it is to let go.
@@ -451,6 +462,21 @@ impl Site {
             ReplicatedDisk::new(record, owner, config, around).pulling_with(self.puller.clone());
         disk.orders().change(|orders| give(orders, attachment));
         Ok(disk)
+    }
+
+    /// Connects to the far members before the VM is there: then nobody waits for that.
+    fn connect_ahead(&self, record: &DiskRecord) {
+        let Ok(links) = self.links() else {
+            // Said where they are needed.
+            return;
+        };
+        let near = self.store.as_ref().map(NearStore::id);
+        let far = record.members().into_iter().filter(|id| Some(*id) != near);
+        let ahead: Vec<Link> = far.map(|store| links.link(store, |_| {})).collect();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(CONNECTED_AHEAD).await;
+            drop(ahead);
+        });
     }
 
     /// This thread's links: one connection to each far store, whatever number of disks uses it.

@@ -28,11 +28,16 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use supervisor::Supervisor;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use vhost_backend::disk::NearStore;
+
+/// How long a node that is about to stop has its disks synced before it stops them.
+const SYNC_AHEAD: Duration = Duration::from_millis(100);
+/// And how long it waits for a checkpoint, so that its successor has little to read.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(3);
 
 pub struct Config {
     pub credentials: Credentials,
@@ -54,6 +59,7 @@ pub struct Config {
 
 /// Runs until `stop`; then lets every disk go cleanly, and syncs the store.
 pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let began = Instant::now();
     let host = config.credentials.identity().host.clone();
     let store = config
         .store
@@ -95,7 +101,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         .map(Reactor::spawn)
         .collect::<Result<Vec<_>, _>>()
         .context("cannot start a thread")?;
-    tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, "node is up");
+    tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, took_ms = millis(began), "node is up");
 
     let probing = puller.links().clone();
     let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
@@ -116,18 +122,46 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         () = heart.beat(&mut supervisor) => {}
         () = stop => {}
     }
-    tracing::info!("stopping: letting the disks go");
+    // Guests are served until here: what they then wait for is as short as it can be.
+    tracing::info!("stopping: syncing ahead");
+    let stopping = Instant::now();
+    supervisor.sync_ahead();
+    tokio::select! {
+        () = heart.beat(&mut supervisor) => {}
+        () = checkpoint(store.clone()) => {}
+    }
+    tracing::info!(took_ms = millis(stopping), "letting the disks go");
+    let pause = Instant::now();
     supervisor.stop_all().await;
-    heart.last(&supervisor).await;
+    let disks_ms = millis(pause);
     keeping.abort();
     endpoint.close(0u32.into(), b"this node is stopping");
     serving.await.context("the server of the store died")?;
+    let close = async move {
+        match store {
+            Some(store) => tokio::task::spawn_blocking(move || store.close())
+                .await?
+                .context("the store could not be synced at the end"),
+            None => Ok(()),
+        }
+    };
+    let (closed, ()) = tokio::join!(close, heart.last(&supervisor));
+    tracing::info!(disks_ms, pause_ms = millis(pause), "stopped");
+    closed
+}
+
+async fn checkpoint(store: Option<SharedStore>) {
+    // Writers sync their other members meanwhile.
+    tokio::time::sleep(SYNC_AHEAD).await;
     if let Some(store) = store {
-        tokio::task::spawn_blocking(move || store.close())
-            .await?
-            .context("the store could not be synced at the end")?;
+        let done = tokio::task::spawn_blocking(move || store.checkpoint(CHECKPOINT_PATIENCE));
+        // It panics only with the store, and that is said where it closes.
+        let _ = done.await;
     }
-    Ok(())
+}
+
+fn millis(since: Instant) -> u64 {
+    since.elapsed().as_millis() as u64
 }
 
 /// The threads on which other nodes' writers are served.
@@ -176,8 +210,9 @@ fn open_store(
     if is_empty(dir)? {
         SharedStore::format(dir, StoreId::random(), &options)?;
     }
+    let began = Instant::now();
     let (store, recovery) = SharedStore::open(dir, options)?;
-    tracing::info!(store = %store.id(), dir = %dir.display(), incarnation = store.incarnation().0, starts = store.starts().0, clean = recovery.clean, frames_replayed = recovery.frames, "store is open");
+    tracing::info!(store = %store.id(), took_ms = millis(began), dir = %dir.display(), incarnation = store.incarnation().0, starts = store.starts().0, clean = recovery.clean, frames_replayed = recovery.frames, "store is open");
     for damage in &recovery.damage {
         tracing::error!(store = %store.id(), "damaged: {damage}");
     }

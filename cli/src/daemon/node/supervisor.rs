@@ -72,6 +72,11 @@ impl<S: Spawn> Supervisor<S> {
         self.changed.notified().await;
     }
 
+    /// Has the disks synced all the time from now on, because they are to stop soon.
+    pub fn sync_ahead(&self) {
+        self.running.values().for_each(Running::sync_ahead);
+    }
+
     /// Stops all of them, and waits until each has drained and closed its epoch, or given up on it.
     pub async fn stop_all(&mut self) {
         for running in self.running.values() {

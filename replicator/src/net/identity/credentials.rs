@@ -4,6 +4,7 @@ use super::pki::{certificate_path, key_path};
 use super::revoked::{self, Revoked};
 use super::{Fault, Identity, Role, provider};
 use crate::words::HostName;
+use ring::hmac;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,6 +23,7 @@ pub struct Credentials {
     certified: Arc<CertifiedKey>,
     authority: Arc<RootCertStore>,
     revoked: Arc<Revoked>,
+    reset_seed: [u8; 32],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +106,9 @@ impl Credentials {
             path: certificate.to_path_buf(),
             fault,
         })?;
-        let signing = PrivateKeyDer::from_pem_slice(&read("private key", key)?)
+        let pem = read("private key", key)?;
+        let reset_seed = reset_seed(&pem);
+        let signing = PrivateKeyDer::from_pem_slice(&pem)
             .map_err(|fault| malformed("private key", key, &fault))
             .and_then(|der| {
                 provider()
@@ -124,12 +128,18 @@ impl Credentials {
             certified: Arc::new(certified),
             authority: Arc::new(roots),
             revoked: Arc::new(revoked),
+            reset_seed,
         })
     }
 
     /// Who this process is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What this process and whoever is started with the same key after it know, and nobody else.
+    pub(in crate::net) fn reset_seed(&self) -> [u8; 32] {
+        self.reset_seed
     }
 
     pub(super) fn certified(&self) -> Arc<CertifiedKey> {
@@ -151,6 +161,12 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials({})", self.identity)
     }
+}
+
+fn reset_seed(private_key: &[u8]) -> [u8; 32] {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, private_key);
+    let seed = hmac::sign(&key, b"ukai: stateless resets");
+    seed.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
 }
 
 fn hosts_with(dir: &Path, role: Role) -> Result<Vec<HostName>, CredentialsError> {

@@ -319,3 +319,45 @@ fn a_late_read_that_may_still_land_is_withdrawn_first() {
     script.event(Event::Withdrawn { call });
     assert_eq!(script.is_done(read), Some(Err(Failure::TooLate)));
 }
+
+/// Another writer takes the disk over, without a store that it cannot reach.
+fn taken_over(script: &mut Script) {
+    let (other, by) = (owner(2), (owner(2).backend, owner(2).life));
+    for change in [
+        Change::TakeOver { owner: other },
+        Change::Settle { by, drop: vec![A] },
+    ] {
+        script.record = script.record.apply(G, &change).unwrap();
+    }
+}
+
+#[test]
+fn who_was_cut_off_acknowledges_nothing_and_its_guest_gets_errors() {
+    let mut script = Script::open(&[A, B]);
+    taken_over(&mut script);
+    // Its own store was never shown the new epoch, and takes all that it is sent.
+    let write = script.write(0, 4096, 7);
+    script.answer(A, Reply::Written);
+    let flush = script.guest(GuestOp::Flush);
+    script.answer(A, Reply::Synced);
+    // Cut off from the placement service too, it waits.
+    script.wait(30);
+    unknown(&mut script);
+    assert_eq!(script.writer.stall(), Some(&Stall::PlacementAway));
+    assert_eq!((script.is_done(write), script.is_done(flush)), (None, None));
+    script.wait(1);
+    let change = script.commit();
+    assert!(matches!(change, Change::Eject { .. }), "{change:?}");
+    for id in [write, flush] {
+        assert_eq!(script.is_done(id), Some(Err(Failure::Superseded)));
+    }
+    let later = script.write(4096, 4096, 8);
+    assert_eq!(script.is_done(later), Some(Err(Failure::Superseded)));
+    let (call, _) = script.asked(B);
+    script.event(Event::Reply {
+        call,
+        reply: Reply::Written,
+    });
+    assert!(script.completed.iter().all(|(_, result)| result.is_err()));
+    assert!(!script.writer.is_serving());
+}
