@@ -63,7 +63,7 @@ fn come_to_nothing(scratch: &Scratch) -> Result<()> {
         writer
             .must_go_on()
             .with_context(|| format!("after: {name}"))?;
-        // The source may still be taking the next epoch: what the writer had buffered goes on before that.
+        // The source may still be taking the next epoch: what the writer had said before goes on first.
         let begun = std::time::Instant::now();
         loop {
             let disk = cluster.ukai(&["disk", "show", "web1"])?;
@@ -73,6 +73,9 @@ fn come_to_nothing(scratch: &Scratch) -> Result<()> {
             ensure!(begun.elapsed() < MIGRATION_BOUND, "after: {name}: {disk}");
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
+        writer
+            .must_go_on()
+            .with_context(|| format!("open again after: {name}"))?;
     }
     traveller.go(&cluster, "osaka-1")?;
     writer.must_go_on()?;
