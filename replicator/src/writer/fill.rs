@@ -49,6 +49,8 @@ pub(super) struct Job {
     pub targets: Vec<StoreId>,
     /// They are no members: a copy ahead.
     pub seed: bool,
+    /// On how many stores these extents stand now: the fewer, the sooner they are filled.
+    pub copies: usize,
 }
 
 /// A part of a job: one store, extents that hang together.
@@ -172,22 +174,28 @@ impl Fill {
         Some((extents, from))
     }
 
-    /// What to fill next: the hottest extents first, members before copies ahead.
+    /// What to fill next: members before copies ahead; of those the extents with the fewest copies, and of these the
+    /// hottest first.
     pub fn next_span(&self, now: Now, usable: impl Fn(StoreId) -> bool) -> Option<Span> {
         let hot = self.heat.hottest(now);
         let members = || self.jobs.iter().filter(|job| !job.seed);
-        let hottest = hot.iter().find_map(|extent| {
-            members()
-                .filter(|job| job.extents.contains(*extent))
-                .find_map(|job| self.span_at(job, *extent, 1, &usable))
+        let coldest = |job: &Job| {
+            let mut extents = job.extents.iter();
+            extents.find_map(|extent| self.span_at(job, extent, SPAN_EXTENTS, &usable))
+        };
+        let mut endangered: Vec<usize> = members().map(|job| job.copies).collect();
+        endangered.sort_unstable();
+        endangered.dedup();
+        let of_members = endangered.into_iter().find_map(|copies| {
+            let alike = || members().filter(move |job| job.copies == copies);
+            let hottest = hot.iter().find_map(|extent| {
+                alike()
+                    .filter(|job| job.extents.contains(*extent))
+                    .find_map(|job| self.span_at(job, *extent, 1, &usable))
+            });
+            hottest.or_else(|| alike().find_map(coldest))
         });
-        hottest.or_else(|| {
-            let seeds = self.jobs.iter().filter(|job| job.seed);
-            members().chain(seeds).find_map(|job| {
-                let mut extents = job.extents.iter();
-                extents.find_map(|extent| self.span_at(job, extent, SPAN_EXTENTS, &usable))
-            })
-        })
+        of_members.or_else(|| self.jobs.iter().filter(|job| job.seed).find_map(coldest))
     }
 
     /// The extents from `first` on, up to `most`, that the same target lacks and nobody works on.
@@ -278,6 +286,7 @@ impl Writer {
                     from: entry.from,
                     targets,
                     seed: false,
+                    copies: range.history.copies(),
                 });
             }
         }
@@ -294,6 +303,7 @@ impl Writer {
                     from: self.record.epoch,
                     targets: vec![*store],
                     seed: true,
+                    copies: range.history.copies(),
                 }));
             }
         }
@@ -399,6 +409,7 @@ mod tests {
             from,
             targets: vec![a, b],
             seed: false,
+            copies: 1,
         }]);
         let mut spans = Vec::new();
         while let Some(span) = fill.next_span(Now::default(), |_| true) {
@@ -412,5 +423,32 @@ mod tests {
         }
         assert_eq!(fill.whole(), Some((all, from)));
         assert!(!fill.is_done(a, Epoch::from_u64(4), Extent(0)));
+    }
+
+    #[test]
+    fn the_most_endangered_extents_are_filled_first_and_of_those_the_hottest() {
+        let extents = |first, end| Extents::new(Extent(first), Extent(end));
+        let job = |part, copies, seed| Job {
+            extents: part,
+            from: Epoch::from_u64(3),
+            targets: vec![StoreId::from_u128(1)],
+            seed,
+            copies,
+        };
+        let mut fill = Fill::default();
+        fill.set_jobs(vec![
+            job(extents(0, 4), 2, false),
+            job(extents(4, 8), 1, false),
+            job(extents(8, 12), 1, true),
+        ]);
+        for hot in [2, 6, 9] {
+            fill.heat.add(Extent(hot), 8, Now::default());
+        }
+        let mut order = Vec::new();
+        while let Some(span) = fill.next_span(Now::default(), |_| true) {
+            fill.finish(&span);
+            order.push(span.extents.first.0);
+        }
+        assert_eq!(order, [6, 4, 7, 2, 0, 3, 8]);
     }
 }
