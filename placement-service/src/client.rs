@@ -7,11 +7,11 @@
 use crate::api::StoreAddress;
 use crate::frame::{self, FrameError};
 use crate::node_protocol::{
-    ALPN, CALL_TIMEOUT, Desired, HEARTBEAT_WAIT, Heartbeat, Hello, OLDEST_VERSION, Refusal,
-    Request, Response, VERSION, Welcome,
+    ALPN, CALL_TIMEOUT, Desired, Grant, Granted, HEARTBEAT_WAIT, Heartbeat, Hello, OLDEST_VERSION,
+    Refusal, Request, Response, VERSION, Welcome,
 };
 use replicator::net::identity::{Credentials, Dial, DialError, Expected, Role};
-use replicator::words::{BackendId, Change, ChangeRefused, DiskId, DiskRecord, Revision, StoreId};
+use replicator::words::{BackendId, Change, ChangeRefused, DiskId, Revision, StoreId};
 use replicator::writer::SwapOutcome;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -99,8 +99,8 @@ impl PlacementClient {
         }
     }
 
-    /// A disk's record, checked.
-    pub async fn record(&self, disk: DiskId) -> Result<DiskRecord, ClientError> {
+    /// A disk's record, checked; with the grant of its epoch if this process holds it.
+    pub async fn record(&self, disk: DiskId) -> Result<Granted, ClientError> {
         match self.call(&Request::Record { disk }, CALL_TIMEOUT).await? {
             Response::Record(record) => checked(disk, record).map(|record| *record),
             other => Err(nonsense(other)),
@@ -108,14 +108,15 @@ impl PlacementClient {
     }
 
     /// One compare-and-swap of a disk's record. `Unknown` when it may or may not have happened, and
-    /// also when the service could not be asked at all.
+    /// also when the service could not be asked at all. With the grant of the epoch that this process
+    /// has now, if it has one.
     pub async fn swap(
         &self,
         disk: DiskId,
         backend: BackendId,
         expected: Revision,
         change: Change,
-    ) -> SwapOutcome {
+    ) -> (SwapOutcome, Grant) {
         let request = Request::Swap {
             disk,
             backend,
@@ -124,20 +125,26 @@ impl PlacementClient {
         };
         let answer = self.call(&request, CALL_TIMEOUT).await;
         let outcome = answer.and_then(|response| match response {
-            Response::Swapped(record) => checked(disk, record).map(SwapOutcome::Done),
-            Response::Conflict(record) => checked(disk, record).map(SwapOutcome::Conflict),
-            Response::ChangeRefused(why) => Ok(SwapOutcome::Refused(why)),
+            Response::Swapped(granted) => checked(disk, granted).map(|granted| {
+                let Granted { record, grant } = *granted;
+                (SwapOutcome::Done(Box::new(record)), grant)
+            }),
+            Response::Conflict(granted) => checked(disk, granted).map(|granted| {
+                let Granted { record, grant } = *granted;
+                (SwapOutcome::Conflict(Box::new(record)), grant)
+            }),
+            Response::ChangeRefused(why) => Ok(without(SwapOutcome::Refused(why))),
             other => Err(nonsense(other)),
         });
         outcome.unwrap_or_else(|error| match error {
             // Whoever may not ask, or asks for a disk that was deleted, does not own it.
             ClientError::Refused(Refusal::NotAllowed { .. } | Refusal::NoSuchDisk { .. }) => {
                 tracing::warn!(%disk, "swap refused: {error}");
-                SwapOutcome::Refused(ChangeRefused::NotOwner)
+                without(SwapOutcome::Refused(ChangeRefused::NotOwner))
             }
             _ => {
                 tracing::warn!(%disk, "the outcome of a swap is unknown: {error}");
-                SwapOutcome::Unknown
+                without(SwapOutcome::Unknown)
             }
         })
     }
@@ -247,7 +254,11 @@ async fn exchange<Q: serde::Serialize, A: serde::de::DeserializeOwned>(
     frame::read(&mut receive).await
 }
 
-fn checked(disk: DiskId, record: Box<DiskRecord>) -> Result<Box<DiskRecord>, ClientError> {
+fn without(outcome: SwapOutcome) -> (SwapOutcome, Grant) {
+    (outcome, Grant::default())
+}
+
+fn checked(disk: DiskId, record: Box<Granted>) -> Result<Box<Granted>, ClientError> {
     if record.id != disk {
         return Err(ClientError::Nonsense(format!("a record of {}", record.id)));
     }

@@ -16,6 +16,7 @@ pub mod catalog;
 pub mod choose;
 pub mod client;
 mod frame;
+mod granted;
 pub mod model;
 pub mod node_protocol;
 pub mod planner;

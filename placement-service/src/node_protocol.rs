@@ -12,9 +12,10 @@
 //! and missing ones have defaults, so that a minor change needs no new version.
 
 use crate::api::{StoreAddress, Wanted};
+pub use crate::granted::{Grant, Granted};
 use replicator::words::{
-    BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, Extents,
-    HostName, Incarnation, RackName, Revision, Starts, StoreId,
+    BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, Epoch, Extents, HostName,
+    Incarnation, RackName, Revision, Starts, StoreId,
 };
 use replicator::writer::{Orders, Progress, Verdict};
 use serde::{Deserialize, Serialize};
@@ -75,10 +76,10 @@ pub enum Request {
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
     Desired(Desired),
-    Record(Box<DiskRecord>),
-    Swapped(Box<DiskRecord>),
+    Record(Box<Granted>),
+    Swapped(Box<Granted>),
     /// The revision was another one; nothing was changed.
-    Conflict(Box<DiskRecord>),
+    Conflict(Box<Granted>),
     /// The change is not possible; nothing was changed.
     ChangeRefused(ChangeRefused),
     /// Only those that are known and not refused.

@@ -3,11 +3,12 @@
 use placement_service::api::{self, Attached, Created, ErrorBody};
 use placement_service::client::{ClientError, PlacementClient};
 use placement_service::node_protocol::{
-    self, BackendReport, BackendState, Desired, Heartbeat, Hello, Refusal, StoreReport, Welcome,
+    self, BackendReport, BackendState, Desired, Grant, Heartbeat, Hello, Refusal, StoreReport,
+    Welcome,
 };
 use placement_service::planner;
 use placement_service::server::{Config, Server};
-use replicator::net::identity::{Credentials, Dial, Expected, Pki, Role};
+use replicator::net::identity::{Credentials, Dial, Expected, Identity, Pki, Role};
 use replicator::words::{
     BackendId, Change, DatacenterName, DiskId, HostName, Incarnation, Life, Owner, RackName,
     Revision, Seq, Starts, StoreId, Version,
@@ -274,7 +275,7 @@ async fn a_standby_is_told_its_orders_and_has_the_disk_once_it_has_opened_it() {
         let owner = owner(attached);
         let change = Change::Attach { owner, sets };
         let swapped = node.swap(attached.id, attached.backend, record.revision, change);
-        match swapped.await {
+        match swapped.await.0 {
             SwapOutcome::Done(record) => record,
             other => panic!("{other:?}"),
         }
@@ -316,7 +317,7 @@ async fn a_standby_is_told_its_orders_and_has_the_disk_once_it_has_opened_it() {
         successor: Some(standby.backend),
     };
     let closed = t1.swap(source.id, source.backend, record.revision, close);
-    assert!(matches!(closed.await, SwapOutcome::Done(_)));
+    assert!(matches!(closed.await.0, SwapOutcome::Done(_)));
     open(&o1, &standby, orders.sets).await;
     let disk: api::Disk = cluster.ask("GET", "/v1/disks/web1", "").await;
     assert_eq!(disk.attachment.unwrap().backend, standby.backend);
@@ -505,13 +506,27 @@ async fn of_two_attachers_that_race_over_the_network_one_wins() {
         t1.swap(disk, backend, Revision(0), change(1)),
         other.swap(disk, backend, Revision(0), change(2)),
     );
+    let (a, b) = (a.0, b.0);
     let (won, lost) = match (a, b) {
         (SwapOutcome::Done(won), SwapOutcome::Conflict(lost))
         | (SwapOutcome::Conflict(lost), SwapOutcome::Done(won)) => (won, lost),
         other => panic!("{other:?}"),
     };
     assert_eq!(won, lost, "the loser sees who won");
-    assert_eq!(t1.record(disk).await.unwrap(), *won);
+    let again = t1.record(disk).await.unwrap();
+    assert_eq!(again.record, *won);
+    // Whoever holds the epoch can prove it, and nobody else.
+    let stores = cluster.credentials(Role::Node, "t2");
+    let claims = stores
+        .granted(&again.grant.0, rustls::pki_types::UnixTime::now())
+        .unwrap();
+    assert_eq!((claims.disk, claims.epoch), (disk, won.epoch));
+    assert_eq!(claims.holder, Identity::new(Role::Node, host("t1")));
+    let seen = cluster.node("t2").record(disk).await.unwrap();
+    assert_eq!((seen.record, seen.grant), (*won.clone(), Grant::default()));
+    let operator = cluster.credentials(Role::Operator, "t1");
+    let operator = PlacementClient::new(&operator, vec![cluster.server.nodes_addr()]).unwrap();
+    assert!(operator.record(disk).await.unwrap().grant.is_empty());
     let addresses = t1.stores(won.stores()).await.unwrap();
     assert_eq!(addresses.len(), 2);
     assert_eq!(addresses[0].address, loopback(7000));
@@ -563,7 +578,7 @@ async fn an_operators_writer_swaps_with_the_operators_certificate() {
     let outcome = client
         .swap(record.id, writer.backend, record.revision, change)
         .await;
-    assert!(matches!(outcome, SwapOutcome::Done(_)), "{outcome:?}");
+    assert!(matches!(outcome.0, SwapOutcome::Done(_)), "{outcome:?}");
     let refused = client.heartbeat(heartbeat(3, "r3")).await.unwrap_err();
     let allowed = matches!(refused, ClientError::Refused(Refusal::NotAllowed { .. }));
     assert!(allowed, "{refused}");
@@ -598,14 +613,14 @@ async fn a_restart_loses_nothing_and_nodes_find_it_again() {
     let outcome = t1
         .swap(disk, backend, before.revision, change.clone())
         .await;
-    assert_eq!(outcome, SwapOutcome::Unknown);
+    assert_eq!(outcome.0, SwapOutcome::Unknown);
 
     let server = serve(dir.path(), nodes, operators).await;
     let cluster = Cluster { dir, pki, server };
     let after = until(async || t1.record(disk).await.ok()).await;
     assert_eq!(before, after);
     let outcome = t1.swap(disk, backend, after.revision, change).await;
-    assert!(matches!(outcome, SwapOutcome::Done(_)), "{outcome:?}");
+    assert!(matches!(outcome.0, SwapOutcome::Done(_)), "{outcome:?}");
     let desired = t1.heartbeat(heartbeat(1, "r1")).await.unwrap();
     assert_eq!(desired.attachments[0].backend, backend);
     cluster.server.stop().await;

@@ -82,6 +82,7 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
             threads: 1,
             eject_after: Some(DEFAULT_EJECT_AFTER),
             stall_deadline: None,
+            accept_ungranted: false,
         };
         std::fs::create_dir_all(dir.join(host))?;
         nodes.spawn(node::run(config, stopped(&stop_nodes)));

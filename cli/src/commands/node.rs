@@ -95,6 +95,11 @@ crate::settings! {
         /// Fail what a guest has waited for longer than this, instead of letting it wait: 20s, never [default: never].
         #[arg(long, value_name = "TIME", env = "UKAI_NODE_STALL_DEADLINE")]
         stall_deadline: Patience,
+
+        /// Let nodes of an older version, which have no grants to show, use this one's store: for the time of
+        /// an upgrade only.
+        #[arg(long, value_name = "BOOL", env = "UKAI_NODE_ACCEPT_UNGRANTED", num_args = 0..=1, default_missing_value = "true")]
+        accept_ungranted: bool,
     }
 }
 
@@ -188,5 +193,6 @@ fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::
             .eject_after
             .map_or(Some(DEFAULT_EJECT_AFTER), |patience| patience.0),
         stall_deadline: settings.stall_deadline.and_then(|patience| patience.0),
+        accept_ungranted: settings.accept_ungranted.unwrap_or(false),
     })
 }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use vhost_backend::disk::{
-    Answer, DiskIo, Failure, IoError, NearStore, Phase, Placement, ReplicatedDisk, Surroundings,
+    Answer, DiskIo, Failure, IoError, NearStore, Phase, Placement, ReplicatedDisk, Surroundings, WithGrant,
     image,
 };
 
@@ -66,9 +66,9 @@ impl Catalog {
 struct Service(Arc<Catalog>);
 
 impl Placement for Service {
-    fn record(&self, _disk: DiskId) -> Answer<Option<DiskRecord>> {
+    fn record(&self, _disk: DiskId) -> Answer<Option<WithGrant<DiskRecord>>> {
         let record = (!self.0.is_away()).then(|| self.0.now());
-        Box::pin(async move { record })
+        Box::pin(async move { record.map(Into::into) })
     }
 
     fn swap(
@@ -77,12 +77,12 @@ impl Placement for Service {
         _backend: BackendId,
         expected: Revision,
         change: Change,
-    ) -> Answer<SwapOutcome> {
+    ) -> Answer<WithGrant<SwapOutcome>> {
         let outcome = match self.0.is_away() {
             true => SwapOutcome::Unknown,
             false => self.0.change(expected, &change),
         };
-        Box::pin(async move { outcome })
+        Box::pin(async move { outcome.into() })
     }
 }
 

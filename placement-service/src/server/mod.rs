@@ -90,7 +90,8 @@ impl Server {
         let started = Instant::now();
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let wall = UnixSeconds(wall.unwrap_or_default().as_secs());
-        let service = Arc::new(blocking(move || Service::new(catalog, wall)).await?);
+        let service = blocking(move || Service::new(catalog, wall)).await?;
+        let service = Arc::new(service.granting(config.credentials.clone()));
         let shell = Shell { service, started };
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();

@@ -10,6 +10,7 @@ mod decide;
 mod disks;
 mod error;
 mod fleet;
+mod grant;
 mod heartbeat;
 mod links;
 mod moves;
@@ -37,7 +38,7 @@ use crate::node_protocol::{Desired, Refusal, Request, Response};
 use crate::policy::UnixSeconds;
 use course::Course;
 use pulse::Pulses;
-use replicator::net::identity::{Identity, Role};
+use replicator::net::identity::{Credentials, Identity, Role};
 use replicator::words::{Generation, HostName};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -61,6 +62,8 @@ pub struct Service {
     /// Counts changes that somebody may be waiting for: what is wanted of nodes, and what they said
     /// of their backends.
     changes: watch::Sender<u64>,
+    /// With which grants are signed; none: nobody gets one.
+    credentials: Option<Credentials>,
 }
 
 impl Service {
@@ -73,7 +76,14 @@ impl Service {
             catalog,
             pulses: Pulses::default(),
             changes: watch::Sender::new(0),
+            credentials: None,
         })
+    }
+
+    /// Signs with these what proves to stores who holds an epoch.
+    pub fn granting(mut self, credentials: Credentials) -> Service {
+        self.credentials = Some(credentials);
+        self
     }
 
     /// Answers one call of the node protocol. `from` is where the peer's connection comes from.
@@ -108,6 +118,7 @@ impl Service {
             }
             Request::Stores { stores } => self.store_addresses(&stores, now).map(Response::Stores),
         };
+        let answer = answer.and_then(|answer| self.with_grant(who, answer));
         answer.unwrap_or_else(|error| {
             tracing::error!(peer = %who, "{error}");
             Response::Refused(Refusal::Catalog {

@@ -21,7 +21,7 @@ use replicator::words::{
 impl Service {
     pub(super) fn record(&self, disk: DiskId) -> Result<Response, CatalogError> {
         Ok(match load_disk(&*self.catalog, disk)? {
-            Some(kept) => Response::Record(Box::new(kept.value)),
+            Some(kept) => Response::Record(Box::new(kept.value.into())),
             None => Response::Refused(Refusal::NoSuchDisk { disk }),
         })
     }
@@ -44,7 +44,7 @@ impl Service {
             };
             // First of all: whoever asks again after a lost answer has to see what it has done.
             if kept.value.revision != *expected {
-                return Ok(Response::Conflict(Box::new(kept.value)));
+                return Ok(Response::Conflict(Box::new(kept.value.into())));
             }
             let attachments = self.attachments(*disk)?;
             let mine = attachments
@@ -77,7 +77,7 @@ impl Service {
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(disk = %next.name, epoch = %next.epoch, revision = next.revision.0, by = %who, "{}", what(change));
                 self.touch(*disk);
-                return Ok(Response::Swapped(Box::new(next)));
+                return Ok(Response::Swapped(Box::new(next.into())));
             }
         }
         Ok(Response::Refused(Refusal::Catalog {
@@ -248,7 +248,7 @@ fn opened(attachments: &Attachments, mine: &Attachment) -> Attachments {
 }
 
 /// Whether the attachment is one of the process that asks.
-fn names(attachment: &Attachment, who: &Identity) -> bool {
+pub(super) fn names(attachment: &Attachment, who: &Identity) -> bool {
     let place = match who.role {
         Role::Node => Place::Node(who.host.clone()),
         Role::Operator => Place::Operator(who.host.clone()),

@@ -159,7 +159,7 @@ impl Play {
             .service
             .handle(&node("t1"), FROM, Request::Record { disk }, self.now)
         {
-            Response::Record(record) => *record,
+            Response::Record(record) => record.record,
             other => panic!("{other:?}"),
         }
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use replicator::words::{DiskName, Span};
 use std::future::Future;
 
+mod grants;
 pub mod image;
 mod inbox;
 mod io;
@@ -23,7 +24,7 @@ pub use landing::Landing;
 pub use memory::{Behaviour, MemDisk, Tally};
 pub use near::NearStore;
 pub use orders::{Orders, OrdersHandle};
-pub use placement::{Answer, Placement};
+pub use placement::{Answer, Placement, WithGrant};
 pub use replicated::{ReplicatedDisk, Surroundings};
 /// The writer's own: one word, one type from the virtqueue to the engine.
 pub use replicator::writer::{Failure, RequestId};

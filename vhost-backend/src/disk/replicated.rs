@@ -11,6 +11,7 @@
 //! write to all members when it returns; whatever answers comes through the inbox, which
 //! [`ReplicatedDisk::completed`] empties.
 
+use super::grants::Grants;
 use super::inbox::Inbox;
 use super::landed::Aimed;
 use super::near::NearStore;
@@ -48,6 +49,9 @@ pub struct Surroundings {
     pub links: Links,
     pub placement: Arc<dyn Placement>,
 }
+
+/// A call that the writer has not made and will not miss.
+const NOBODYS: CallId = CallId(u64::MAX);
 
 /// See the module's documentation.
 pub struct ReplicatedDisk {
@@ -105,6 +109,7 @@ impl ReplicatedDisk {
             disk: record.id,
             backend: owner.backend,
             inbox: inbox.clone(),
+            grants: Grants::default(),
         };
         let orders = OrdersHandle::new(inbox.clone());
         ReplicatedDisk {
@@ -211,6 +216,7 @@ impl ReplicatedDisk {
                 let event = self.arrived(event);
                 self.handle(event);
             }
+            self.show_grants();
             let next = self.next_alarm();
             if next.is_some_and(|at| at <= self.now()) {
                 self.alarm_rang();
@@ -449,7 +455,12 @@ impl ReplicatedDisk {
             return;
         }
         let inbox = self.inbox.clone();
+        let (grants, placement) = (self.asking.grants.clone(), self.asking.placement.clone());
+        let disk = self.asking.disk;
         let link = self.links.link(store, move |event| {
+            if let LinkEvent::Reply { reply, .. } = &event {
+                grants.heard((disk, store), reply, &placement, &inbox);
+            }
             inbox.push(match event {
                 LinkEvent::Connected => Event::Connected { store },
                 LinkEvent::Disconnected => Event::Disconnected { store },
@@ -459,7 +470,17 @@ impl ReplicatedDisk {
         self.far.insert(store, link);
     }
 
+    /// Stores that have refused for want of a grant are shown it. The answer is to nobody.
+    fn show_grants(&mut self) {
+        for (store, seal) in self.asking.grants.seals(self.asking.disk) {
+            if let Some(link) = self.far.get(&store) {
+                link.send(NOBODYS, &seal);
+            }
+        }
+    }
+
     fn send(&mut self, store: StoreId, call: CallId, request: Request, aim: Aim) {
+        let request = self.asking.grants.into_seal(request);
         let aimed = self.aimed(store, &request, aim);
         if let Some(link) = self.far.get(&store) {
             if let Some(aimed) = aimed {

@@ -398,7 +398,7 @@ impl Site {
     async fn record(&self, disk: DiskId) -> DiskRecord {
         loop {
             match self.client.record(disk).await {
-                Ok(record) => return record,
+                Ok(granted) => return granted.record,
                 Err(error) => tracing::warn!(%disk, "waiting for the disk's record: {error}"),
             }
             tokio::time::sleep(PAUSE).await;

@@ -55,6 +55,8 @@ pub struct Config {
     pub eject_after: Option<Duration>,
     /// None: a guest waits.
     pub stall_deadline: Option<Duration>,
+    /// Let writers of an older version use the store, which show no grant.
+    pub accept_ungranted: bool,
 }
 
 /// Runs until `stop`; then lets every disk go cleanly, and syncs the store.
@@ -91,7 +93,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let guard = stores.enter();
     let server = Server::bind(config.listen, &config.credentials, find)
         .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?
-        .accept_ungranted(true);
+        .accept_ungranted(config.accept_ungranted);
     let listen = server.local_addr()?;
     let endpoint = server.endpoint();
     let serving = tokio::spawn(server.run());

@@ -341,7 +341,7 @@ impl World {
             .service
             .handle(&node("t1"), FROM, Request::Record { disk }, self.now)
         {
-            Response::Record(record) => *record,
+            Response::Record(record) => record.record,
             other => panic!("{other:?}"),
         }
     }
