@@ -6,7 +6,7 @@ mod stalls;
 use bytes::Bytes;
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
-use replicator::net::identity::{Credentials, DEFAULT_VALIDITY, Pki, Role};
+use replicator::net::identity::{Claims, Credentials, DEFAULT_VALIDITY, Identity, Pki, Role};
 use replicator::net::{Links, Place, Server};
 use replicator::store::{Options, SharedStore};
 use replicator::words::{
@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use vhost_backend::disk::{
-    Answer, DiskIo, Failure, IoError, NearStore, Phase, Placement, ReplicatedDisk, Surroundings, WithGrant,
-    image,
+    Answer, DiskIo, Failure, IoError, NearStore, Phase, Placement, ReplicatedDisk, Surroundings,
+    WithGrant, image,
 };
 
 const NEAR: StoreId = StoreId::from_u128(0xa);
@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Catalog {
     record: Mutex<DiskRecord>,
     away: AtomicBool,
+    /// Whether it proves to writers what they own, and with what.
+    grants: AtomicBool,
+    credentials: Credentials,
 }
 
 impl Catalog {
@@ -46,6 +49,24 @@ impl Catalog {
 
     fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
+    }
+
+    /// The answer, with the grant of the epoch that the writer has.
+    fn granted<T>(&self, answer: T) -> WithGrant<T> {
+        let record = self.now();
+        let (Some(owner), true) = (record.owner(), self.grants.load(Ordering::Relaxed)) else {
+            return answer.into();
+        };
+        let claims = Claims {
+            disk: record.id,
+            epoch: record.epoch,
+            life: owner.life,
+            holder: Identity::new(Role::Node, owner.host.clone()),
+        };
+        WithGrant {
+            value: answer,
+            grant: self.credentials.grant(&claims).unwrap(),
+        }
     }
 
     fn change(&self, expected: Revision, change: &Change) -> SwapOutcome {
@@ -67,8 +88,8 @@ struct Service(Arc<Catalog>);
 
 impl Placement for Service {
     fn record(&self, _disk: DiskId) -> Answer<Option<WithGrant<DiskRecord>>> {
-        let record = (!self.0.is_away()).then(|| self.0.now());
-        Box::pin(async move { record.map(Into::into) })
+        let record = (!self.0.is_away()).then(|| self.0.granted(self.0.now()));
+        Box::pin(async move { record })
     }
 
     fn swap(
@@ -79,10 +100,13 @@ impl Placement for Service {
         change: Change,
     ) -> Answer<WithGrant<SwapOutcome>> {
         let outcome = match self.0.is_away() {
-            true => SwapOutcome::Unknown,
-            false => self.0.change(expected, &change),
+            true => SwapOutcome::Unknown.into(),
+            false => {
+                let outcome = self.0.change(expected, &change);
+                self.0.granted(outcome)
+            }
         };
-        Box::pin(async move { outcome.into() })
+        Box::pin(async move { outcome })
     }
 }
 
@@ -129,6 +153,16 @@ impl FarNode {
     }
 
     fn start_in(dir: &Path, credentials: &Credentials, listen: SocketAddr) -> FarNode {
+        FarNode::start_taking(dir, credentials, listen, false)
+    }
+
+    /// `ungranted`: it takes writers that show no grant.
+    fn start_taking(
+        dir: &Path,
+        credentials: &Credentials,
+        listen: SocketAddr,
+        ungranted: bool,
+    ) -> FarNode {
         let (kill, killed) = tokio::sync::oneshot::channel();
         let (ready, started) = mpsc::channel();
         let (dir, credentials) = (dir.to_path_buf(), credentials.clone());
@@ -144,8 +178,7 @@ impl FarNode {
             runtime.block_on(async move {
                 let find = move |id| (id == serving.id()).then(|| serving.clone());
                 let server = Server::bind(listen, &credentials, find).unwrap();
-                // The placement service of this test grants nothing.
-                let server = server.accept_ungranted(true);
+                let server = server.accept_ungranted(ungranted);
                 ready.send(server.local_addr().unwrap()).unwrap();
                 tokio::select! {
                     () = server.run() => panic!("nobody closes it"),
@@ -197,6 +230,10 @@ impl World {
                 .unwrap();
             Credentials::load(&keys, Role::Node, &host(name)).unwrap()
         });
+        let control = host("control-1");
+        pki.issue(Role::Placement, &control, DEFAULT_VALIDITY)
+            .unwrap();
+        let control = Credentials::load(&keys, Role::Placement, &control).unwrap();
         let anywhere = (Ipv4Addr::LOCALHOST, 0).into();
         let far = FarNode::start(dir.path(), &credentials[1], anywhere);
         let world = World {
@@ -207,6 +244,8 @@ impl World {
             catalog: Arc::new(Catalog {
                 record: Mutex::new(new_record()),
                 away: AtomicBool::new(false),
+                grants: AtomicBool::new(true),
+                credentials: control,
             }),
             lives: 0,
             config: Config {
@@ -399,6 +438,31 @@ async fn a_far_store_that_comes_back_in_time_is_not_missed() {
     assert_eq!(status.members, [(NEAR, true), (FAR, true)]);
     assert_eq!((status.phase, status.epoch), (Phase::Open, epoch));
     assert_eq!(world.catalog.now().epoch, epoch);
+    within(io.close()).await;
+    far.kill();
+}
+
+/// As in an upgrade: the epoch began when nobody had grants, and goes on where they are wanted.
+#[tokio::test]
+async fn a_store_that_was_shown_no_grant_is_shown_it_when_it_asks() {
+    let (mut world, far) = World::new();
+    let (dir, keys) = (world.dir.path().join("far"), world.credentials[1].clone());
+    far.kill();
+    let old = FarNode::start_taking(&dir, &keys, world.far_addr, true);
+    world.catalog.grants.store(false, Ordering::Relaxed);
+    let mut model = Model::new(9);
+    let mut io = world.open().await;
+    model.change(&mut io).await;
+    within(io.flush()).await.unwrap();
+    let epoch = world.catalog.now().epoch;
+    old.kill();
+    world.catalog.grants.store(true, Ordering::Relaxed);
+    let far = FarNode::start_taking(&dir, &keys, world.far_addr, false);
+    for _ in 0..5 {
+        model.change(&mut io).await;
+    }
+    model.compare_all(&mut io).await;
+    assert_eq!(world.catalog.now().epoch, epoch, "nobody was ejected");
     within(io.close()).await;
     far.kill();
 }

@@ -94,6 +94,8 @@ async fn a_store_that_stands_still_holds_up_only_the_disks_that_use_it() {
         let catalog = Catalog {
             record: Mutex::new(record.clone()),
             away: AtomicBool::new(false),
+            grants: AtomicBool::new(true),
+            credentials: world.catalog.credentials.clone(),
         };
         let owner = Owner {
             backend: BackendId::from_u128(number),
