@@ -151,6 +151,24 @@ impl TryFrom<String> for Scrub {
     }
 }
 
+/// Any bytes, as a file of settings, and as the values that are text: for fuzzing.
+pub fn fuzz_settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let _ = toml::from_str::<crate::commands::node::NodeSettings>(text);
+    let _ = toml::from_str::<crate::commands::placement::PlacementSettings>(text);
+    for line in text.lines() {
+        let _ = line.parse::<Size>();
+        let _ = line.parse::<Patience>();
+        let _ = line.parse::<Scrub>();
+        if let Ok(gateway) = line.parse::<Gateway>() {
+            let again = format!("{}={}", gateway.host, gateway.address);
+            assert_eq!(again.parse(), Ok(gateway));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Gateway, Scrub, ScrubRate};

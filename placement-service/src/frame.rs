@@ -5,6 +5,7 @@ use crate::node_protocol::MAX_FRAME_BYTES;
 use quinn::{ReadExactError, RecvStream, SendStream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -30,13 +31,33 @@ pub async fn write<T: Serialize>(stream: &mut SendStream, message: &T) -> Result
         .map_err(|error| FrameError::Ended(error.to_string()))
 }
 
+/// As [`read`], once there is `room` for as many bytes as the frame announces.
+pub async fn read_within<T: DeserializeOwned>(
+    stream: &mut RecvStream,
+    room: &Semaphore,
+) -> Result<T, FrameError> {
+    let bytes = length(stream).await?;
+    let room = room.acquire_many(bytes as u32).await;
+    let _room = room.map_err(|closed| FrameError::Ended(closed.to_string()))?;
+    body(stream, bytes).await
+}
+
 pub async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result<T, FrameError> {
+    let bytes = length(stream).await?;
+    body(stream, bytes).await
+}
+
+async fn length(stream: &mut RecvStream) -> Result<usize, FrameError> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await.map_err(ended)?;
     let bytes = u32::from_le_bytes(length) as usize;
     if bytes > MAX_FRAME_BYTES {
         return Err(FrameError::TooLong { bytes });
     }
+    Ok(bytes)
+}
+
+async fn body<T: DeserializeOwned>(stream: &mut RecvStream, bytes: usize) -> Result<T, FrameError> {
     let mut frame = Vec::new();
     while frame.len() < bytes {
         let chunk = stream

@@ -1,5 +1,8 @@
 //! The service over real loopback sockets: QUIC with the nodes' client, HTTPS with hand-written requests.
 
+#[path = "network/abuse.rs"]
+mod abuse;
+
 use placement_service::api::{self, Attached, Created, ErrorBody};
 use placement_service::client::{ClientError, PlacementClient};
 use placement_service::node_protocol::{

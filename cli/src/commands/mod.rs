@@ -10,5 +10,6 @@ pub mod node;
 pub mod placement;
 mod plan;
 pub mod policy;
+pub mod revoke;
 pub mod status;
 pub mod store;

@@ -6,12 +6,13 @@ use crate::node_protocol::{
     ALPN, CALL_TIMEOUT, HEARTBEAT_WAIT, Hello, MAX_FRAME_BYTES, OLDEST_VERSION, Refusal, Request,
     Response, VERSION, Welcome,
 };
+use replicator::net::Places;
 use replicator::net::identity::{Admitted, Gate, Identity, Role};
 use replicator::words::HostName;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -19,7 +20,17 @@ use tokio::time::{Instant, timeout, timeout_at};
 const MAX_CALLS: u32 = 64;
 /// More connections than any cluster this service is meant for has nodes; the rest is turned away.
 const MAX_CONNECTIONS: usize = 4096;
+/// A node has one, and one more while it connects anew; an operator has one a copy that is made.
+const MAX_FROM_ONE_PEER: usize = 16;
+/// Peers that have not shown their certificate yet; from a quarter on they must show that their address is
+/// theirs, and one address gets half.
+const MAX_HANDSHAKES: usize = 256;
+/// What the calls of a connection that are still arriving may announce together.
+const MAX_ARRIVING_BYTES: usize = 2 * MAX_FRAME_BYTES;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The application's error code of a connection that is one too many.
+const TOO_MANY: u32 = 5;
 
 pub(super) fn listen(
     config: &Config,
@@ -47,6 +58,8 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let handshakes = Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES / 2);
+    let peers = Places::<Identity>::new(MAX_CONNECTIONS, MAX_FROM_ONE_PEER);
     loop {
         let incoming = tokio::select! {
             () = told_to_stop(&mut stopped) => break,
@@ -54,14 +67,31 @@ async fn accept(
             Some(_) = connections.join_next() => continue,
             else => break,
         };
-        if connections.len() >= MAX_CONNECTIONS {
-            incoming.refuse();
+        let crowded = handshakes.taken() >= MAX_HANDSHAKES / 4;
+        if crowded && incoming.may_retry() {
+            let _ = incoming.retry();
             continue;
         }
+        let shaking = handshakes.take(incoming.remote_address().ip());
+        let Some(shaking) = shaking.filter(|_| !peers.is_full()) else {
+            incoming.refuse();
+            continue;
+        };
         let (gate, shell, stopped) = (gate.clone(), shell.clone(), stopped.clone());
+        let peers = peers.clone();
         connections.spawn(async move {
-            if let Ok(admitted) = gate.admit(incoming).await {
-                serve(admitted, shell, stopped).await;
+            let admitted = gate.admit(incoming).await;
+            drop(shaking);
+            let Ok(admitted) = admitted else {
+                return;
+            };
+            match peers.take(admitted.identity.clone()) {
+                Some(_place) => serve(admitted, shell, stopped).await,
+                None => {
+                    tracing::warn!(peer = %admitted.identity, "it has {MAX_FROM_ONE_PEER} connections already, or all have {MAX_CONNECTIONS}; refused another");
+                    let why = b"too many connections from one peer";
+                    admitted.connection.close(TOO_MANY.into(), why);
+                }
             }
         });
     }
@@ -88,6 +118,7 @@ async fn serve(admitted: Admitted, shell: Shell, mut stopped: watch::Receiver<bo
         }
     }
     let mut calls = JoinSet::new();
+    let room = Arc::new(Semaphore::new(MAX_ARRIVING_BYTES));
     let ended = loop {
         tokio::select! {
             () = told_to_stop(&mut stopped) => break None,
@@ -98,6 +129,7 @@ async fn serve(admitted: Admitted, shell: Shell, mut stopped: watch::Receiver<bo
                         from: from.ip(),
                         shell: shell.clone(),
                         stopped: stopped.clone(),
+                        room: room.clone(),
                     };
                     calls.spawn(caller.answer(send, receive));
                 }
@@ -154,20 +186,23 @@ struct Caller {
     from: IpAddr,
     shell: Shell,
     stopped: watch::Receiver<bool>,
+    /// Bytes that calls may still announce.
+    room: Arc<Semaphore>,
 }
 
 impl Caller {
     async fn answer(mut self, mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
-        let response = match timeout(CALL_TIMEOUT, frame::read(&mut receive)).await {
-            Ok(Ok(request)) => self.respond(request).await,
-            Ok(Err(FrameError::Ended(_))) | Err(_) => return,
-            Ok(Err(error)) => {
-                tracing::warn!(peer = %self.identity, "a call that makes no sense: {error}");
-                Response::Refused(Refusal::Malformed {
-                    why: error.to_string(),
-                })
-            }
-        };
+        let response =
+            match timeout(CALL_TIMEOUT, frame::read_within(&mut receive, &self.room)).await {
+                Ok(Ok(request)) => self.respond(request).await,
+                Ok(Err(FrameError::Ended(_))) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(peer = %self.identity, "a call that makes no sense: {error}");
+                    Response::Refused(Refusal::Malformed {
+                        why: error.to_string(),
+                    })
+                }
+            };
         let written = async {
             frame::write(&mut send, &response).await?;
             let _ = send.finish();

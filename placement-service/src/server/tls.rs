@@ -1,26 +1,34 @@
 //! A listener for axum that has finished the TLS handshake, and checked the certificate, before a
 //! connection counts as accepted. Handshakes run side by side: a slow peer holds up nobody.
 
+use crate::api::MAX_WAIT_MS;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use replicator::net::identity::{Fault, Gate, Identity};
+use replicator::net::{Places, Taking};
+use rustls::pki_types::CertificateDer;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Operators are few; what is more than this waits in the kernel's queue.
+/// Operators are few; each has a tool or two.
 const MAX_CONNECTIONS: usize = 256;
+const MAX_FROM_ONE_PEER: usize = 32;
+/// Peers that have not shown their certificate yet; a host that says nothing leaves the others half.
+const MAX_HANDSHAKES: usize = 64;
+/// A connection from which nothing comes for so long is ended: longer than the longest request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(MAX_WAIT_MS / 1000 + 30);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -76,10 +84,9 @@ impl Listener for TlsListener {
 }
 
 async fn accept(tcp: TcpListener, gate: Gate, accepted: mpsc::Sender<(Counted, Peer)>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let handshakes = Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES / 2);
+    let peers = Places::new(MAX_CONNECTIONS, MAX_FROM_ONE_PEER);
     loop {
-        let place = places.clone().acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
         let (stream, from) = match tcp.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -89,16 +96,29 @@ async fn accept(tcp: TcpListener, gate: Gate, accepted: mpsc::Sender<(Counted, P
                 continue;
             }
         };
-        let (gate, accepted) = (gate.clone(), accepted.clone());
+        let Some(shaking) = handshakes.take(from.ip()) else {
+            tracing::debug!(%from, "too many connections that have not shown a certificate; refused another");
+            continue;
+        };
+        let (gate, accepted, peers) = (gate.clone(), accepted.clone(), peers.clone());
         tokio::spawn(async move {
-            match handshake(stream, from, &gate).await {
-                Ok((stream, identity)) => {
+            let shaken = handshake(stream, from, &gate).await;
+            drop(shaking);
+            match shaken {
+                Ok((stream, certificate, identity)) => {
+                    let Some(place) = peers.take(identity.clone()) else {
+                        tracing::warn!(peer = %identity, %from, "it has {MAX_FROM_ONE_PEER} connections already, or all have {MAX_CONNECTIONS}; refused another");
+                        return;
+                    };
                     let peer = Peer {
                         address: from,
                         identity,
                     };
                     let counted = Counted {
                         stream,
+                        gate,
+                        certificate,
+                        idle: Box::pin(sleep(IDLE_TIMEOUT)),
                         _place: place,
                     };
                     // Not taken any more: the server stops.
@@ -116,7 +136,7 @@ async fn handshake(
     stream: TcpStream,
     from: SocketAddr,
     gate: &Gate,
-) -> Result<(TlsStream<TcpStream>, Identity), Fault> {
+) -> Result<(TlsStream<TcpStream>, CertificateDer<'static>, Identity), Fault> {
     let (config, verdict) = gate.tls();
     // Small answers go out at once. If the option cannot be set they only go a little later.
     if let Err(error) = stream.set_nodelay(true) {
@@ -134,14 +154,22 @@ async fn handshake(
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(|certificates| certificates.first());
-    let identity = Identity::named_by(certificate.ok_or(Fault::NoCertificate)?)?;
-    Ok((stream, identity))
+    let certificate = certificate
+        .ok_or(Fault::NoCertificate)?
+        .clone()
+        .into_owned();
+    let identity = Identity::named_by(&certificate)?;
+    Ok((stream, certificate, identity))
 }
 
 /// A connection that holds one of the places until it ends.
 pub(super) struct Counted {
     stream: TlsStream<TcpStream>,
-    _place: OwnedSemaphorePermit,
+    gate: Gate,
+    certificate: CertificateDer<'static>,
+    /// Until when something has to come.
+    idle: Pin<Box<Sleep>>,
+    _place: Taking<Identity>,
 }
 
 impl AsyncRead for Counted {
@@ -150,7 +178,20 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.gate.has_revoked(&self.certificate) {
+            let why = "the peer's certificate was revoked";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, why)));
+        }
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => self.idle.as_mut().poll(cx).map(|()| {
+                let why = "nothing came for too long";
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            }),
+            ready => {
+                self.idle.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
+                ready
+            }
+        }
     }
 }
 

@@ -22,11 +22,11 @@ mod verify;
 pub use credentials::{Credentials, CredentialsError};
 pub use dial::{Dial, DialError};
 pub use gate::{Admitted, Gate, Refused};
-pub use grant::{Claims, GrantFault, fuzz_grant};
+pub use grant::{Claims, GrantFault};
 pub use name::{Identity, Role};
 pub use pki::{DEFAULT_VALIDITY, Pki, PkiError};
-pub use revoked::Fingerprint;
 pub(crate) use revoked::sha256;
+pub use revoked::{Fingerprint, Revocation, revoke};
 pub use verify::{Claimed, Expected, Fault, Verdict};
 
 use rustls::crypto::CryptoProvider;
@@ -47,4 +47,10 @@ pub fn provider() -> Arc<CryptoProvider> {
         ],
         ..default_provider()
     })
+}
+
+/// Any bytes, as what others hand us in writing: for fuzzing.
+pub fn fuzz_papers(bytes: &[u8]) {
+    grant::fuzz(bytes);
+    revoked::fuzz(bytes);
 }

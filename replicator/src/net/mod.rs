@@ -4,6 +4,8 @@
 //! [`Server`] answers for the stores of a node, [`Links`] reaches far stores from the thread that
 //! needs them, [`Puller`] brings blocks from there into the own store, [`transport`] sets up QUIC for all.
 
+#[cfg(test)]
+mod abuse_tests;
 mod admission;
 mod client;
 mod compression;
@@ -12,6 +14,7 @@ mod dialer;
 pub mod identity;
 mod link;
 mod meter;
+mod places;
 mod pull;
 mod server;
 mod session;
@@ -23,6 +26,7 @@ pub(crate) use admission::digest;
 pub use client::{Links, Place};
 pub use link::{Link, LinkEvent};
 pub use meter::LinkMeasurement;
+pub use places::{Places, Taking};
 pub use pull::{KeptSource, Puller, PullingStore};
 pub use server::{Serve, Server};
 

@@ -3,18 +3,15 @@
 
 use super::admission::Rules;
 use super::identity::{Admitted, Credentials, Gate, Identity, Role};
-use super::{Close, session, transport};
+use super::{Close, Places, session, transport};
 use crate::message::{Reply, Request};
 use crate::store::SharedStore;
 use crate::wire::ALPN;
 use crate::words::{DiskId, Epoch, StoreId};
 use bytes::Bytes;
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What answers requests: a store, behind whatever threads it needs.
 pub trait Serve: Send + Sync + 'static {
@@ -39,8 +36,8 @@ impl Serve for SharedStore {
 const MAX_CONNECTIONS: usize = 512;
 /// Of those, from one peer: a few stores times a few reactor threads.
 const MAX_FROM_ONE_PEER: usize = 64;
-/// Peers that have not shown their certificate yet. From half of it on they must show that their
-/// address is theirs.
+/// Peers that have not shown their certificate yet. From a quarter of it on they must show that their
+/// address is theirs, and one address gets half.
 const MAX_HANDSHAKES: usize = 64;
 
 type Find<S> = Arc<dyn Fn(StoreId) -> Option<S> + Send + Sync>;
@@ -51,9 +48,8 @@ pub struct Server<S> {
     gate: Gate,
     find: Find<S>,
     rules: Rules,
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-    peers: Arc<Mutex<HashMap<Identity, usize>>>,
+    handshakes: Places<IpAddr>,
+    peers: Places<Identity>,
 }
 
 impl<S: Serve> Server<S> {
@@ -77,9 +73,8 @@ impl<S: Serve> Server<S> {
                 credentials: credentials.clone(),
                 accept_ungranted: false,
             },
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
-            peers: Arc::default(),
+            handshakes: Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES / 2),
+            peers: Places::new(MAX_CONNECTIONS, MAX_FROM_ONE_PEER),
         })
     }
 
@@ -102,27 +97,25 @@ impl<S: Serve> Server<S> {
     /// Accepts until the endpoint is closed. Each connection is a task of its own.
     pub async fn run(self) {
         while let Some(incoming) = self.endpoint.accept().await {
-            let free = (
-                self.connections.clone().try_acquire_owned(),
-                self.handshakes.clone().try_acquire_owned(),
-            );
-            let (Ok(connection), Ok(handshake)) = free else {
-                tracing::debug!(from = %incoming.remote_address(), "too many connections; refused");
-                incoming.refuse();
-                continue;
-            };
-            let crowded = self.handshakes.available_permits() < MAX_HANDSHAKES / 2;
+            // Before a place is taken in somebody else's name.
+            let crowded = self.handshakes.taken() >= MAX_HANDSHAKES / 4;
             if crowded && incoming.may_retry() {
                 let _ = incoming.retry();
                 continue;
             }
+            let handshake = self.handshakes.take(incoming.remote_address().ip());
+            let Some(handshake) = handshake.filter(|_| !self.peers.is_full()) else {
+                tracing::debug!(from = %incoming.remote_address(), "too many connections; refused");
+                incoming.refuse();
+                continue;
+            };
             let (gate, find, peers) = (self.gate.clone(), self.find.clone(), self.peers.clone());
             let rules = self.rules.clone();
             tokio::spawn(async move {
                 // A refusal has been logged, with its reason.
                 if let Ok(admitted) = gate.admit(incoming).await {
                     drop(handshake);
-                    serve(admitted, find, rules, peers, connection).await;
+                    serve(admitted, find, rules, peers).await;
                 }
             });
         }
@@ -136,53 +129,14 @@ impl<S> Drop for Server<S> {
     }
 }
 
-async fn serve<S: Serve>(
-    admitted: Admitted,
-    find: Find<S>,
-    rules: Rules,
-    peers: Arc<Mutex<HashMap<Identity, usize>>>,
-    _permit: OwnedSemaphorePermit,
-) {
+async fn serve<S: Serve>(admitted: Admitted, find: Find<S>, rules: Rules, peers: Places<Identity>) {
     let peer = admitted.identity;
-    let Some(_place) = PeerPlace::take(peers, &peer) else {
-        tracing::warn!(%peer, "has {MAX_FROM_ONE_PEER} connections already; refused another");
+    let Some(_place) = peers.take(peer.clone()) else {
+        tracing::warn!(%peer, "it has {MAX_FROM_ONE_PEER} connections already, or all have {MAX_CONNECTIONS}; refused another");
         admitted
             .connection
             .close(Close::TooMany.code(), b"too many connections from one peer");
         return;
     };
     session::run(admitted.connection, &peer, &*find, rules).await;
-}
-
-/// One connection of a peer, counted while it lives.
-struct PeerPlace {
-    peers: Arc<Mutex<HashMap<Identity, usize>>>,
-    peer: Identity,
-}
-
-impl PeerPlace {
-    fn take(peers: Arc<Mutex<HashMap<Identity, usize>>>, peer: &Identity) -> Option<PeerPlace> {
-        {
-            let mut counts = peers.lock();
-            let count = counts.entry(peer.clone()).or_default();
-            if *count == MAX_FROM_ONE_PEER {
-                return None;
-            }
-            *count += 1;
-        }
-        let peer = peer.clone();
-        Some(PeerPlace { peers, peer })
-    }
-}
-
-impl Drop for PeerPlace {
-    fn drop(&mut self) {
-        let mut counts = self.peers.lock();
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.peer);
-            }
-        }
-    }
 }

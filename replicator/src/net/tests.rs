@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-const STORE: StoreId = StoreId::from_u128(42);
+pub(super) const STORE: StoreId = StoreId::from_u128(42);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Holds blocks in memory, and answers when it is let.
@@ -179,14 +179,14 @@ pub(super) fn link(links: &Links, store: StoreId) -> (Link, Heard) {
     (link, Heard(rx))
 }
 
-struct Cluster {
-    dir: tempfile::TempDir,
+pub(super) struct Cluster {
+    pub dir: tempfile::TempDir,
     node: Node,
-    links: Links,
+    pub links: Links,
 }
 
 impl Cluster {
-    async fn start() -> Cluster {
+    pub async fn start() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let node = Node::start(
             &credentials(dir.path(), Role::Node, "osaka-1"),
@@ -199,7 +199,21 @@ impl Cluster {
     }
 
     /// A connection of a peer that does not follow the protocol.
-    async fn raw(&self) -> (quinn::Endpoint, quinn::Connection) {
+    pub async fn raw(&self) -> (quinn::Endpoint, quinn::Connection) {
+        let (endpoint, connection) = self.try_raw().await;
+        (endpoint, connection.unwrap())
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.node.addr
+    }
+
+    pub async fn try_raw(
+        &self,
+    ) -> (
+        quinn::Endpoint,
+        Result<quinn::Connection, super::identity::DialError>,
+    ) {
         let credentials = credentials(self.dir.path(), Role::Operator, "mallory");
         let dial = Dial::new(
             &credentials,
@@ -208,12 +222,12 @@ impl Cluster {
         )
         .with_transport(transport::config(0));
         let endpoint = transport::connecting(transport::any_socket().unwrap()).unwrap();
-        let connection = dial.connect(&endpoint, self.node.addr).await.unwrap();
+        let connection = dial.connect(&endpoint, self.node.addr).await;
         (endpoint, connection)
     }
 }
 
-fn links(credentials: &Credentials, addr: SocketAddr) -> Links {
+pub(super) fn links(credentials: &Credentials, addr: SocketAddr) -> Links {
     let place = Place {
         addr,
         host: host("osaka-1"),
@@ -221,7 +235,7 @@ fn links(credentials: &Credentials, addr: SocketAddr) -> Links {
     Links::new(credentials, move |_| Some(place.clone())).unwrap()
 }
 
-fn asker() -> Asker {
+pub(super) fn asker() -> Asker {
     Asker {
         disk: DiskId::from_u128(1),
         epoch: Epoch::from_u64(1),
@@ -229,7 +243,7 @@ fn asker() -> Asker {
     }
 }
 
-fn write(block: u64, data: Vec<u8>) -> Request {
+pub(super) fn write(block: u64, data: Vec<u8>) -> Request {
     let blocks = Blocks::new(Block(block), (data.len() as u64 / BLOCK_BYTES) as u32);
     Request::Write {
         asker: asker(),
@@ -249,12 +263,12 @@ fn read(block: u64, count: u32) -> Request {
     }
 }
 
-fn pattern(blocks: usize, seed: u64) -> Vec<u8> {
+pub(super) fn pattern(blocks: usize, seed: u64) -> Vec<u8> {
     let words = (0..blocks as u64 * BLOCK_BYTES / 8).map(|i| (i + 1).wrapping_mul(seed | 1));
     words.flat_map(u64::to_le_bytes).collect()
 }
 
-async fn close_code(connection: &quinn::Connection) -> (u64, String) {
+pub(super) async fn close_code(connection: &quinn::Connection) -> (u64, String) {
     match timeout(PATIENCE, connection.closed()).await.unwrap() {
         quinn::ConnectionError::ApplicationClosed(close) => (
             close.error_code.into(),

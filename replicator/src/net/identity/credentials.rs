@@ -185,7 +185,7 @@ fn hosts_with(dir: &Path, role: Role) -> Result<Vec<HostName>, CredentialsError>
     Ok(hosts)
 }
 
-fn read_certificate(
+pub(super) fn read_certificate(
     what: &'static str,
     path: &Path,
 ) -> Result<CertificateDer<'static>, CredentialsError> {

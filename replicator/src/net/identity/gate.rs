@@ -5,6 +5,7 @@ use super::revoked::RECHECK;
 use super::verify::Verifier;
 use super::{Credentials, Expected, Fault, Identity, Role, Verdict, provider};
 use quinn::crypto::rustls::QuicServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::SingleCertAndKey;
 use std::net::SocketAddr;
@@ -111,6 +112,11 @@ impl Gate {
             },
         };
         Err(self.refuse(from, fault))
+    }
+
+    /// Whether a certificate that was let in has been revoked since.
+    pub fn has_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.credentials.revoked().has(certificate)
     }
 
     /// Logs that `from` was refused.

@@ -250,7 +250,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Any bytes, as a grant: for fuzzing.
-pub fn fuzz_grant(bytes: &[u8]) {
+pub(super) fn fuzz(bytes: &[u8]) {
     if let Ok(claims) = Claims::of_verified(bytes) {
         let parts = Parts::of(bytes).expect("it was just taken apart");
         assert_eq!(claims.encode(), parts.said, "encode undoes decode");

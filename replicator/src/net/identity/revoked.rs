@@ -4,9 +4,10 @@
 //! A line is the SHA-256 of a certificate in hexadecimal digits, with or without colons, and whatever
 //! behind `#`. No file: nothing is revoked. A file that cannot be read leaves what was read last.
 
-use super::provider;
+use super::{CredentialsError, Identity, provider};
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
+use serde::{Serialize, Serializer};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -66,6 +67,12 @@ impl Fingerprint {
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 
@@ -138,6 +145,52 @@ impl Revoked {
     }
 }
 
+/// What [`revoke`] did.
+pub struct Revocation {
+    pub identity: Identity,
+    pub fingerprint: Fingerprint,
+    /// It stood in the list before.
+    pub already: bool,
+}
+
+/// Adds the certificate in a PEM file to the list in `dir`.
+pub fn revoke(dir: &Path, certificate: &Path) -> Result<Revocation, CredentialsError> {
+    let list = dir.join(FILE);
+    let io = |source| CredentialsError::Io {
+        path: list.clone(),
+        source,
+    };
+    let certificate = super::credentials::read_certificate("certificate", certificate)?;
+    let identity =
+        Identity::named_by(&certificate).map_err(|fault| CredentialsError::Certificate {
+            path: list.clone(),
+            fault,
+        })?;
+    let known = read(&list).map_err(|why| CredentialsError::Malformed {
+        what: "list of revoked certificates",
+        path: list.clone(),
+        why,
+    })?;
+    let fingerprint = Fingerprint::of(&certificate);
+    let already = known.contains(&fingerprint);
+    if !already {
+        let mut text = fs::read_to_string(&list).unwrap_or_default();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text += &format!("{fingerprint}  # {identity}\n");
+        // A process that looks meanwhile sees the list before or after.
+        let whole = list.with_extension("new");
+        fs::write(&whole, text).map_err(io)?;
+        fs::rename(&whole, &list).map_err(io)?;
+    }
+    Ok(Revocation {
+        identity,
+        fingerprint,
+        already,
+    })
+}
+
 /// When the file was written last, and its length; None: there is none.
 fn stamp(path: &Path) -> io::Result<Option<(SystemTime, u64)>> {
     match fs::metadata(path) {
@@ -171,4 +224,13 @@ pub(super) fn parse(text: &str) -> Result<HashSet<Fingerprint>, String> {
                 .ok_or_else(|| format!("line {at} is not the SHA-256 of a certificate"))
         })
         .collect()
+}
+
+/// Any bytes, as a list: for fuzzing.
+pub(super) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(list) = parse(&text) {
+        let again: String = list.iter().map(|one| format!("{one}\n")).collect();
+        assert_eq!(parse(&again), Ok(list));
+    }
 }
