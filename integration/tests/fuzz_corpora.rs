@@ -33,3 +33,28 @@ fn descriptors() {
 fn recovery() {
     replay("recovery", replicator::store::fuzz_recover);
 }
+
+#[test]
+fn grants() {
+    replay("grants", replicator::net::identity::fuzz_papers);
+}
+
+#[test]
+fn policy() {
+    replay("policy", placement_service::fuzz::fuzz_policy);
+}
+
+#[test]
+fn api() {
+    replay("api", placement_service::fuzz::fuzz_api);
+}
+
+#[test]
+fn node_protocol() {
+    replay("node_protocol", placement_service::fuzz::fuzz_node_protocol);
+}
+
+#[test]
+fn settings() {
+    replay("settings", cli::fuzz_settings);
+}

@@ -16,6 +16,7 @@ pub mod catalog;
 pub mod choose;
 pub mod client;
 mod frame;
+pub mod fuzz;
 mod granted;
 pub mod model;
 pub mod node_protocol;

@@ -19,7 +19,7 @@ struct Target {
     input_bytes_max: u32,
 }
 
-const TARGETS: [Target; 3] = [
+const TARGETS: [Target; 8] = [
     Target {
         name: "wire",
         input_bytes_max: 16 << 10,
@@ -31,6 +31,26 @@ const TARGETS: [Target; 3] = [
     Target {
         name: "recovery",
         input_bytes_max: 64 << 10,
+    },
+    Target {
+        name: "grants",
+        input_bytes_max: 8 << 10,
+    },
+    Target {
+        name: "policy",
+        input_bytes_max: 16 << 10,
+    },
+    Target {
+        name: "api",
+        input_bytes_max: 8 << 10,
+    },
+    Target {
+        name: "node_protocol",
+        input_bytes_max: 16 << 10,
+    },
+    Target {
+        name: "settings",
+        input_bytes_max: 4 << 10,
     },
 ];
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";

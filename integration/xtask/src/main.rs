@@ -5,6 +5,8 @@
 
 mod demo;
 mod fuzz;
+#[cfg(test)]
+mod licences;
 mod migration;
 mod run;
 mod setup;

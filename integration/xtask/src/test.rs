@@ -91,6 +91,11 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
         simulate(&["--planted"]),
         5 * MINUTE,
     )?;
+    run.program(
+        "security, with real processes",
+        tests(workspace).args(["--package", "integration", "--test", "security"]),
+        3 * MINUTE,
+    )?;
     let guests = guest_tests(workspace).args(["--", "--test-threads=1"]);
     run.program("guests", guests, 15 * MINUTE)?;
     if quick {
