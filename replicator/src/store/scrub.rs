@@ -130,6 +130,10 @@ impl<M: Media> Store<M> {
             return None;
         }
         let synced = self.synced();
+        if self.scrubbing.next.segment > synced.segment {
+            // The file may be newer than the log, where a directory was put back.
+            self.scrubbing.next = LogPoint::default();
+        }
         let next = self.scrubbing.next;
         let mut segments = self.log.segments.range(next.segment..=synced.segment);
         let found = segments.find_map(|(id, segment)| {

@@ -80,7 +80,7 @@ fn where_it_is(
     let path = format!("/v1/disks/{}/verify", args.disk);
     let order = VerifyDisk { deep: args.deep };
     let begun: Verification = service.post(&path, &order)?;
-    let watched = service.run(async {
+    let watched: anyhow::Result<Option<Verdict>> = service.run(async {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -101,8 +101,7 @@ fn where_it_is(
             }
         }
     });
-    let watched: anyhow::Result<Option<Verdict>> = watched;
-    if !matches!(watched, Err(_)) {
+    if watched.is_ok() {
         let _: Verification = service.delete(&path)?;
     }
     watched?.ok_or_else(stopped_early)
