@@ -1,5 +1,5 @@
 //! A cluster of real processes on this machine: one placement service, and nodes that share nothing
-//! but loopback. All that knows the command line of `ukai` is in this file.
+//! but loopback, or a network between hosts. All that knows the command line of `ukai` is in this file.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::guest::kit;
+use crate::networks::Networks;
 use crate::processes::{Lifetime, Process, Scratch, ask};
 use crate::relay::{Link, Way};
 
@@ -66,6 +67,26 @@ pub struct Cluster {
     placement: Option<Process>,
     nodes: Vec<Node>,
     link: Option<Link>,
+    networks: Option<Networks>,
+    eject_after: Option<Duration>,
+}
+
+/// Where the placement service runs.
+pub const CONTROL: &str = "control";
+const NODES_PORT: u16 = 7400;
+const OPERATORS_PORT: u16 = 7401;
+const STORE_PORT: u16 = 7410;
+
+/// What the processes of a cluster stand on. Left out: all of them on loopback.
+#[derive(Default)]
+pub struct Ground {
+    /// A distance between the datacenters, from the first node's to all others (its way there). The
+    /// placement service stands with the first node.
+    pub link: Option<Link>,
+    /// A network for each host, and one for [`CONTROL`].
+    pub networks: Option<Networks>,
+    /// None: what nodes do when nobody says otherwise.
+    pub eject_after: Option<Duration>,
 }
 
 struct Node {
@@ -89,29 +110,60 @@ impl Cluster {
         Cluster::start_across(scratch, specs, lifetime, None)
     }
 
-    /// The same with a link between the datacenters, from the first node's to all others (its way
-    /// there). The placement service stands with the first node.
+    /// The same with a link between the datacenters.
     pub fn start_across(
         scratch: &Scratch,
         specs: &'static [NodeSpec],
         lifetime: Lifetime,
         link: Option<Link>,
     ) -> Result<Cluster> {
+        let ground = Ground {
+            link,
+            ..Ground::default()
+        };
+        Cluster::start_on(scratch, specs, lifetime, ground)
+    }
+
+    pub fn start_on(
+        scratch: &Scratch,
+        specs: &'static [NodeSpec],
+        lifetime: Lifetime,
+        ground: Ground,
+    ) -> Result<Cluster> {
+        let Ground {
+            link,
+            networks,
+            eject_after,
+        } = ground;
+        let (nodes_at, operators_at) = match &networks {
+            None => (free_udp()?, free_tcp()?),
+            Some(networks) => {
+                let control = networks.address(CONTROL)?;
+                let at = |port| SocketAddr::new(control, port);
+                (at(NODES_PORT), at(OPERATORS_PORT))
+            }
+        };
         let mut cluster = Cluster {
             ukai: kit::built("ukai", "UKAI_BIN")?,
             data: scratch.data().to_owned(),
-            nodes_at: free_udp()?,
-            operators_at: free_tcp()?,
+            nodes_at,
+            operators_at,
             lifetime,
             placement_log: scratch.log("placement"),
             placement: None,
             nodes: Vec::new(),
             link,
+            networks,
+            eject_after,
         };
         for spec in specs {
+            let listen = match &cluster.networks {
+                None => free_udp()?,
+                Some(networks) => SocketAddr::new(networks.address(spec.host)?, STORE_PORT),
+            };
             cluster.nodes.push(Node {
                 spec,
-                listen: free_udp()?,
+                listen,
                 placement: cluster.nodes_at,
                 via: Vec::new(),
                 capacity: None,
@@ -160,6 +212,11 @@ impl Cluster {
     /// The distance between the datacenters, if there is one.
     pub fn link(&self) -> Result<&Link> {
         self.link.as_ref().context("this cluster has no link")
+    }
+
+    /// The networks of the hosts, if they have some.
+    pub fn networks(&self) -> Option<&Networks> {
+        self.networks.as_ref()
     }
 
     /// Takes the distance away: the nodes are started anew without it.
@@ -247,8 +304,7 @@ impl Cluster {
 
     /// The same process goes on as the program that stands where it was started from.
     pub fn upgrade_node(&mut self, host: &str) -> Result<()> {
-        let process = self.node(host)?.process.as_mut();
-        process.context("the node is not running")?.upgrade();
+        self.running_node(host)?.upgrade();
         Ok(())
     }
 
@@ -262,11 +318,27 @@ impl Cluster {
         self.start_node(host)
     }
 
+    /// The node neither answers nor ends, until [`Cluster::resume_node`].
+    pub fn pause_node(&mut self, host: &str) -> Result<()> {
+        self.running_node(host)?.pause();
+        Ok(())
+    }
+
+    pub fn resume_node(&mut self, host: &str) -> Result<()> {
+        self.running_node(host)?.resume();
+        Ok(())
+    }
+
+    fn running_node(&mut self, host: &str) -> Result<&mut Process> {
+        let process = self.node(host)?.process.as_mut();
+        process.with_context(|| format!("the node of {host} is not running"))
+    }
+
     pub fn start_node(&mut self, host: &str) -> Result<()> {
-        let mut command = self.command();
+        let mut command = self.command(host)?;
         let own = self.data.join(host);
         std::fs::create_dir_all(own.join("sockets"))?;
-        let lifetime = self.lifetime;
+        let (lifetime, eject_after) = (self.lifetime, self.eject_after);
         let node = self.node(host)?;
         command
             .args(["node", "--host", host])
@@ -286,6 +358,9 @@ impl Cluster {
             .arg(own.join("store"))
             .arg("--sockets")
             .arg(own.join("sockets"));
+        if let Some(bound) = eject_after {
+            command.args(["--eject-after", &format!("{}ms", bound.as_millis())]);
+        }
         if let Some(bytes) = node.capacity {
             command.args(["--capacity", &bytes.to_string()]);
         }
@@ -313,9 +388,9 @@ impl Cluster {
     }
 
     pub fn start_placement(&mut self) -> Result<()> {
-        let mut command = self.command();
+        let mut command = self.command(CONTROL)?;
         command
-            .args(["placement", "--host", "control"])
+            .args(["placement", "--host", CONTROL])
             .arg("--catalog")
             .arg(self.data.join("catalog.redb"))
             .args(["--nodes", &self.nodes_at.to_string()])
@@ -363,7 +438,7 @@ impl Cluster {
 
     /// An operator's command, its answer as people see it.
     pub fn table(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.command();
+        let mut command = self.command(CONTROL)?;
         command.args(arguments);
         let line = format!("ukai {}", arguments.join(" "));
         let answer = ask(&line, command, COMMAND_BOUND)?;
@@ -403,7 +478,7 @@ impl Cluster {
             "--dir",
             &pki,
             "--placement",
-            "control",
+            CONTROL,
             "--operator",
             "operator",
         ];
@@ -413,10 +488,14 @@ impl Cluster {
         self.table(&arguments).map(drop)
     }
 
-    fn command(&self) -> Command {
+    /// `ukai`, to run on that host.
+    fn command(&self, host: &str) -> Result<Command> {
         let mut command = Command::new(&self.ukai);
         command.envs(self.environment()).current_dir(&self.data);
-        command
+        if let Some(networks) = &self.networks {
+            networks.enter(host, &mut command)?;
+        }
+        Ok(command)
     }
 
     fn pki(&self) -> PathBuf {

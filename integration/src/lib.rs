@@ -1,15 +1,19 @@
 //! Tests that see the whole: the simulator, and real processes with real guests.
 //!
+//! - [`chaos`]: everything that can be done to real processes under a guest that verifies.
 //! - [`cluster`]: a placement service and nodes as processes of this machine.
 //! - [`guest`]: QEMU guests that are driven by commands.
 //! - [`migration`]: a guest's move between datacenters, recorded and compared.
+//! - [`networks`]: a network namespace for each host, with cuts.
 //! - [`processes`]: programs that a test starts, and nothing of them left behind.
 //! - [`relay`]: a distance between datacenters, with delay, a rate and cuts.
 //! - [`sim`]: writers, stores and the placement map in virtual time, with everything going wrong.
 
+pub mod chaos;
 pub mod cluster;
 pub mod guest;
 pub mod migration;
+pub mod networks;
 pub mod processes;
 pub mod relay;
 pub mod sim;

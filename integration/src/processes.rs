@@ -181,6 +181,15 @@ impl Process {
         self.signal(libc::SIGUSR2);
     }
 
+    /// It does nothing more until [`Process::resume`]; others see a process that does not answer.
+    pub fn pause(&mut self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    pub fn resume(&mut self) {
+        self.signal(libc::SIGCONT);
+    }
+
     /// SIGTERM, then SIGKILL if it is still there after `grace`. True: it ended by itself in time.
     pub fn terminate(&mut self, grace: Duration) -> bool {
         self.signal(libc::SIGTERM);

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -163,6 +163,21 @@ impl Task {
     /// All that it has printed, as far as it was waited for.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Takes in what has come. `Some`: it has ended, with this status.
+    pub fn look(&mut self) -> Option<i32> {
+        loop {
+            match self.events.try_recv() {
+                Ok(Event::Line(line)) => {
+                    self.text.push_str(&line);
+                    self.text.push('\n');
+                }
+                Ok(Event::Exit(status)) => return Some(status),
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Disconnected) => return Some(-1),
+            }
+        }
     }
 
     /// Takes in what has come, and waits for a line that contains `needle`.

@@ -116,7 +116,13 @@ impl Ticks {
 
     /// All operations that have ended, in the order of their ends.
     pub fn operations(&self) -> Result<Vec<Operation>> {
-        pair(&self.heard.lock().expect("no panic while held"))
+        Ok(pair(&self.heard.lock().expect("no panic while held"))?.0)
+    }
+
+    /// Since when the guest has been waiting for the oldest operation that has not ended.
+    pub fn waiting_since(&self) -> Result<Option<Stamp>> {
+        let heard = self.heard.lock().expect("no panic while held");
+        Ok(pair(&heard)?.1)
     }
 }
 
@@ -177,7 +183,7 @@ fn receive(socket: &UdpSocket) -> Option<(Stamp, u8)> {
 
 /// A guest that was killed leaves a beginning without an end; anything else that does not fit says that
 /// ticks were lost, and that no figure can be had from them.
-fn pair(heard: &[(Stamp, u8)]) -> Result<Vec<Operation>> {
+fn pair(heard: &[(Stamp, u8)]) -> Result<(Vec<Operation>, Option<Stamp>)> {
     ensure!(heard.len() < MAX_TICKS, "more ticks than are kept");
     let mut begun = [[None; OPERATIONS]; THREADS];
     let mut operations = Vec::with_capacity(heard.len() / 2);
@@ -202,7 +208,8 @@ fn pair(heard: &[(Stamp, u8)]) -> Result<Vec<Operation>> {
             *open = Some(stamp);
         }
     }
-    Ok(operations)
+    let oldest = begun.iter().flatten().copied().flatten().min();
+    Ok((operations, oldest))
 }
 
 #[cfg(test)]
@@ -220,7 +227,8 @@ mod tests {
             (Stamp(45), write_of_3 | 1),
             (Stamp(50), write_of_3),
         ];
-        let operations = pair(&heard).unwrap();
+        let (operations, waiting_since) = pair(&heard).unwrap();
+        assert_eq!(waiting_since, Some(Stamp(50)));
         assert_eq!(operations.len(), 2, "the last one has no end");
         assert_eq!(operations[0].doing, Doing::Flush);
         assert_eq!(operations[1].took().as_nanos(), 35);

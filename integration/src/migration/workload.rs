@@ -98,10 +98,37 @@ impl Writer {
         Ok(last.to_owned())
     }
 
+    /// The same, without waiting for it to go on.
+    pub fn must_not_have_ended(&mut self) -> Result<()> {
+        let ended = self.task.look();
+        ensure!(ended.is_none(), "the writer ended: {}", self.task.text());
+        Ok(())
+    }
+
+    /// The last write of each thread that it reported as flushed, for `ukai-guest verify-check`.
+    pub fn flushed(&mut self, threads: u64) -> Vec<u64> {
+        self.task.look();
+        let mut newest = vec![0; threads as usize];
+        for line in self.task.text().lines() {
+            if let Some((thread, sequence)) = flushed(line)
+                && let Some(newest) = newest.get_mut(thread)
+            {
+                *newest = sequence;
+            }
+        }
+        newest
+    }
+
     /// An error if it has ended by itself: it found a wrong block, or the disk failed.
     pub fn must_go_on(&mut self) -> Result<()> {
         self.task.wait_for("flushed", LONG).map(drop)
     }
+}
+
+/// `flushed thread=T seq=K`
+fn flushed(line: &str) -> Option<(usize, u64)> {
+    let (thread, sequence) = line.strip_prefix("flushed thread=")?.split_once(" seq=")?;
+    Some((thread.parse().ok()?, sequence.parse().ok()?))
 }
 
 /// What a guest's console must not hold.

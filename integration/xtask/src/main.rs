@@ -3,6 +3,7 @@
 //! It stands alone and builds in seconds: what needs the product's crates is a program of the
 //! `integration` crate, which this one builds and runs with a bound on its time.
 
+mod chaos;
 mod demo;
 mod fuzz;
 #[cfg(test)]
@@ -55,6 +56,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Real processes and a guest, while everything that can fail does; --each writes docs/failures.md
+    Chaos {
+        /// Arguments of the program: --minutes N, --seed N, --json, --only NAME, --each
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Everything that must hold, in order, with a line and a time for each step
     Test {
         /// Leave out clippy and the demo, and simulate fewer seeds
@@ -99,6 +106,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Demo { keep, plot } => demo::run(&workspace, keep, plot.as_deref()),
         Task::CompareMigration { arguments } => migration::compare(&workspace, &arguments),
         Task::Soak { arguments } => migration::soak(&workspace, &arguments),
+        Task::Chaos { arguments } => chaos::run(&workspace, &arguments),
         Task::Test { quick } => test::run(&workspace, quick),
         Task::Sim { arguments } => {
             let simulate = workspace

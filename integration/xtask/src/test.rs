@@ -16,11 +16,12 @@ use crate::workspace::Workspace;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Test programs that need a guest; one after the other, for two cores carry one guest well.
-const GUEST_TESTS: [&str; 4] = [
+const GUEST_TESTS: [&str; 5] = [
     "guest_harness",
     "guest_disk",
     "guest_migration",
     "guest_moves",
+    "guest_chaos",
 ];
 
 pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {

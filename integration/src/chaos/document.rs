@@ -1,0 +1,199 @@
+//! `docs/failures.md`: what each failure means to people, with the figures of one run.
+
+use std::fmt::Write;
+
+use super::Report;
+use super::fault::Fault;
+use super::report::{FaultTold, TurnTold};
+
+/// What is said about one failure; the figures come from a run.
+struct Said {
+    what: &'static str,
+    guest: &'static str,
+    operator: &'static str,
+    repair: &'static str,
+}
+
+/// The page; a failure that this run did not play has no figures.
+pub fn page(report: &Report) -> String {
+    let mut text = format!(
+        "# Failures\n\n\
+         Each failure: what the guest sees and for how long, what the operator sees, and what repairs it. The figures were\n\
+         measured by `cargo xtask chaos --each`, which wrote this page: real processes, five hosts with a network namespace\n\
+         each, a guest under QEMU without KVM that writes, flushes, reads back and verifies all the while, on two busy cores.\n\
+         One failure alone: `cargo xtask chaos --only NAME`. All of them by chance, overlapping: `cargo xtask chaos --minutes 10`.\n\n\
+         The disk has two copies in tokyo, where its VM runs, and one in osaka (`away`); `eject-after` is {} s. *Waits* is the\n\
+         longest that one request of the guest took, first to last byte; *out* is when the failed member was no member any\n\
+         more, *whole* when no copy was missing any more, *well* when `ukai status` had nothing left to say: all from the\n\
+         moment of the failure, which lasted as long as the second column says. 0 errors in the guest and 0 wrong blocks in every\n\
+         row, or the command fails.\n\n\
+         | failure | lasts | guest waits | out | whole | well |\n| --- | --- | --- | --- | --- | --- |\n",
+        report.eject_after.as_secs_f64()
+    );
+    let played = |fault: Fault| {
+        let turns = report.turns.iter().filter(|turn| turn.wrong.is_empty());
+        let mut alone = turns.filter(|turn| turn.faults.len() == 1);
+        alone.find(|turn| turn.faults[0].fault == fault)
+    };
+    for fault in Fault::all() {
+        if let Some(turn) = played(*fault) {
+            let _ = writeln!(text, "{}", row(*fault, turn, &turn.faults[0]));
+        }
+    }
+    for fault in Fault::all() {
+        let Said {
+            what,
+            guest,
+            operator,
+            repair,
+        } = said(*fault);
+        let _ = write!(
+            text,
+            "\n## {what}\n\n`cargo xtask chaos --only {}`\n\n\
+             - **The guest:** {guest}\n- **The operator:** {operator}\n",
+            fault.name()
+        );
+        if let Some(turn) = played(*fault) {
+            for line in turn.said.iter().take(3) {
+                let _ = writeln!(text, "  - `{line}`");
+            }
+        }
+        let _ = writeln!(text, "- **What repairs it:** {repair}");
+    }
+    text += BESIDES;
+    text
+}
+
+fn row(fault: Fault, turn: &TurnTold, told: &FaultTold) -> String {
+    let seconds = |time: Option<std::time::Duration>| {
+        time.map_or("-".into(), |time| format!("{:.1} s", time.as_secs_f64()))
+    };
+    let waits = match told.running_after {
+        Some(running) => format!(
+            "VM gone; disk taken over after {}, VM runs after {:.1} s",
+            seconds(told.attached_after),
+            running.as_secs_f64()
+        ),
+        None => seconds(turn.longest_wait),
+    };
+    format!(
+        "| {} | {:.1} s | {waits} | {} | {} | {} |",
+        said(fault).what,
+        told.holds.as_secs_f64(),
+        seconds(told.ejected_after),
+        seconds(told.full_after),
+        seconds(turn.well_after)
+    )
+}
+
+const BESIDES: &str = "\n## What is not played here\n\n\
+- **Every host loses power.** Killed processes keep what they wrote in the kernel; power loss is simulated, sector by\n  \
+  sector (`cargo xtask sim`): what was flushed is there, and members even out what was not.\n\
+- **A guest that dies, moves or is moved back:** `cargo test --release -p integration --test guest_disk`, `guest_moves`.\n";
+
+fn said(fault: Fault) -> Said {
+    match fault {
+        Fault::StoreKilled => Said {
+            what: "A store's node is killed, near",
+            guest: "one pause of at most `eject-after`, then it goes on with the members that are left",
+            operator: "the host is silent; disks have fewer copies than their policy asks for",
+            repair: "nothing to do: the member is ejected; its place is filled from the others, or it rejoins and takes what it missed",
+        },
+        Fault::FarStoreKilled => Said {
+            what: "A store's node is killed, in the other datacenter",
+            guest: "the same: one pause of at most `eject-after`",
+            operator: "the same; what policy wants away is missing until it is repaired there",
+            repair: "nothing to do",
+        },
+        Fault::StoreHangs => Said {
+            what: "A store's node hangs (SIGSTOP)",
+            guest: "one pause of at most `eject-after`: silence is noticed by latency, not by a broken connection",
+            operator: "the host is silent, though its machine answers",
+            repair: "nothing to do: it is ejected; when it goes on, its late answers count for nothing, and it rejoins",
+        },
+        Fault::FarStoreHangs => Said {
+            what: "A store's node hangs, in the other datacenter",
+            guest: "one pause of at most `eject-after`",
+            operator: "the host is silent",
+            repair: "nothing to do",
+        },
+        Fault::LinkCut => Said {
+            what: "The link between the datacenters is cut",
+            guest: "one pause of at most `eject-after`, on the side that reaches the placement service",
+            operator: "all hosts of the other side are silent; what policy wants there is missing",
+            repair: "the link: the members there rejoin by themselves and take the difference",
+        },
+        Fault::HostCutOff => Said {
+            what: "A member's host is cut off from everybody",
+            guest: "one pause of at most `eject-after`",
+            operator: "the host is silent",
+            repair: "nothing to do: as if it were killed; when it is back it is told that it is out, and rejoins",
+        },
+        Fault::DeafStore => Said {
+            what: "One way: a member no longer hears the writer",
+            guest: "one pause of at most `eject-after`",
+            operator: "no host is silent, since the placement service hears them all; copies are missing",
+            repair: "the network; the member rejoins by itself",
+        },
+        Fault::MuteStore => Said {
+            what: "One way: a member hears the writer, and is not heard by it",
+            guest: "one pause of at most `eject-after`. What it appended without being heard was acknowledged to nobody",
+            operator: "no host is silent; copies are missing",
+            repair: "the network; the member rejoins by itself",
+        },
+        Fault::WriterKilled => Said {
+            what: "The writer's node is killed and started again",
+            guest: "a pause until it is back; its requests in flight complete, each once",
+            operator: "the host is silent",
+            repair: "nothing to do: the node takes the disk over from its former self",
+        },
+        Fault::WriterHangs => Said {
+            what: "The writer's node hangs (SIGSTOP)",
+            guest: "a pause until it goes on",
+            operator: "the host is silent",
+            repair: "nothing to do. Nobody else opens the disk unless told to: `ukai disk attach --take-over`",
+        },
+        Fault::WriterHostLost => Said {
+            what: "The writer's host is gone",
+            guest: "the VM is gone with it; started on another host it finds all that was flushed",
+            operator: "the host is silent, the disk is attached there",
+            repair: "`ukai disk attach web1 --node tokyo-2 --take-over`, and the VM started there: no lease has to run out",
+        },
+        Fault::PlacementAway => Said {
+            what: "The placement service is away, all else is healthy",
+            guest: "nothing",
+            operator: "`ukai` cannot reach it; attaching, moving and ejecting wait for it",
+            repair: "start it again; it knows what it knew",
+        },
+        Fault::PlacementAwayStoreKilled => Said {
+            what: "The placement service is away, and then a member fails",
+            guest: "a stall until either is back: no error, and nothing is acknowledged that could be lost",
+            operator: "`ukai` cannot reach the service; when it is back, the host is silent and copies are missing",
+            repair: "start either; then as above",
+        },
+        Fault::StoreFull => Said {
+            what: "A store's file system is full (ENOSPC)",
+            guest: "writes wait until there is room, or until the member is out; reads go on",
+            operator: "the store says that it is full",
+            repair: "room: it goes on by itself",
+        },
+        Fault::StoreRolledBack => Said {
+            what: "A stopped store's directory is put back to an old copy",
+            guest: "the pauses of its node being stopped, nothing else: the old copy serves nobody",
+            operator: "the store is refused, and named",
+            repair: "the right directory put back; or an empty one, which is a new store and is filled",
+        },
+        Fault::StoreDamaged => Said {
+            what: "Bits flip on a member's media",
+            guest: "nothing: each read is verified, and what fails is read from another member",
+            operator: "`ukai store check` on the stopped store names the damage",
+            repair: "see [operate](operate.md)",
+        },
+        Fault::AllKilled => Said {
+            what: "Every process is killed at once",
+            guest: "a pause until they are back",
+            operator: "nothing answers; then hosts come up one by one",
+            repair: "start all of them: the writer settles what its members do not agree on, and goes on",
+        },
+    }
+}

@@ -1,0 +1,285 @@
+//! What can fail, and what each failure calls for: no clock, no process, no randomness.
+//!
+//! A fault is a few [`Step`]s in time; the last of them undoes it. What its story allows the guest to
+//! notice is its [`Stall`]; whatever else the guest sees is an error of ours.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use Part::{Control, Everything, Far, Near, Writer};
+use Step::{
+    CopyStore, CutOff, Damage, FillStore, FreeStore, Heal, Hear, Kill, KillPlacement, LoseWriter,
+    Pause, Resume, Speak, Start, StartPlacement, SwapStore, TakeOver, UnswapStore,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    StoreKilled,
+    FarStoreKilled,
+    StoreHangs,
+    FarStoreHangs,
+    LinkCut,
+    HostCutOff,
+    DeafStore,
+    MuteStore,
+    WriterKilled,
+    WriterHangs,
+    WriterHostLost,
+    PlacementAway,
+    PlacementAwayStoreKilled,
+    StoreFull,
+    StoreRolledBack,
+    StoreDamaged,
+    AllKilled,
+}
+
+/// What a fault touches. Two that touch nothing in common may overlap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The member of the write set near the writer.
+    Near,
+    /// The member in the other datacenter, and the link to it.
+    Far,
+    /// The node that serves the guest.
+    Writer,
+    Control,
+    Everything,
+}
+
+/// One of the hosts, by what it is to the disk when the fault begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Who {
+    Near,
+    Far,
+    Writer,
+}
+
+/// What is done to the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// SIGKILL to the node.
+    Kill(Who),
+    Start(Who),
+    /// SIGSTOP and SIGCONT to the node.
+    Pause(Who),
+    Resume(Who),
+    KillPlacement,
+    StartPlacement,
+    KillAll,
+    StartAll,
+    /// The datacenters do not reach one another.
+    CutLink,
+    HealLink,
+    /// The host's cable is pulled.
+    CutOff(Who),
+    /// It no longer hears the writer's host, or is no longer heard by it.
+    Hear(Who),
+    Speak(Who),
+    /// Undoes the three above.
+    Heal(Who),
+    /// A file takes what is left of the store's file system; the guest then writes as much.
+    FillStore(Who),
+    FreeStore(Who),
+    /// The stopped store's directory, copied; put in place of what it has become; and the right one again.
+    CopyStore(Who),
+    SwapStore(Who),
+    UnswapStore(Who),
+    /// Bits are flipped in what the store has on its media.
+    Damage(Who),
+    /// The writer's node and its VM, at once; then the disk is taken over where the near member is, and
+    /// a VM started there.
+    LoseWriter,
+    TakeOver,
+}
+
+/// How long the story lets one request of the guest wait, beyond what a busy machine adds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stall {
+    /// It does not notice.
+    None,
+    /// Until the member that does not answer is ejected.
+    Ejection,
+    /// Until the fault is undone.
+    UntilUndone,
+    /// The VM is gone with its host.
+    Gone,
+}
+
+impl Fault {
+    pub fn all() -> &'static [Fault] {
+        Fault::value_variants()
+    }
+
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("none is hidden");
+        value.get_name().to_owned()
+    }
+
+    pub fn touches(self) -> &'static [Part] {
+        match self {
+            Fault::StoreKilled
+            | Fault::StoreHangs
+            | Fault::HostCutOff
+            | Fault::DeafStore
+            | Fault::MuteStore
+            | Fault::StoreFull => &[Near],
+            Fault::FarStoreKilled | Fault::FarStoreHangs | Fault::LinkCut => &[Far],
+            Fault::WriterKilled | Fault::WriterHangs => &[Writer],
+            Fault::PlacementAway => &[Control],
+            Fault::WriterHostLost
+            | Fault::PlacementAwayStoreKilled
+            | Fault::StoreRolledBack
+            | Fault::StoreDamaged
+            | Fault::AllKilled => &[Everything],
+        }
+    }
+
+    pub fn may_overlap(self, other: Fault) -> bool {
+        let (these, those) = (self.touches(), other.touches());
+        let everything = these.iter().chain(those).any(|part| *part == Everything);
+        !everything && these.iter().all(|part| !those.contains(part))
+    }
+
+    pub fn stall(self) -> Stall {
+        match self {
+            Fault::PlacementAway | Fault::StoreDamaged | Fault::StoreRolledBack => Stall::None,
+            Fault::StoreKilled
+            | Fault::FarStoreKilled
+            | Fault::StoreHangs
+            | Fault::FarStoreHangs
+            | Fault::LinkCut
+            | Fault::HostCutOff
+            | Fault::DeafStore
+            | Fault::MuteStore => Stall::Ejection,
+            Fault::WriterKilled
+            | Fault::WriterHangs
+            | Fault::PlacementAwayStoreKilled
+            | Fault::StoreFull
+            | Fault::AllKilled => Stall::UntilUndone,
+            Fault::WriterHostLost => Stall::Gone,
+        }
+    }
+
+    /// It needs hosts with networks or file systems of their own.
+    pub fn needs_root(self) -> bool {
+        matches!(
+            self,
+            Fault::HostCutOff | Fault::DeafStore | Fault::MuteStore | Fault::StoreFull
+        )
+    }
+
+    /// What is done when, from the fault's beginning on; `holds` is how long it lasts.
+    pub fn script(self, holds: Duration) -> Vec<(Duration, Step)> {
+        let now = Duration::ZERO;
+        let then = |first, last| vec![(now, first), (holds, last)];
+        match self {
+            Fault::StoreKilled => then(Kill(Who::Near), Start(Who::Near)),
+            Fault::FarStoreKilled => then(Kill(Who::Far), Start(Who::Far)),
+            Fault::StoreHangs => then(Pause(Who::Near), Resume(Who::Near)),
+            Fault::FarStoreHangs => then(Pause(Who::Far), Resume(Who::Far)),
+            Fault::LinkCut => then(Step::CutLink, Step::HealLink),
+            Fault::HostCutOff => then(CutOff(Who::Near), Heal(Who::Near)),
+            Fault::DeafStore => then(Hear(Who::Near), Heal(Who::Near)),
+            Fault::MuteStore => then(Speak(Who::Near), Heal(Who::Near)),
+            Fault::WriterKilled => then(Kill(Who::Writer), Start(Who::Writer)),
+            Fault::WriterHangs => then(Pause(Who::Writer), Resume(Who::Writer)),
+            Fault::WriterHostLost => vec![
+                (now, LoseWriter),
+                (now, TakeOver),
+                (holds, Start(Who::Writer)),
+            ],
+            Fault::PlacementAway => then(KillPlacement, StartPlacement),
+            Fault::PlacementAwayStoreKilled => vec![
+                (now, KillPlacement),
+                (now, Kill(Who::Near)),
+                (holds, StartPlacement),
+                (holds * 2, Start(Who::Near)),
+            ],
+            Fault::StoreFull => then(FillStore(Who::Near), FreeStore(Who::Near)),
+            Fault::StoreRolledBack => vec![
+                (now, Kill(Who::Near)),
+                (now, CopyStore(Who::Near)),
+                (now, Start(Who::Near)),
+                (holds, Kill(Who::Near)),
+                (holds, SwapStore(Who::Near)),
+                (holds, Start(Who::Near)),
+                (holds * 2, Kill(Who::Near)),
+                (holds * 2, UnswapStore(Who::Near)),
+                (holds * 2, Start(Who::Near)),
+            ],
+            Fault::StoreDamaged => vec![(now, Damage(Who::Writer))],
+            Fault::AllKilled => then(Step::KillAll, Step::StartAll),
+        }
+    }
+}
+
+impl Step {
+    /// The host that is hurt by it, and may have to leave the write set for it.
+    pub fn hurts(self) -> Option<Who> {
+        match self {
+            Kill(who) | Pause(who) | CutOff(who) | Hear(who) | Speak(who) | FillStore(who) => {
+                Some(who)
+            }
+            Step::CutLink => Some(Who::Far),
+            LoseWriter => Some(Who::Writer),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every host and process that a script takes away, it gives back.
+    #[test]
+    fn every_fault_is_undone() {
+        for fault in Fault::all() {
+            let script = fault.script(Duration::from_secs(5));
+            assert!(script.is_sorted_by_key(|(at, _)| *at), "{fault:?}");
+            let count = |wanted: &dyn Fn(Step) -> bool| {
+                script.iter().filter(|(_, step)| wanted(*step)).count()
+            };
+            for who in [Who::Near, Who::Far, Who::Writer] {
+                let lost =
+                    count(&|step| step == Kill(who) || (who == Who::Writer && step == LoseWriter));
+                assert_eq!(lost, count(&|step| step == Start(who)), "{fault:?}");
+                assert_eq!(
+                    count(&|step| step == Pause(who)),
+                    count(&|step| step == Resume(who)),
+                    "{fault:?}"
+                );
+                assert_eq!(
+                    count(&|step| matches!(step, CutOff(w) | Hear(w) | Speak(w) if w == who)),
+                    count(&|step| step == Heal(who)),
+                    "{fault:?}"
+                );
+            }
+            for (done, undone) in [
+                (KillPlacement, StartPlacement),
+                (Step::KillAll, Step::StartAll),
+                (Step::CutLink, Step::HealLink),
+            ] {
+                assert_eq!(
+                    count(&|step| step == done),
+                    count(&|step| step == undone),
+                    "{fault:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_overlaps_leaves_the_writer_a_way_on() {
+        assert!(Fault::StoreKilled.may_overlap(Fault::LinkCut));
+        assert!(Fault::StoreHangs.may_overlap(Fault::PlacementAway));
+        assert!(!Fault::StoreKilled.may_overlap(Fault::StoreHangs));
+        assert!(!Fault::AllKilled.may_overlap(Fault::PlacementAway));
+        for fault in Fault::all() {
+            assert!(!fault.may_overlap(*fault), "{fault:?}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A small file system under a store, so that it can be full: ext4 in a sparse file.
+//!
+//! It is mounted where only this thread and what it starts can see it: when they are gone, however that
+//! comes, so is the mount.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::processes::ask;
+
+const BOUND: Duration = Duration::from_secs(60);
+/// Left over by [`Room::fill`]: no segment fits in it.
+const CRUMB: u64 = 1 << 20;
+const BALLAST: &str = "ballast";
+
+pub struct Room {
+    at: PathBuf,
+}
+
+impl Room {
+    /// From here on what this thread mounts, it and its children see, and nobody else.
+    pub fn keep_mounts_to_ourselves() -> Result<()> {
+        // SAFETY: plain system calls; only this thread gets another view of the file system.
+        unsafe {
+            let root = c"/".as_ptr();
+            let flags = libc::MS_REC | libc::MS_PRIVATE;
+            let none = std::ptr::null();
+            if libc::unshare(libc::CLONE_NEWNS) != 0
+                || libc::mount(none, root, none, flags, none.cast()) != 0
+            {
+                return Err(io::Error::last_os_error()).context("mounts of our own");
+            }
+        }
+        Ok(())
+    }
+
+    /// A file system of so many bytes at `at`, kept in `image`.
+    pub fn new(image: &Path, at: &Path, bytes: u64) -> Result<Room> {
+        File::create(image)?.set_len(bytes)?;
+        fs::create_dir_all(at)?;
+        let mut make = Command::new("mkfs.ext4");
+        make.args(["-q", "-m", "0", "-E", "nodiscard"]).arg(image);
+        run("mkfs.ext4", make)?;
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop,noinit_itable"]).arg(image).arg(at);
+        run("mount", mount)?;
+        Ok(Room { at: at.to_owned() })
+    }
+
+    /// Something else takes all that is left.
+    pub fn fill(&self) -> Result<()> {
+        let file = File::create(self.at.join(BALLAST))?;
+        let mut bytes = free(&self.at)?;
+        while bytes > CRUMB {
+            bytes -= CRUMB;
+            // SAFETY: a plain system call on our own descriptor.
+            if unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } == 0 {
+                return Ok(());
+            }
+        }
+        bail!("{} could not be filled", self.at.display())
+    }
+
+    pub fn free(&self) -> Result<()> {
+        Ok(fs::remove_file(self.at.join(BALLAST))?)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Ok(at) = CString::new(self.at.as_os_str().as_bytes()) {
+            // SAFETY: a plain system call with a string that outlives it.
+            unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
+        }
+    }
+}
+
+fn free(at: &Path) -> Result<u64> {
+    let path = CString::new(at.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero statvfs is valid, and statvfs writes only to it.
+    let stat = unsafe {
+        let mut stat: libc::statvfs = std::mem::zeroed();
+        ensure!(
+            libc::statvfs(path.as_ptr(), &mut stat) == 0,
+            "statvfs {}",
+            at.display()
+        );
+        stat
+    };
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+fn run(name: &str, command: Command) -> Result<()> {
+    let answer = ask(name, command, BOUND)?;
+    ensure!(
+        answer.status.success(),
+        "{name}: {}{}",
+        answer.out,
+        answer.err
+    );
+    Ok(())
+}

@@ -1,0 +1,341 @@
+//! Where it happens: a placement service and five nodes in two datacenters, a disk with copies in both,
+//! and a guest that uses it. Carries out [`Step`]s.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use placement_service::api::{DiskMap, Status};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::damage;
+use super::fault::{Step, Who};
+use super::room::Room;
+use super::story::Times;
+use super::tenant::{DISK, DISK_BYTES, Lost, Tenant};
+use crate::cluster::{CONTROL, Cluster, Ground, NodeSpec};
+use crate::guest::ticks::Ticks;
+use crate::networks::Networks;
+use crate::processes::{Lifetime, Scratch, ask};
+use crate::relay::{Conditions, Link};
+
+/// A datacenter that can repair by itself, and another one that can too.
+const NODES: [NodeSpec; 5] = [
+    node("tokyo-1", "tokyo", "t1"),
+    node("tokyo-2", "tokyo", "t2"),
+    node("tokyo-3", "tokyo", "t3"),
+    node("osaka-1", "osaka", "o1"),
+    node("osaka-2", "osaka", "o2"),
+];
+/// Segments are reserved in it, not written: most of it never exists.
+const ROOM_BYTES: u64 = 3 << 30;
+const COPY_BOUND: Duration = Duration::from_secs(120);
+/// Without networks of their own the datacenters are this far apart.
+const DELAY: Duration = Duration::from_millis(2);
+
+const fn node(host: &'static str, datacenter: &'static str, rack: &'static str) -> NodeSpec {
+    NodeSpec {
+        host,
+        datacenter,
+        rack,
+    }
+}
+
+pub struct Scene<'a> {
+    scratch: &'a Scratch,
+    pub ticks: Ticks,
+    tenant: Option<Tenant>,
+    lost: Option<Lost>,
+    pub cluster: Cluster,
+    /// Of the stores of the first datacenter; empty without root. After the processes that use them.
+    rooms: Vec<(&'static str, Room)>,
+    dice: ChaCha8Rng,
+}
+
+/// Who is who, when a turn begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Cast {
+    pub writer: &'static str,
+    pub near: &'static str,
+    pub far: &'static str,
+}
+
+impl Cast {
+    pub fn host(&self, who: Who) -> &'static str {
+        match who {
+            Who::Writer => self.writer,
+            Who::Near => self.near,
+            Who::Far => self.far,
+        }
+    }
+}
+
+/// What the placement service says.
+pub struct Sight {
+    pub status: Status,
+    /// Hosts whose stores hold every extent of the disk, whole or not, as members.
+    pub members: Vec<String>,
+}
+
+impl Sight {
+    pub fn all_is_well(&self) -> bool {
+        let status = &self.status;
+        status.hosts_up == status.hosts
+            && status.stores_up == status.stores
+            && status.disks_short == 0
+            && status.moving.is_empty()
+            && status.problems.is_empty()
+    }
+}
+
+impl<'a> Scene<'a> {
+    pub fn set(scratch: &'a Scratch, seed: u64, times: Times) -> Result<Scene<'a>> {
+        let rooted = Networks::possible().is_ok();
+        let (mut rooms, mut networks, mut link) = (Vec::new(), None, None);
+        if rooted {
+            Room::keep_mounts_to_ourselves()?;
+            for spec in NODES.iter().filter(|spec| spec.datacenter == "tokyo") {
+                let image = scratch.path(&format!("{}.img", spec.host));
+                let room = Room::new(&image, &scratch.path(spec.host), ROOM_BYTES)?;
+                rooms.push((spec.host, room));
+            }
+            let hosts = NODES.iter().map(|spec| spec.host);
+            networks = Some(Networks::lay(hosts.chain([CONTROL]))?);
+        } else {
+            link = Some(Link::new(Conditions::fixed(DELAY)));
+        }
+        let ground = Ground {
+            link,
+            networks,
+            eject_after: Some(times.eject_after),
+        };
+        let cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
+        for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
+            let policy = format!("hold-down = \"0s\"\naway = {{ {other} = 1 }}\n");
+            cluster.apply_policy(datacenter, &policy)?;
+        }
+        cluster.create_disk(DISK, &DISK_BYTES.to_string(), 2, "tokyo-1")?;
+        let ticks = Ticks::listen()?;
+        let tenant = Tenant::move_in(scratch, &cluster, &ticks, "tokyo-1")?;
+        Ok(Scene {
+            scratch,
+            ticks,
+            tenant: Some(tenant),
+            lost: None,
+            cluster,
+            rooms,
+            dice: ChaCha8Rng::seed_from_u64(seed),
+        })
+    }
+
+    /// None while the VM is lost.
+    pub fn tenant(&mut self) -> Option<&mut Tenant> {
+        self.tenant.as_mut()
+    }
+
+    /// The end of it: what the guest's writer says.
+    pub fn strike(mut self) -> Result<String> {
+        let tenant = self.tenant.take().context("the VM is lost")?;
+        tenant.move_out(self.scratch)
+    }
+
+    /// None while the placement service does not answer.
+    pub fn look(&self) -> Option<Sight> {
+        let status = serde_json::from_value(self.cluster.ukai(&["status"]).ok()?).ok()?;
+        let map = self.cluster.ukai(&["disk", "map", DISK]).ok()?;
+        let map: DiskMap = serde_json::from_value(map).ok()?;
+        let everywhere = |id| {
+            map.ranges.iter().all(|range| {
+                let live = range.history.iter().filter(|entry| entry.until.is_none());
+                live.into_iter().any(|entry| entry.stores.contains(&id))
+            })
+        };
+        let members = map.stores.iter().filter(|store| everywhere(store.id));
+        let members = members.filter_map(|store| Some(store.host.as_ref()?.to_string()));
+        Some(Sight {
+            status,
+            members: members.collect(),
+        })
+    }
+
+    pub fn wait_well(&mut self, bound: Duration) -> Result<Sight> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let sight = self.look();
+            match sight {
+                Some(sight) if sight.all_is_well() => return Ok(sight),
+                _ if Instant::now() < deadline => {}
+                Some(sight) => bail!("not well in time: {:?}", sight.status),
+                None => bail!("the placement service does not answer"),
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    pub fn cast(&self, sight: &Sight) -> Result<Cast> {
+        let writer = self.tenant.as_ref().context("the VM is lost")?.host();
+        let home = datacenter(writer);
+        let member = |near: bool| {
+            let hosts = NODES.iter().map(|spec| spec.host);
+            let mut fit =
+                hosts.filter(|host| (datacenter(host) == home) == near && *host != writer);
+            fit.find(|host| sight.members.iter().any(|member| member == host))
+        };
+        Ok(Cast {
+            writer,
+            near: member(true).context("no member near the writer")?,
+            far: member(false).context("no member far from the writer")?,
+        })
+    }
+
+    /// How long a take-over took, if the step was one: until the socket was there, and until the VM ran.
+    pub fn perform(&mut self, step: Step, cast: &Cast) -> Result<Option<TakenOver>> {
+        let host = |who| cast.host(who);
+        match step {
+            Step::Kill(who) => self.cluster.kill_node_9(host(who))?,
+            Step::Start(who) => self.cluster.start_node(host(who))?,
+            Step::Pause(who) => self.cluster.pause_node(host(who))?,
+            Step::Resume(who) => self.cluster.resume_node(host(who))?,
+            Step::KillPlacement => self.cluster.kill_placement_9()?,
+            Step::StartPlacement => self.cluster.start_placement()?,
+            Step::KillAll => {
+                self.cluster.kill_placement_9()?;
+                for spec in &NODES {
+                    self.cluster.kill_node_9(spec.host)?;
+                }
+            }
+            Step::StartAll => {
+                self.cluster.start_placement()?;
+                for spec in &NODES {
+                    self.cluster.start_node(spec.host)?;
+                }
+            }
+            Step::CutLink => self.link(|networks, from, to| networks.cut(from, to), Link::cut)?,
+            Step::HealLink => {
+                self.link(|networks, from, to| networks.heal(from, to), Link::heal)?
+            }
+            Step::CutOff(who) => self.networks()?.unplug(host(who))?,
+            Step::Hear(who) => self.networks()?.cut(cast.writer, host(who))?,
+            Step::Speak(who) => self.networks()?.cut(host(who), cast.writer)?,
+            Step::Heal(who) => {
+                let networks = self.networks()?;
+                networks.plug(host(who))?;
+                networks.heal(cast.writer, host(who))?;
+                networks.heal(host(who), cast.writer)?;
+            }
+            Step::FillStore(who) => {
+                self.room(host(who))?.fill()?;
+                self.tenant.as_mut().context("the VM is lost")?.burst()?;
+            }
+            Step::FreeStore(who) => self.room(host(who))?.free()?,
+            Step::CopyStore(who) => {
+                let (from, to) = (self.cluster.store_dir(host(who)), self.old_store());
+                copy(&from, &to)?;
+            }
+            Step::SwapStore(who) => {
+                let store = self.cluster.store_dir(host(who));
+                fs::rename(&store, store.with_extension("kept"))?;
+                copy(&self.old_store(), &store)?;
+            }
+            Step::UnswapStore(who) => {
+                let store = self.cluster.store_dir(host(who));
+                fs::remove_dir_all(&store)?;
+                fs::remove_dir_all(self.old_store())?;
+                fs::rename(store.with_extension("kept"), &store)?;
+            }
+            Step::Damage(who) => {
+                let seed = self.dice.random();
+                damage::flip(&self.cluster.store_dir(host(who)), seed)?;
+            }
+            Step::LoseWriter => {
+                let tenant = self.tenant.take().context("the VM is lost already")?;
+                self.cluster.kill_node_9(cast.writer)?;
+                self.lost = Some(tenant.lose());
+            }
+            Step::TakeOver => return self.take_over(cast.near).map(Some),
+        }
+        Ok(None)
+    }
+
+    fn take_over(&mut self, host: &'static str) -> Result<TakenOver> {
+        let lost = self.lost.take().context("no VM is lost")?;
+        let begun = Instant::now();
+        let attached =
+            self.cluster
+                .ukai(&["disk", "attach", DISK, "--node", host, "--take-over"])?;
+        let socket = attached["socket"]
+            .as_str()
+            .context("attach names no socket")?;
+        let attached = begun.elapsed();
+        let socket = PathBuf::from(socket);
+        let tenant = Tenant::move_after(self.scratch, socket, &self.ticks, host, &lost)?;
+        self.tenant = Some(tenant);
+        Ok(TakenOver {
+            attached,
+            running: begun.elapsed(),
+        })
+    }
+
+    fn link(
+        &self,
+        change: impl Fn(&Networks, &str, &str) -> Result<()>,
+        relay: impl Fn(&Link),
+    ) -> Result<()> {
+        let Ok(networks) = self.networks() else {
+            relay(self.cluster.link()?);
+            return Ok(());
+        };
+        // The placement service stands with the first datacenter.
+        let places = NODES.iter().map(|spec| (spec.host, spec.datacenter));
+        let places: Vec<_> = places.chain([(CONTROL, NODES[0].datacenter)]).collect();
+        for (from, here) in &places {
+            for (to, there) in &places {
+                if here != there {
+                    change(networks, from, to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn networks(&self) -> Result<&Networks> {
+        let networks = self.cluster.networks();
+        networks.context("these hosts have no networks of their own")
+    }
+
+    fn room(&self, host: &str) -> Result<&Room> {
+        let room = self.rooms.iter().find(|(of, _)| *of == host);
+        let (_, room) = room.with_context(|| format!("{host} has no small file system"))?;
+        Ok(room)
+    }
+
+    fn old_store(&self) -> PathBuf {
+        self.scratch.path("old-store")
+    }
+}
+
+/// How long a take-over took.
+#[derive(Clone, Copy, Debug)]
+pub struct TakenOver {
+    /// Until the new host had the disk.
+    pub attached: Duration,
+    /// Until a VM had booted there, checked all that was promised, and writes.
+    pub running: Duration,
+}
+
+/// Hosts are named after their datacenters here.
+fn datacenter(host: &str) -> &str {
+    host.split_once('-')
+        .map_or(host, |(datacenter, _)| datacenter)
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    let mut command = Command::new("cp");
+    command.args(["-a", "--sparse=always"]).arg(from).arg(to);
+    let answer = ask("cp", command, COPY_BOUND)?;
+    ensure!(answer.status.success(), "cp: {}", answer.err);
+    Ok(())
+}

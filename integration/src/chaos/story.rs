@@ -1,0 +1,192 @@
+//! What goes wrong when: drawn from a seed, so that a bad run can be had again.
+//!
+//! A turn is one fault, or two that overlap; after it everything heals before the next one begins. Faults
+//! are drawn from a bag that is filled again when it is empty: none is left out for long.
+
+use std::time::Duration;
+
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::fault::{Fault, Part, Stall, Step};
+
+/// One turn in so many has two faults.
+const OVERLAPPING: u32 = 3;
+
+/// How long things take, and may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The nodes' `eject-after`.
+    pub eject_after: Duration,
+    /// What a busy machine may add to any wait.
+    pub slack: Duration,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Turn {
+    pub faults: Vec<Planned>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Planned {
+    pub fault: Fault,
+    /// From the turn's beginning.
+    pub at: Duration,
+    pub holds: Duration,
+}
+
+pub struct Story {
+    dice: ChaCha8Rng,
+    possible: Vec<Fault>,
+    bag: Vec<Fault>,
+    times: Times,
+}
+
+impl Story {
+    pub fn new(seed: u64, possible: &[Fault], times: Times) -> Story {
+        assert!(!possible.is_empty(), "a story about nothing");
+        Story {
+            dice: ChaCha8Rng::seed_from_u64(seed),
+            possible: possible.to_vec(),
+            bag: Vec::new(),
+            times,
+        }
+    }
+
+    pub fn next_turn(&mut self) -> Turn {
+        let first = self.draw();
+        let mut faults = vec![self.plan(first, Duration::ZERO)];
+        if self.dice.random_ratio(1, OVERLAPPING)
+            && let Some(at) = self.bag.iter().rposition(|one| one.may_overlap(first))
+        {
+            let second = self.bag.remove(at);
+            // Somewhere in the first one's time.
+            let at = faults[0].holds.mul_f64(self.dice.random_range(0.0..0.9));
+            faults.push(self.plan(second, at));
+        }
+        Turn { faults }
+    }
+
+    fn draw(&mut self) -> Fault {
+        if self.bag.is_empty() {
+            self.bag = self.possible.clone();
+            self.bag.shuffle(&mut self.dice);
+        }
+        self.bag.pop().expect("just filled")
+    }
+
+    /// Long enough for what must happen meanwhile, and not always as long.
+    fn plan(&mut self, fault: Fault, at: Duration) -> Planned {
+        let longer = Duration::from_millis(self.dice.random_range(500..3000));
+        let holds = match fault.stall() {
+            Stall::Ejection => self.times.eject_after * 2 + longer,
+            Stall::None | Stall::UntilUndone | Stall::Gone => self.times.eject_after + longer,
+        };
+        Planned { fault, at, holds }
+    }
+}
+
+impl Turn {
+    /// One fault by itself, with nothing left to chance.
+    pub fn of(fault: Fault, times: Times) -> Turn {
+        let holds = times.eject_after * 2 + Duration::from_secs(2);
+        let at = Duration::ZERO;
+        Turn {
+            faults: vec![Planned { fault, at, holds }],
+        }
+    }
+
+    /// What is done when, and because of which of the faults.
+    pub fn script(&self) -> Vec<(Duration, usize, Step)> {
+        let mut script = Vec::new();
+        for (number, planned) in self.faults.iter().enumerate() {
+            let steps = planned.fault.script(planned.holds);
+            script.extend(
+                steps
+                    .into_iter()
+                    .map(|(at, step)| (planned.at + at, number, step)),
+            );
+        }
+        script.sort_by_key(|(at, _, _)| *at);
+        script
+    }
+
+    /// The longest that one request of the guest may wait.
+    pub fn bound(&self, times: Times) -> Duration {
+        let mut bound = times.slack;
+        for planned in &self.faults {
+            bound += match planned.fault.stall() {
+                Stall::None => Duration::ZERO,
+                Stall::Ejection => times.eject_after,
+                // Who comes back waits for the others, as long as for a silent member.
+                Stall::UntilUndone => planned.holds * 2 + times.eject_after,
+                Stall::Gone => Duration::ZERO,
+            };
+        }
+        // Nobody is ejected, and no node comes back, while the placement service is away.
+        if self.faults.len() > 1 {
+            let away = self
+                .faults
+                .iter()
+                .filter(|planned| planned.fault.touches().contains(&Part::Control));
+            bound += away.map(|planned| planned.holds).sum::<Duration>();
+        }
+        bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMES: Times = Times {
+        eject_after: Duration::from_secs(2),
+        slack: Duration::from_secs(5),
+    };
+
+    #[test]
+    fn the_same_seed_tells_the_same_story() {
+        let told = |seed| {
+            let mut story = Story::new(seed, Fault::all(), TIMES);
+            (0..50).map(|_| story.next_turn()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(7), told(7));
+        assert_ne!(told(7), told(8));
+    }
+
+    #[test]
+    fn nothing_is_left_out_and_what_overlaps_may() {
+        let mut story = Story::new(1, Fault::all(), TIMES);
+        let turns: Vec<Turn> = (0..200).map(|_| story.next_turn()).collect();
+        for fault in Fault::all() {
+            let times = turns.iter().flat_map(|turn| &turn.faults);
+            let count = times.filter(|planned| planned.fault == *fault).count();
+            assert!(count >= 10, "{fault:?} came {count} times");
+        }
+        let pairs: Vec<&Turn> = turns.iter().filter(|turn| turn.faults.len() == 2).collect();
+        assert!(pairs.len() > 20);
+        for turn in pairs {
+            let [first, second] = &turn.faults[..] else {
+                unreachable!("two");
+            };
+            assert!(first.fault.may_overlap(second.fault));
+            assert!(second.at < first.holds, "they overlap");
+            assert!(turn.script().is_sorted_by_key(|(at, _, _)| *at));
+        }
+    }
+
+    #[test]
+    fn a_member_that_hangs_may_hold_a_guest_up_for_the_bound_only() {
+        let alone = Turn::of(Fault::StoreHangs, TIMES);
+        assert_eq!(alone.bound(TIMES), Duration::from_secs(7));
+        let mut both = alone.clone();
+        both.faults
+            .extend(Turn::of(Fault::PlacementAway, TIMES).faults);
+        assert_eq!(
+            both.bound(TIMES),
+            Duration::from_secs(13),
+            "nobody can be ejected"
+        );
+    }
+}
