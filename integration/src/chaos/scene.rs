@@ -254,6 +254,7 @@ impl<'a> Scene<'a> {
                 let tenant = self.tenant.take().context("the VM is lost already")?;
                 self.cluster.kill_node_9(cast.writer)?;
                 self.lost = Some(tenant.lose());
+                self.ticks.guest_is_gone();
             }
             Step::TakeOver => return self.take_over(cast.near).map(Some),
         }

@@ -19,6 +19,8 @@ pub const PORT: u16 = 0xe9;
 const MAX_TICKS: usize = 5_000_000;
 const THREADS: usize = 32;
 const OPERATIONS: usize = 3;
+/// No guest says this: an operation that there is not.
+const GONE: u8 = 3 << 1;
 const POLL: Duration = Duration::from_millis(100);
 
 /// A moment by the host's clock, in nanoseconds since 1970.
@@ -119,6 +121,14 @@ impl Ticks {
         Ok(pair(&self.heard.lock().expect("no panic while held"))?.0)
     }
 
+    /// The guest was killed: what it had begun has no end, and another one may be heard here.
+    pub fn guest_is_gone(&self) {
+        // What it said last is on its way to us, and comes before this.
+        thread::sleep(POLL);
+        let mut heard = self.heard.lock().expect("no panic while held");
+        heard.push((Stamp::now(), GONE));
+    }
+
     /// Since when the guest has been waiting for the oldest operation that has not ended.
     pub fn waiting_since(&self) -> Result<Option<Stamp>> {
         let heard = self.heard.lock().expect("no panic while held");
@@ -188,6 +198,10 @@ fn pair(heard: &[(Stamp, u8)]) -> Result<(Vec<Operation>, Option<Stamp>)> {
     let mut begun = [[None; OPERATIONS]; THREADS];
     let mut operations = Vec::with_capacity(heard.len() / 2);
     for &(stamp, byte) in heard {
+        if byte == GONE {
+            begun = Default::default();
+            continue;
+        }
         let (thread, operation, end) = (byte >> 3, byte >> 1 & 3, byte & 1 == 1);
         let doing = match operation {
             0 => Doing::Write,
@@ -214,7 +228,7 @@ fn pair(heard: &[(Stamp, u8)]) -> Result<(Vec<Operation>, Option<Stamp>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Doing, Stamp, pair};
+    use super::{Doing, GONE, Stamp, pair};
 
     #[test]
     fn beginnings_and_ends_of_threads_are_paired() {
@@ -233,5 +247,20 @@ mod tests {
         assert_eq!(operations[0].doing, Doing::Flush);
         assert_eq!(operations[1].took().as_nanos(), 35);
         assert!(pair(&heard[2..]).is_err(), "an end without a beginning");
+    }
+
+    #[test]
+    fn another_guest_begins_anew() {
+        let write_of_0 = 0;
+        let heard = [
+            (Stamp(10), write_of_0),
+            (Stamp(20), GONE),
+            (Stamp(30), write_of_0),
+            (Stamp(35), write_of_0 | 1),
+        ];
+        let (operations, waiting_since) = pair(&heard).unwrap();
+        assert_eq!(waiting_since, None);
+        assert_eq!(operations.len(), 1);
+        assert_eq!(operations[0].took().as_nanos(), 5);
     }
 }
