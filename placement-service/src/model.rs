@@ -27,6 +27,7 @@
 
 use crate::api::{MoveKind, MoveProgress, MoveState, MoveWhy, Place, StoreOrder, Wanted};
 use crate::catalog::{Catalog, CatalogError, Expect, KeyRevision};
+use crate::node_protocol::StoreRun;
 use crate::planner::Plan;
 use crate::policy::{ClassName, Home, Pin, UnixSeconds};
 use replicator::words::{
@@ -57,6 +58,9 @@ pub struct StoreRecord {
     pub host: HostName,
     /// The most starts that it ever showed. One that shows fewer was rolled back.
     pub starts: Starts,
+    /// The last run that it showed; none: its node knew of none.
+    #[serde(default)]
+    pub run: Option<StoreRun>,
 }
 
 /// What is kept of a store besides where it is; none: it is up, and nobody said anything of it.

@@ -138,6 +138,9 @@ pub struct Heartbeat {
 pub struct StoreReport {
     pub id: StoreId,
     pub starts: Starts,
+    /// The runs that its directory has been through, newest first: this one, then those before it.
+    #[serde(default)]
+    pub runs: Vec<StoreRun>,
     pub incarnation: Incarnation,
     pub capacity_bytes: u64,
     pub used_bytes: u64,
@@ -167,6 +170,12 @@ pub struct MediaReport {
     pub scrub_passes: u64,
     pub scrub_permille: u16,
 }
+
+/// A number drawn when a store starts. A directory that does not know its store's last run is a copy from
+/// before that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreRun(pub u64);
 
 /// What a disk occupies in a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -293,6 +302,10 @@ pub enum StoreFault {
         "the store was started {recorded} times before, and now says {shown}: its directory is an older copy of itself, and what was written since is not in it; format it anew"
     )]
     RolledBack { recorded: u64, shown: u64 },
+    #[error(
+        "the store does not know of its own last start, its {recorded}th: its directory is an older copy of itself, and what was written since is not in it; put the right directory back, or format it anew"
+    )]
+    Forked { recorded: u64 },
     #[error(
         "the store belongs to host {recorded}, and now shows itself on {shown}: if its directory was carried over on purpose, say so with POST /v1/stores/ID/host; if it was copied, format the copy anew"
     )]

@@ -131,6 +131,7 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
         stores: vec![StoreReport {
             id: StoreId::from_u128(number),
             starts: Starts(1),
+            runs: vec![],
             incarnation: Incarnation(1),
             capacity_bytes: 100 << 30,
             used_bytes: 0,

@@ -92,7 +92,9 @@ impl Service {
         let tasks = self.tasks(&ordered.map(|state| state.store).collect())?;
         let mut stores = Vec::new();
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
-            let StoreRecord { id, host, starts } = kept.value;
+            let StoreRecord {
+                id, host, starts, ..
+            } = kept.value;
             let Some(place) = load::<HostRecord>(&*self.catalog, &key::host(&host))? else {
                 continue;
             };

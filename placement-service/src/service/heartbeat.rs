@@ -118,13 +118,17 @@ impl Service {
                 tracing::warn!(%host, store = %report.id, "store refused: {fault}");
                 return Ok(Err(fault));
             }
-            if recorded.is_some_and(|recorded| recorded.starts == report.starts) {
+            let run = report.runs.first().copied();
+            if recorded
+                .is_some_and(|recorded| recorded.starts == report.starts && recorded.run == run)
+            {
                 return Ok(Ok(()));
             }
             let record = StoreRecord {
                 id: report.id,
                 host: host.clone(),
                 starts: report.starts,
+                run,
             };
             let write = Transaction::new()
                 .expect(&key, unchanged(&kept))
@@ -226,6 +230,13 @@ fn fault(recorded: &StoreRecord, host: &HostName, report: &StoreReport) -> Optio
         Some(StoreFault::RolledBack {
             recorded: recorded.starts.0,
             shown: report.starts.0,
+        })
+    } else if !report.runs.is_empty() && recorded.run.is_some_and(|run| !report.runs.contains(&run))
+    {
+        // A copy that was made before the last start has as many behind it as the right one has now, or
+        // soon: the number does not tell them apart.
+        Some(StoreFault::Forked {
+            recorded: recorded.starts.0,
         })
     } else {
         None

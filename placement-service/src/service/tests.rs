@@ -8,6 +8,7 @@ use crate::api::{Attach, CreateDisk, Detach, Liveness, MoveStore, Place, TakeWri
 use crate::catalog::{MemoryCatalog, RedbCatalog};
 use crate::node_protocol::{
     BackendReport, BackendState, DiskUse, Heartbeat, SILENT_AFTER, StoreFault, StoreReport,
+    StoreRun,
 };
 use replicator::words::{
     BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, ExtentSize,
@@ -53,6 +54,7 @@ fn store(n: u128) -> StoreReport {
     StoreReport {
         id: store_id(n),
         starts: Starts(1),
+        runs: vec![],
         incarnation: Incarnation(1),
         capacity_bytes: 100 * GIB,
         used_bytes: 0,
@@ -301,6 +303,28 @@ fn a_store_that_was_rolled_back_or_shows_up_elsewhere_is_refused_by_name() {
         .unwrap();
     let desired = play.beat("t2", heartbeat(vec![store(2), started(7)]));
     assert!(desired.refused.is_empty());
+}
+
+#[test]
+fn a_copy_of_a_store_from_before_its_last_start_is_refused_however_often_it_is_started() {
+    let play = Play::new();
+    let started = |starts, runs: &[u64]| StoreReport {
+        starts: Starts(starts),
+        runs: runs.iter().copied().map(StoreRun).collect(),
+        ..store(1)
+    };
+    let refused = |report: StoreReport| play.beat("t1", heartbeat(vec![report])).refused;
+    assert!(refused(started(5, &[15, 14])).is_empty());
+    assert!(refused(started(6, &[16, 15, 14])).is_empty());
+    // The copy was made after the fifth start: its next one is a sixth, too.
+    let forked = StoreFault::Forked { recorded: 6 };
+    assert_eq!(refused(started(6, &[26, 15, 14]))[0].why, forked);
+    assert_eq!(refused(started(7, &[27, 26, 15, 14]))[0].why, forked);
+    let problems = play.service.status(play.now).unwrap().problems;
+    assert!(problems.iter().any(|p| p.contains("older copy of itself")));
+    // The right directory; also after starts that nobody heard of.
+    assert!(refused(started(9, &[19, 18, 17, 16, 15, 14])).is_empty());
+    assert!(!refused(started(8, &[28, 27, 26, 15, 14])).is_empty());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::supervisor::Supervisor;
 use parking_lot::Mutex;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{
-    DiskUse, DropReplica, Heartbeat, LinkReport, MediaReport, StoreReport,
+    DiskUse, DropReplica, Heartbeat, LinkReport, MediaReport, StoreReport, StoreRun,
 };
 use replicator::message::Reply;
 use replicator::net::{LinkMeasurement, Links};
@@ -31,6 +31,8 @@ pub struct Heart {
     listen: SocketAddr,
     client: PlacementClient,
     store: Option<SharedStore>,
+    /// The store's, newest first.
+    runs: Vec<StoreRun>,
     looked: Looked,
     seen: u64,
     links: Links,
@@ -67,7 +69,7 @@ impl Heart {
         config: &Config,
         listen: SocketAddr,
         client: PlacementClient,
-        store: Option<SharedStore>,
+        (store, runs): (Option<SharedStore>, Vec<StoreRun>),
         links: Links,
     ) -> Self {
         Heart {
@@ -76,6 +78,7 @@ impl Heart {
             listen,
             client,
             store,
+            runs,
             looked: Looked::default(),
             seen: 0,
             links,
@@ -149,6 +152,7 @@ impl Heart {
         StoreReport {
             id: store.id(),
             starts: store.starts(),
+            runs: self.runs.clone(),
             incarnation: store.incarnation(),
             capacity_bytes: usage.capacity,
             used_bytes: usage.used,

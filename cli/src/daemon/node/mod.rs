@@ -10,6 +10,7 @@
 mod backend;
 mod heartbeat;
 mod reactor;
+mod runs;
 mod supervisor;
 
 use crate::addresses::Addresses;
@@ -68,6 +69,11 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         .as_deref()
         .map(|dir| open_store(dir, config.capacity_bytes, config.scrub))
         .transpose()?;
+    let runs = match &config.store {
+        Some(dir) => runs::begin(dir)
+            .with_context(|| format!("cannot note in {} that the store runs", dir.display()))?,
+        None => Vec::new(),
+    };
     std::fs::create_dir_all(&config.sockets).with_context(|| {
         format!(
             "cannot make the folder for sockets {}",
@@ -119,7 +125,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         changed.clone(),
     );
     let mut supervisor = Supervisor::new(backends, changed);
-    let mut heart = Heart::new(&config, listen, client, store.clone(), probing);
+    let mut heart = Heart::new(&config, listen, client, (store.clone(), runs), probing);
     tokio::select! {
         () = heart.beat(&mut supervisor) => {}
         () = stop => {}
