@@ -183,11 +183,23 @@ fn said(fault: Fault) -> Said {
             operator: "the store is refused, and named",
             repair: "the right directory put back; or an empty one, which is a new store and is filled",
         },
+        Fault::WriterStoreRolledBack => Said {
+            what: "The directory of the writer's own store is put back to an old copy",
+            guest: "the pauses of its node being stopped",
+            operator: "the store is refused, and named",
+            repair: "the right directory put back; or an empty one, which is a new store and is filled",
+        },
+        Fault::StoreSwapped => Said {
+            what: "A store's directory is that of another host's store",
+            guest: "one pause of at most `eject-after`, as if the node had been killed",
+            operator: "the store is refused, and named with both hosts",
+            repair: "the right directory put back; or, if it was carried over on purpose, `ukai store moved`",
+        },
         Fault::StoreDamaged => Said {
             what: "Bits flip on a member's media",
-            guest: "nothing: each read is verified, and what fails is read from another member",
-            operator: "`ukai store check` on the stopped store names the damage",
-            repair: "see [operate](operate.md)",
+            guest: "nothing: each read is verified; what fails is read from another member and written anew",
+            operator: "`ukai disk verify web1 --deep` reads all that all copies have, and says what it healed",
+            repair: "nothing to do: reads heal what they find, and what is not read is compared in the background",
         },
         Fault::AllKilled => Said {
             what: "Every process is killed at once",

@@ -11,7 +11,7 @@ use serde::Serialize;
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
     CopyStore, CutOff, Damage, FillStore, FreeStore, Heal, Hear, Kill, KillPlacement, LoseWriter,
-    Pause, Resume, Speak, Start, StartPlacement, SwapStore, TakeOver, UnswapStore,
+    Pause, Resume, Speak, Start, StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -32,6 +32,8 @@ pub enum Fault {
     PlacementAwayStoreKilled,
     StoreFull,
     StoreRolledBack,
+    WriterStoreRolledBack,
+    StoreSwapped,
     StoreDamaged,
     AllKilled,
 }
@@ -87,6 +89,8 @@ pub enum Step {
     CopyStore(Who),
     SwapStore(Who),
     UnswapStore(Who),
+    /// `ukai disk verify --deep`: must find the copies good, or make them so.
+    Verify,
     /// Bits are flipped in what the store has on its media.
     Damage(Who),
     /// The writer's node and its VM, at once; then the disk is taken over where the near member is, and
@@ -132,6 +136,8 @@ impl Fault {
             Fault::WriterHostLost
             | Fault::PlacementAwayStoreKilled
             | Fault::StoreRolledBack
+            | Fault::WriterStoreRolledBack
+            | Fault::StoreSwapped
             | Fault::StoreDamaged
             | Fault::AllKilled => &[Everything],
         }
@@ -145,8 +151,10 @@ impl Fault {
 
     pub fn stall(self) -> Stall {
         match self {
-            Fault::PlacementAway | Fault::StoreDamaged | Fault::StoreRolledBack => Stall::None,
+            Fault::PlacementAway | Fault::StoreDamaged => Stall::None,
             Fault::StoreKilled
+            | Fault::StoreRolledBack
+            | Fault::StoreSwapped
             | Fault::FarStoreKilled
             | Fault::StoreHangs
             | Fault::FarStoreHangs
@@ -158,6 +166,7 @@ impl Fault {
             | Fault::WriterHangs
             | Fault::PlacementAwayStoreKilled
             | Fault::StoreFull
+            | Fault::WriterStoreRolledBack
             | Fault::AllKilled => Stall::UntilUndone,
             Fault::WriterHostLost => Stall::Gone,
         }
@@ -199,21 +208,36 @@ impl Fault {
                 (holds * 2, Start(Who::Near)),
             ],
             Fault::StoreFull => then(FillStore(Who::Near), FreeStore(Who::Near)),
-            Fault::StoreRolledBack => vec![
+            Fault::StoreRolledBack => rolled_back(Who::Near, holds),
+            Fault::WriterStoreRolledBack => rolled_back(Who::Writer, holds),
+            Fault::StoreSwapped => vec![
+                (now, CopyStore(Who::Far)),
                 (now, Kill(Who::Near)),
-                (now, CopyStore(Who::Near)),
+                (now, SwapStore(Who::Near)),
                 (now, Start(Who::Near)),
                 (holds, Kill(Who::Near)),
-                (holds, SwapStore(Who::Near)),
+                (holds, UnswapStore(Who::Near)),
                 (holds, Start(Who::Near)),
-                (holds * 2, Kill(Who::Near)),
-                (holds * 2, UnswapStore(Who::Near)),
-                (holds * 2, Start(Who::Near)),
             ],
-            Fault::StoreDamaged => vec![(now, Damage(Who::Writer))],
+            Fault::StoreDamaged => vec![(now, Damage(Who::Writer)), (holds, Verify)],
             Fault::AllKilled => then(Step::KillAll, Step::StartAll),
         }
     }
+}
+
+/// A copy is made while the store is stopped; it runs once more; then the copy is put in its place.
+fn rolled_back(who: Who, holds: Duration) -> Vec<(Duration, Step)> {
+    vec![
+        (Duration::ZERO, Kill(who)),
+        (Duration::ZERO, CopyStore(who)),
+        (Duration::ZERO, Start(who)),
+        (holds, Kill(who)),
+        (holds, SwapStore(who)),
+        (holds, Start(who)),
+        (holds * 2, Kill(who)),
+        (holds * 2, UnswapStore(who)),
+        (holds * 2, Start(who)),
+    ]
 }
 
 impl Step {

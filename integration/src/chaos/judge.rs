@@ -144,12 +144,16 @@ impl Judge {
 
     /// What must have been said, was.
     fn as_called_for(&self, turn: &Turn, told: &mut TurnTold, cast: &Cast) {
-        let refused = |line: &String| line.starts_with("store ") && line.contains(cast.near);
         for planned in &turn.faults {
-            if planned.fault == Fault::StoreRolledBack && !told.said.iter().any(refused) {
+            let host = match planned.fault {
+                Fault::StoreRolledBack | Fault::StoreSwapped => cast.near,
+                Fault::WriterStoreRolledBack => cast.writer,
+                _ => continue,
+            };
+            let refused = |line: &String| line.starts_with("store ") && line.contains(host);
+            if !told.said.iter().any(refused) {
                 told.wrong.push(format!(
-                    "the store of {} was put back to what it had been, and nobody said so",
-                    cast.near
+                    "the store of {host} was not what it had been, and nobody said so"
                 ));
             }
         }

@@ -136,8 +136,16 @@ impl<'a> Scene<'a> {
         self.tenant.as_mut()
     }
 
-    /// The end of it: what the guest's writer says.
+    /// All that all copies have is read and compared.
+    fn verify(&self) -> Result<()> {
+        let found = self.cluster.ukai(&["disk", "verify", DISK, "--deep"])?;
+        ensure!(found["good"] == true, "the copies: {found}");
+        Ok(())
+    }
+
+    /// The end of it: the copies agree, and what the guest's writer says.
     pub fn strike(mut self) -> Result<String> {
+        self.verify()?;
         let tenant = self.tenant.take().context("the VM is lost")?;
         tenant.move_out(self.scratch)
     }
@@ -246,6 +254,7 @@ impl<'a> Scene<'a> {
                 fs::remove_dir_all(self.old_store())?;
                 fs::rename(store.with_extension("kept"), &store)?;
             }
+            Step::Verify => self.verify()?,
             Step::Damage(who) => {
                 let seed = self.dice.random();
                 damage::flip(&self.cluster.store_dir(host(who)), seed)?;

@@ -14,6 +14,9 @@ use super::fault::{Fault, Part, Stall, Step};
 /// One turn in so many has two faults.
 const OVERLAPPING: u32 = 3;
 
+/// A guest without KVM needs this long to write what a store has room for without another segment.
+const FILLING: Duration = Duration::from_secs(12);
+
 /// How long things take, and may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -83,14 +86,22 @@ impl Story {
             Stall::Ejection => self.times.eject_after * 2 + longer,
             Stall::None | Stall::UntilUndone | Stall::Gone => self.times.eject_after + longer,
         };
+        let holds = holds + extra(fault);
         Planned { fault, at, holds }
+    }
+}
+
+fn extra(fault: Fault) -> Duration {
+    match fault {
+        Fault::StoreFull => FILLING,
+        _ => Duration::ZERO,
     }
 }
 
 impl Turn {
     /// One fault by itself, with nothing left to chance.
     pub fn of(fault: Fault, times: Times) -> Turn {
-        let holds = times.eject_after * 2 + Duration::from_secs(2);
+        let holds = times.eject_after * 2 + Duration::from_secs(2) + extra(fault);
         let at = Duration::ZERO;
         Turn {
             faults: vec![Planned { fault, at, holds }],

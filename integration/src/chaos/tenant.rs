@@ -25,7 +25,7 @@ pub const DISK_BYTES: u64 = 1 << 30;
 const FILES_BYTES: u64 = 256 << 20;
 const BURST_OFFSET: u64 = FILES_BYTES;
 /// More than a store takes in before it needs another segment.
-const BURST_BYTES: u64 = 192 << 20;
+const BURST_BYTES: u64 = 240 << 20;
 const LIVES_OFFSET: u64 = 512 << 20;
 const LIFE_BYTES: u64 = 16 << 20;
 const MOST_LIVES: u64 = (DISK_BYTES - LIVES_OFFSET) / LIFE_BYTES;
