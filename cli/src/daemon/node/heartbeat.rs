@@ -106,7 +106,10 @@ impl Heart {
                     for refused in &desired.refused {
                         tracing::error!(store = %refused.store, "the store is in no set: {}", refused.why);
                     }
-                    supervisor.follow(&desired);
+                    // A backend would read from the store beside it, which is not what it says that it is.
+                    if desired.refused.is_empty() {
+                        supervisor.follow(&desired);
+                    }
                     self.drop_disks(&desired.drop);
                     self.drop_replicas(&desired.drop_replicas);
                     self.links.keep_open(desired.probe.iter().copied());
