@@ -153,7 +153,10 @@ impl Service {
         now: Moment,
     ) -> Health {
         let ordered = state.and_then(|state| Some(state.order.as_ref()?.kind));
-        if ordered == Some(StoreOrderKind::Lost) || self.pulses.refused(store).is_some() {
+        // What its own host shows. A copy of it that is shown elsewhere says nothing of the right one.
+        let shown = self.pulses.refused_at(host);
+        let refused = shown.iter().any(|refused| refused.store == store);
+        if ordered == Some(StoreOrderKind::Lost) || refused {
             return Health::Gone;
         }
         if self.is_up(store, host, now) {
