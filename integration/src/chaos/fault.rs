@@ -85,8 +85,11 @@ pub enum Step {
     /// A file takes what is left of the store's file system; the guest then writes as much.
     FillStore(Who),
     FreeStore(Who),
-    /// The stopped store's directory, copied; put in place of what it has become; and the right one again.
-    CopyStore(Who),
+    /// A store's directory, copied; put in place of a stopped one's; and the right one again.
+    CopyStore {
+        of: Who,
+        to: Who,
+    },
     SwapStore(Who),
     UnswapStore(Who),
     /// `ukai disk verify --deep`: must find the copies good, or make them so.
@@ -211,7 +214,13 @@ impl Fault {
             Fault::StoreRolledBack => rolled_back(Who::Near, holds),
             Fault::WriterStoreRolledBack => rolled_back(Who::Writer, holds),
             Fault::StoreSwapped => vec![
-                (now, CopyStore(Who::Far)),
+                (
+                    now,
+                    CopyStore {
+                        of: Who::Far,
+                        to: Who::Near,
+                    },
+                ),
                 (now, Kill(Who::Near)),
                 (now, SwapStore(Who::Near)),
                 (now, Start(Who::Near)),
@@ -225,12 +234,10 @@ impl Fault {
     }
 }
 
-/// A copy is made while the store is stopped; it runs once more; then the copy is put in its place.
+/// A snapshot is made of the running store; later it is put in its place, faster than anybody misses it.
 fn rolled_back(who: Who, holds: Duration) -> Vec<(Duration, Step)> {
     vec![
-        (Duration::ZERO, Kill(who)),
-        (Duration::ZERO, CopyStore(who)),
-        (Duration::ZERO, Start(who)),
+        (Duration::ZERO, CopyStore { of: who, to: who }),
         (holds, Kill(who)),
         (holds, SwapStore(who)),
         (holds, Start(who)),

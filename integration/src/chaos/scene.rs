@@ -2,7 +2,7 @@
 //! and a guest that uses it. Carries out [`Step`]s.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,7 @@ const NODES: [NodeSpec; 5] = [
 ];
 /// Segments are reserved in it, not written: most of it never exists.
 const ROOM_BYTES: u64 = 3 << 30;
+const COPY_TRIES: u32 = 5;
 const COPY_BOUND: Duration = Duration::from_secs(120);
 /// Without networks of their own the datacenters are this far apart.
 const DELAY: Duration = Duration::from_millis(2);
@@ -239,19 +240,19 @@ impl<'a> Scene<'a> {
                 self.tenant.as_mut().context("the VM is lost")?.burst()?;
             }
             Step::FreeStore(who) => self.room(host(who))?.free()?,
-            Step::CopyStore(who) => {
-                let (from, to) = (self.cluster.store_dir(host(who)), self.old_store());
-                copy(&from, &to)?;
+            Step::CopyStore { of, to } => {
+                let (from, to) = (host(of), host(to));
+                let to = self.cluster.store_dir(to).with_extension("copy");
+                copy(&self.cluster.store_dir(from), &to)?;
             }
             Step::SwapStore(who) => {
                 let store = self.cluster.store_dir(host(who));
                 fs::rename(&store, store.with_extension("kept"))?;
-                copy(&self.old_store(), &store)?;
+                fs::rename(store.with_extension("copy"), &store)?;
             }
             Step::UnswapStore(who) => {
                 let store = self.cluster.store_dir(host(who));
                 fs::remove_dir_all(&store)?;
-                fs::remove_dir_all(self.old_store())?;
                 fs::rename(store.with_extension("kept"), &store)?;
             }
             Step::Verify => self.verify()?,
@@ -321,10 +322,6 @@ impl<'a> Scene<'a> {
         let (_, room) = room.with_context(|| format!("{host} has no small file system"))?;
         Ok(room)
     }
-
-    fn old_store(&self) -> PathBuf {
-        self.scratch.path("old-store")
-    }
 }
 
 /// How long a take-over took.
@@ -342,10 +339,17 @@ fn datacenter(host: &str) -> &str {
         .map_or(host, |(datacenter, _)| datacenter)
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
-    let mut command = Command::new("cp");
-    command.args(["-a", "--sparse=always"]).arg(from).arg(to);
-    let answer = ask("cp", command, COPY_BOUND)?;
-    ensure!(answer.status.success(), "cp: {}", answer.err);
-    Ok(())
+/// As a snapshot would have it, nearly: what the checkpoint says is there, or comes after it. A checkpoint
+/// that is replaced meanwhile makes it begin again.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for _ in 0..COPY_TRIES {
+        let mut command = Command::new("cp");
+        command.args(["-a", "--sparse=always"]).arg(from).arg(to);
+        let answer = ask("cp", command, COPY_BOUND)?;
+        if answer.status.success() {
+            return Ok(());
+        }
+        fs::remove_dir_all(to)?;
+    }
+    bail!("{} changes too fast to be copied", from.display())
 }
