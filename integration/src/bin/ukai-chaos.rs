@@ -62,7 +62,10 @@ fn chaos(scratch: &Scratch, arguments: &Arguments) -> Result<Report> {
         false => println!("{line}"),
     };
     let plot = match (&arguments.only[..], arguments.each) {
-        ([], false) => Plot::For(Duration::from_secs_f64(arguments.minutes * 60.0)),
+        ([], false) => {
+            let time = Duration::from_secs_f64(arguments.minutes * 60.0);
+            Plot::For(time, Fault::all().to_vec())
+        }
         ([], true) => Plot::Each(Fault::all().to_vec()),
         (only, _) => Plot::Each(only.to_vec()),
     };

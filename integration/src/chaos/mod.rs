@@ -39,8 +39,8 @@ const WELL_BOUND: Duration = Duration::from_secs(240);
 
 /// What is to go wrong.
 pub enum Plot {
-    /// One thing after another until the time is over.
-    For(Duration),
+    /// One of these after another until the time is over.
+    For(Duration, Vec<Fault>),
     /// Each of these once, by itself.
     Each(Vec<Fault>),
 }
@@ -90,8 +90,8 @@ impl Chaos {
                     }
                 }
             }
-            Plot::For(time) => {
-                let faults: Vec<Fault> = Fault::all().iter().copied().filter(possible).collect();
+            Plot::For(time, faults) => {
+                let faults: Vec<Fault> = faults.iter().copied().filter(possible).collect();
                 let mut story = Story::new(self.seed, &faults, times);
                 let begun = Instant::now();
                 while begun.elapsed() < *time && play(&mut scene, &story.next_turn()) {}

@@ -115,7 +115,8 @@ impl<'a> Scene<'a> {
         };
         let cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
         for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
-            let policy = format!("hold-down = \"0s\"\naway = {{ {other} = 1 }}\n");
+            let policy =
+                format!("hold-down = \"0s\"\nrepair-after = \"3s\"\naway = {{ {other} = 1 }}\n");
             cluster.apply_policy(datacenter, &policy)?;
         }
         cluster.create_disk(DISK, &DISK_BYTES.to_string(), 2, "tokyo-1")?;
