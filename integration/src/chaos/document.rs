@@ -26,7 +26,7 @@ pub fn page(report: &Report) -> String {
          longest that one request of the guest took, first to last byte; *out* is when the failed member was no member any\n\
          more, *whole* when no copy was missing any more, *well* when `ukai status` had nothing left to say: all from the\n\
          moment of the failure, which lasted as long as the second column says. 0 errors in the guest and 0 wrong blocks in every\n\
-         row, or the command fails.\n\n\
+         row, or the command fails. A failure without a row was not played in the run that wrote this page.\n\n\
          | failure | lasts | guest waits | out | whole | well |\n| --- | --- | --- | --- | --- | --- |\n",
         report.eject_after.as_secs_f64()
     );
