@@ -104,6 +104,7 @@ async fn serve(admitted: Admitted, shell: Shell, mut stopped: watch::Receiver<bo
     let Admitted {
         connection,
         identity,
+        watch: _watch,
     } = admitted;
     let from = connection.remote_address();
     match timeout(CALL_TIMEOUT, hello(&connection)).await {

@@ -21,7 +21,7 @@ mod verify;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use dial::{Dial, DialError};
-pub use gate::{Admitted, Gate, Refused};
+pub use gate::{Admitted, Gate, Refused, Watch};
 pub use grant::{Claims, GrantFault};
 pub use name::{Identity, Role};
 pub use pki::{DEFAULT_VALIDITY, Pki, PkiError};

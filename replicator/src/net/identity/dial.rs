@@ -1,6 +1,5 @@
 //! The connecting side: reaches whom it means to reach, or nobody.
 
-use super::gate::end_when_revoked;
 use super::verify::{NO_APPLICATION_PROTOCOL, Verifier};
 use super::{Credentials, Expected, Fault, Identity, Verdict, provider};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -95,13 +94,9 @@ impl Dial {
                 to,
                 why: error.to_string(),
             })?;
-        let connection = connecting
+        connecting
             .await
-            .map_err(|error| self.explain(to, &verdict, &error))?;
-        if let Ok(peer) = Identity::of(&connection) {
-            end_when_revoked(&self.credentials, &connection, &peer);
-        }
-        Ok(connection)
+            .map_err(|error| self.explain(to, &verdict, &error))
     }
 
     /// What the end of a connection to `to` means: being refused for one's certificate shows only

@@ -33,6 +33,8 @@ pub struct Gate {
 pub struct Admitted {
     pub connection: quinn::Connection,
     pub identity: Identity,
+    /// To be kept for as long as the connection is used.
+    pub watch: Watch,
 }
 
 /// A peer that was not. It has been logged.
@@ -98,8 +100,8 @@ impl Gate {
         let fault = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(connection)) => match Identity::of(&connection) {
                 Ok(identity) => {
-                    end_when_revoked(&self.credentials, &connection, &identity);
                     return Ok(Admitted {
+                        watch: watch(&self.credentials, &connection, &identity),
                         connection,
                         identity,
                     });
@@ -135,17 +137,24 @@ impl Gate {
     }
 }
 
-/// Ends a connection, at either side, soon after the certificate of its peer was revoked.
-pub(super) fn end_when_revoked(
-    credentials: &Credentials,
-    connection: &quinn::Connection,
-    peer: &Identity,
-) {
-    let Some(certificate) = certificate_of(connection) else {
-        return;
-    };
+/// Ends a connection soon after the certificate of its peer was revoked, while it is held.
+#[derive(Debug)]
+pub struct Watch(tokio::task::JoinHandle<()>);
+
+impl Drop for Watch {
+    /// The task has a handle on the connection, which would otherwise outlive its user.
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn watch(credentials: &Credentials, connection: &quinn::Connection, peer: &Identity) -> Watch {
+    let certificate = certificate_of(connection);
     let (revoked, connection, peer) = (credentials.revoked(), connection.clone(), peer.clone());
-    tokio::spawn(async move {
+    Watch(tokio::spawn(async move {
+        let Some(certificate) = certificate else {
+            return;
+        };
         while tokio::time::timeout(RECHECK, connection.closed())
             .await
             .is_err()
@@ -156,5 +165,5 @@ pub(super) fn end_when_revoked(
                 return;
             }
         }
-    });
+    }))
 }
