@@ -4,6 +4,7 @@ use super::goal::{Promised, place};
 use super::plan::{Awaited, Role, Shortfall};
 use super::ranges::joined;
 use super::reasons::{Spoken, Telling};
+use super::rules::Standing;
 use super::steps::side_by_side;
 use super::{Planner, Subject};
 use replicator::words::{DatacenterName, DiskName, Epoch, Extents, History, HostName, StoreId};
@@ -120,7 +121,11 @@ impl Planner<'_> {
             extents: &extents,
             datacenter,
         };
-        let reasons = telling.reasons(role, state, &copy);
+        let mut reasons = telling.reasons(role, state, &copy);
+        let standing = seat.map(|seat| telling.rules.standing(self.fleet.place(seat)));
+        if let Some(standing) = standing.filter(|_| state < CopyState::Retired) {
+            reasons.why_here += &of_store(standing);
+        }
         ExplainedCopy {
             store,
             host: seat.map(|seat| self.fleet.host_name(seat).clone()),
@@ -132,6 +137,20 @@ impl Planner<'_> {
             why_not_elsewhere: reasons.why_not_elsewhere,
             what_would_change_it: reasons.what_would_change_it,
         }
+    }
+}
+
+/// What its store's state means for a copy that the map names.
+fn of_store(standing: Standing) -> String {
+    match standing {
+        Standing::Fit => String::new(),
+        Standing::Leaving => {
+            " Its store is being emptied: it goes when another one is complete.".into()
+        }
+        Standing::Away { until } => {
+            format!(" Its store is away: unless that is back by {until}, another one is made.")
+        }
+        Standing::Gone => " Its store is lost, or away for too long: another one is made.".into(),
     }
 }
 

@@ -76,6 +76,12 @@ fn a_member_that_is_lost_is_short_at_once_and_one_that_is_away_when_its_time_is_
     set_health(&mut case, 3, Health::Silent { since });
     case.now = NOW.after(Duration::from_secs(3599));
     assert!(case.plan().is_empty() && !case.plan().repair);
+    let why = |case: &Case| {
+        let told = case.planner().explain(&case.subject());
+        told.copies.last().unwrap().why_here.clone()
+    };
+    let until = format!("back by {}", NOW.after(Duration::from_secs(3600)));
+    assert!(why(&case).contains(&until), "{}", why(&case));
     case.now = NOW.after(Duration::from_secs(3600));
     let plan = case.plan();
     assert_eq!(
