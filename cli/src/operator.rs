@@ -6,19 +6,29 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use placement_service::api::ErrorBody;
 use replicator::net::identity::{Credentials, Dial, Expected, Role, Verdict};
 use replicator::words::HostName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// Where operators are served unless something else was said.
 pub const DEFAULT_PORT: u16 = 7401;
 /// Longer than the longest `--wait`.
 const PATIENCE: Duration = Duration::from_secs(135);
+/// One address is given up for the next after this long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a command waits until a placement service leads: a lease, an election, and a little.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
+const ELECTION_PAUSE: Duration = Duration::from_millis(300);
+/// How often one that stands by may send us on.
+const MAX_HINTS: u32 = 3;
 /// Far above any answer; a peer cannot make us allocate more.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -26,15 +36,17 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "With every command")]
 pub struct Connection {
-    /// The placement service, as operators reach it: HOST[:PORT].
+    /// The placement service, as operators reach it: HOST[:PORT]; several, separated by commas, are
+    /// asked in turn until the one that leads is found.
     #[arg(
         long = "service",
         global = true,
         env = "UKAI_SERVICE",
         default_value = "127.0.0.1",
-        value_name = "HOST[:PORT]"
+        value_name = "HOST[:PORT]",
+        value_delimiter = ','
     )]
-    service: String,
+    service: Vec<String>,
 
     /// The folder with ca.crt and your certificate and key [default: pki here if there is one, or /etc/ukai/pki].
     #[arg(long, global = true, env = "UKAI_PKI", value_name = "DIR")]
@@ -95,7 +107,9 @@ impl Connection {
     }
 
     pub fn service_addrs(&self) -> anyhow::Result<Vec<SocketAddr>> {
-        resolve(&self.service, DEFAULT_PORT)
+        let all = self.service.iter();
+        let all = all.map(|text| resolve(text, DEFAULT_PORT));
+        Ok(all.collect::<anyhow::Result<Vec<_>>>()?.concat())
     }
 
     pub fn service(&self) -> anyhow::Result<Service> {
@@ -190,8 +204,8 @@ impl Service {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<A> {
-        let exchange = self.exchange(method, path, body);
-        let (status, bytes) = match tokio::time::timeout(PATIENCE, exchange).await {
+        let leading = self.ask_leading(method, path, body);
+        let (status, bytes) = match tokio::time::timeout(PATIENCE, leading).await {
             Ok(answer) => answer?,
             Err(_) => {
                 let why = anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs());
@@ -206,25 +220,79 @@ impl Service {
         Err(refused(status, &bytes).into())
     }
 
-    async fn exchange(
+    /// Asks one placement service after the other until one does not stand by. While none leads, waits for
+    /// one a while. A request that was sent is not sent to another one, unless the first one said that it
+    /// did nothing.
+    async fn ask_leading(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        let until = Instant::now() + ELECTION_PATIENCE;
+        loop {
+            let mut to_ask: VecDeque<SocketAddr> = self.addrs.iter().copied().collect();
+            let mut hints = 0..MAX_HINTS;
+            let mut standing_by = None;
+            let mut away = None;
+            while let Some(addr) = to_ask.pop_front() {
+                let stream = match self.dialled(addr).await {
+                    Ok(stream) => stream,
+                    Err(failure) => {
+                        away = Some(failure);
+                        continue;
+                    }
+                };
+                let asked = self.exchange(stream, method.clone(), path, body.clone());
+                let (status, bytes) = asked.await?;
+                if status != StatusCode::MISDIRECTED_REQUEST {
+                    return Ok((status, bytes));
+                }
+                let said: Option<ErrorBody> = serde_json::from_slice(&bytes).ok();
+                let hint = said.and_then(|said| said.leader);
+                if let Some(hint) = hint.filter(|hint| *hint != addr && hints.next().is_some()) {
+                    to_ask.push_front(hint);
+                }
+                standing_by = Some((status, bytes));
+            }
+            match (standing_by, away) {
+                (Some(answer), _) if Instant::now() >= until => return Ok(answer),
+                (Some(_), _) => tokio::time::sleep(ELECTION_PAUSE).await,
+                (None, Some(failure)) => return Err(failure),
+                (None, None) => return Err(self.unreachable(anyhow::anyhow!("no address"))),
+            }
+        }
+    }
+
+    /// A connection on which nothing was said yet.
+    async fn dialled(&self, addr: SocketAddr) -> Result<TlsStream<TcpStream>, Failure> {
         let (tls, verdict) = self.dial.tls();
-        let tcp = TcpStream::connect(&self.addrs[..])
-            .await
-            .map_err(|error| self.unreachable(error))?;
         let name = self
             .dial
             .server_name()
             .try_into()
             .expect("names of peers are DNS names");
-        let stream = tokio_rustls::TlsConnector::from(tls)
-            .connect(name, tcp)
-            .await;
-        let stream = stream.map_err(|error| self.not_ours(&verdict, &error))?;
+        let dialling = async {
+            let tcp = TcpStream::connect(addr)
+                .await
+                .map_err(|error| self.unreachable(error))?;
+            let connector = tokio_rustls::TlsConnector::from(tls);
+            let stream = connector.connect(name, tcp).await;
+            stream.map_err(|error| self.not_ours(&verdict, &error))
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, dialling).await {
+            Ok(dialled) => dialled,
+            Err(_) => Err(self.unreachable(anyhow::anyhow!("{addr}: no answer in time"))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: TlsStream<TcpStream>,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(error))?;
@@ -279,7 +347,9 @@ impl Service {
 fn refused(status: StatusCode, bytes: &[u8]) -> Failure {
     let code = match status {
         StatusCode::NOT_FOUND => Code::NotFound,
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Code::Unreachable,
+        StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT
+        | StatusCode::MISDIRECTED_REQUEST => Code::Unreachable,
         status if status.is_client_error() => Code::Refused,
         _ => Code::Failed,
     };

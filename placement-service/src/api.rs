@@ -97,6 +97,9 @@ pub struct ErrorBody {
     pub why: String,
     #[serde(rename = "try")]
     pub try_next: String,
+    /// With status 421: where the placement service that leads is asked, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<SocketAddr>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

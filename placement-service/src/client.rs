@@ -7,8 +7,8 @@
 use crate::api::StoreAddress;
 use crate::frame::{self, FrameError};
 use crate::node_protocol::{
-    ALPN, CALL_TIMEOUT, Desired, Grant, Granted, HEARTBEAT_WAIT, Heartbeat, Hello, OLDEST_VERSION,
-    Refusal, Request, Response, VERSION, Welcome,
+    ALPN, CALL_TIMEOUT, Desired, Grant, Granted, HEARTBEAT_WAIT, Heartbeat, Hello, Leader,
+    OLDEST_VERSION, Refusal, Request, Response, VERSION, Welcome,
 };
 use replicator::net::identity::{Credentials, Dial, DialError, Expected, Role};
 use replicator::words::{BackendId, Change, ChangeRefused, DiskId, Revision, StoreId};
@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection is dead when nothing was heard for this long, although it was asked every second.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// A call follows the lead this often; more changes of it in a moment are no lead.
+const MAX_LEADERS: u32 = 3;
 
 /// Cheap to clone; all clones share one connection.
 #[derive(Clone)]
@@ -37,7 +39,17 @@ struct Shared {
     v4: quinn::Endpoint,
     v6: Option<quinn::Endpoint>,
     servers: Vec<SocketAddr>,
-    connection: Mutex<Option<Live>>,
+    search: Mutex<Search>,
+}
+
+/// The connection, or where to look for the service that leads.
+#[derive(Default)]
+struct Search {
+    live: Option<Live>,
+    /// Of `servers`: the one that was connected to last.
+    last: usize,
+    /// Where one that stands by says that the leader is.
+    hint: Option<SocketAddr>,
 }
 
 #[derive(Clone)]
@@ -62,6 +74,16 @@ pub enum ClientError {
     Nonsense(String),
 }
 
+impl ClientError {
+    /// Where the service that leads is, if that is what the error says.
+    fn leader(&self) -> Option<SocketAddr> {
+        match self {
+            ClientError::Refused(Refusal::NotLeader { leader }) => leader.as_ref()?.at,
+            _ => None,
+        }
+    }
+}
+
 impl From<DialError> for ClientError {
     fn from(error: DialError) -> Self {
         ClientError::Dial(Box::new(error))
@@ -69,7 +91,7 @@ impl From<DialError> for ClientError {
 }
 
 impl PlacementClient {
-    /// Connects on first use. Has to be called inside a tokio runtime, which carries the connection.
+    /// Connects on first use, to whichever of `servers` leads. Has to be called inside a tokio runtime, which carries the connection.
     pub fn new(credentials: &Credentials, servers: Vec<SocketAddr>) -> io::Result<Self> {
         let any = |ip: IpAddr| quinn::Endpoint::client(SocketAddr::new(ip, 0));
         let needs_v6 = servers.iter().any(SocketAddr::is_ipv6);
@@ -83,7 +105,7 @@ impl PlacementClient {
                     .then(|| any(Ipv6Addr::UNSPECIFIED.into()))
                     .transpose()?,
                 servers,
-                connection: Mutex::new(None),
+                search: Mutex::default(),
             }),
         })
     }
@@ -157,52 +179,92 @@ impl PlacementClient {
         }
     }
 
+    /// A service that only stands by has done nothing: then the one that leads is asked.
     async fn call(&self, request: &Request, within: Duration) -> Result<Response, ClientError> {
-        let live = self.shared.connected().await?;
-        let answer = match timeout(within, exchange(&live.connection, request)).await {
-            Ok(answer) => answer.map_err(ClientError::from),
-            Err(_) => Err(ClientError::Timeout {
-                to: live.to,
-                after: within,
-            }),
-        };
-        let answer = answer.map_err(|error| match live.connection.close_reason() {
-            Some(reason) => self.shared.dial.ended(live.to, &reason).into(),
-            None => error,
-        });
-        match answer {
-            Ok(Response::Refused(refusal)) => Err(refusal.into()),
-            answer => answer,
+        let mut tries = 0..MAX_LEADERS;
+        loop {
+            let live = self.shared.connected().await?;
+            let answer = match timeout(within, exchange(&live.connection, request)).await {
+                Ok(answer) => answer.map_err(ClientError::from),
+                Err(_) => Err(ClientError::Timeout {
+                    to: live.to,
+                    after: within,
+                }),
+            };
+            let answer = answer.map_err(|error| match live.connection.close_reason() {
+                Some(reason) => self.shared.dial.ended(live.to, &reason).into(),
+                None => error,
+            });
+            match answer {
+                Ok(Response::Refused(Refusal::NotLeader { leader })) => {
+                    self.shared.leave(&live, &leader).await;
+                    if tries.next().is_none() {
+                        return Err(Refusal::NotLeader { leader }.into());
+                    }
+                }
+                Ok(Response::Refused(refusal)) => return Err(refusal.into()),
+                answer => return answer,
+            }
         }
     }
 }
 
 impl Shared {
+    /// The connection to the service that leads: where it was last, where it is said to be, or wherever it
+    /// is found.
     async fn connected(&self) -> Result<Live, ClientError> {
-        let mut slot = self.connection.lock().await;
-        if let Some(live) = slot.as_ref()
+        let mut search = self.search.lock().await;
+        if let Some(live) = &search.live
             && live.connection.close_reason().is_none()
         {
             return Ok(live.clone());
         }
-        *slot = None;
+        let lost = search.live.take().is_some();
         let mut last = ClientError::NoServers;
-        for to in &self.servers {
-            match timeout(CONNECT_TIMEOUT, self.connect(*to)).await {
-                Ok(Ok(live)) => {
-                    *slot = Some(live.clone());
-                    return Ok(live);
-                }
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    last = ClientError::Timeout {
-                        to: *to,
-                        after: CONNECT_TIMEOUT,
+        let count = self.servers.len();
+        // The one that was just lost comes last.
+        let first = search.last + usize::from(lost);
+        let mut hints = 0..MAX_LEADERS;
+        for step in 0..count {
+            let index = (first + step) % count;
+            let mut to = Some(self.servers[index]);
+            while let Some(at) = search.hint.take().or(to.take()) {
+                match timeout(CONNECT_TIMEOUT, self.connect(at)).await {
+                    Ok(Ok(live)) => {
+                        let known = self.servers.iter().position(|server| *server == at);
+                        search.last = known.unwrap_or(index);
+                        search.live = Some(live.clone());
+                        return Ok(live);
+                    }
+                    Ok(Err(error)) => {
+                        let hint = error.leader().filter(|hint| *hint != at);
+                        // Two that name each other would do so for ever.
+                        search.hint = hint.filter(|_| hints.next().is_some());
+                        last = error;
+                    }
+                    Err(_) => {
+                        last = ClientError::Timeout {
+                            to: at,
+                            after: CONNECT_TIMEOUT,
+                        }
                     }
                 }
             }
         }
         Err(last)
+    }
+
+    /// `live` does not lead any more.
+    async fn leave(&self, live: &Live, leader: &Option<Leader>) {
+        let mut search = self.search.lock().await;
+        let current = search.live.as_ref();
+        // Another call may have been here already.
+        if current.is_some_and(|c| c.connection.stable_id() == live.connection.stable_id()) {
+            search.live = None;
+            search.last = (search.last + 1) % self.servers.len();
+            search.hint = leader.as_ref().and_then(|leader| leader.at);
+        }
+        live.connection.close(0u32.into(), b"another one leads");
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<Live, ClientError> {

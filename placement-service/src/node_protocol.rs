@@ -12,6 +12,7 @@
 //! and missing ones have defaults, so that a minor change needs no new version.
 
 use crate::api::{StoreAddress, Wanted};
+use crate::catalog::CatalogError;
 pub use crate::granted::{Grant, Granted};
 use replicator::words::{
     BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, Epoch, Extents, HostName,
@@ -110,6 +111,38 @@ pub enum Refusal {
     /// It is not known whether a swap was made.
     #[error("the placement service's catalog failed: {why}")]
     Catalog { why: String },
+    /// Another placement service has to be asked.
+    #[error("this placement service only stands by; {}", leads(.leader))]
+    NotLeader { leader: Option<Leader> },
+}
+
+/// The placement service that leads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Leader {
+    /// Its host.
+    pub name: String,
+    /// Where nodes reach it, if it can tell.
+    #[serde(default)]
+    pub at: Option<SocketAddr>,
+}
+
+fn leads(leader: &Option<Leader>) -> String {
+    match leader {
+        Some(Leader { name, at: Some(at) }) => format!("{name} leads, at {at}"),
+        Some(Leader { name, at: None }) => format!("{name} leads"),
+        None => "none leads at the moment".into(),
+    }
+}
+
+impl From<CatalogError> for Refusal {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::NotLeader => Refusal::NotLeader { leader: None },
+            error => Refusal::Catalog {
+                why: error.to_string(),
+            },
+        }
+    }
 }
 
 /// What a node says of itself, about once a second, and at once when something changed.

@@ -10,7 +10,7 @@ use placement_service::node_protocol::{
     Welcome,
 };
 use placement_service::planner;
-use placement_service::server::{Config, Server};
+use placement_service::server::{CatalogAt, Config, Server};
 use replicator::net::identity::{Credentials, Dial, Expected, Identity, Pki, Role};
 use replicator::words::{
     BackendId, Change, DatacenterName, DiskId, HostName, Incarnation, Life, Owner, RackName,
@@ -86,7 +86,10 @@ impl Cluster {
 
 async fn serve(dir: &Path, nodes: SocketAddr, operators: SocketAddr) -> Server {
     let config = Config {
-        catalog: dir.join("catalog"),
+        catalog: CatalogAt::File(dir.join("catalog")),
+        etcd_pki: None,
+        announce_nodes: None,
+        announce_operators: None,
         nodes,
         operators,
         credentials: Credentials::load_only(dir, Role::Placement).unwrap(),

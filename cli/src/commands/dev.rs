@@ -59,7 +59,10 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
     let (stop_service, _) = watch::channel(false);
     let control = HostName::new("control")?;
     let config = server::Config {
-        catalog: dir.join("catalog.redb"),
+        catalog: server::CatalogAt::File(dir.join("catalog.redb")),
+        etcd_pki: None,
+        announce_nodes: None,
+        announce_operators: None,
         nodes: at(0),
         operators: at(1),
         credentials: Credentials::load(&pki, Role::Placement, &control)?,

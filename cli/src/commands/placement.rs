@@ -10,10 +10,13 @@ use replicator::words::HostName;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+const DEFAULT_CATALOG: &str = "catalog.redb";
+
 /// Run the placement service: which disks there are, where they stand, who may write.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  ukai placement --host control-1 --pki pki --catalog /var/lib/ukai/catalog.redb"
+    after_help = "Examples:\n  ukai placement --host control-1 --pki pki --catalog /var/lib/ukai/catalog.redb\n  \
+        ukai placement --host control-1 --pki pki --catalog etcd://10.0.0.1,10.0.0.2,10.0.0.3"
 )]
 pub struct Args {
     /// A TOML file with any of the settings below, named as the flags are.
@@ -34,9 +37,15 @@ crate::settings! {
         #[arg(long, value_name = "HOST", env = "UKAI_PLACEMENT_HOST")]
         host: HostName,
 
-        /// Where the catalog is kept [default: catalog.redb].
-        #[arg(long, value_name = "FILE", env = "UKAI_PLACEMENT_CATALOG")]
-        catalog: PathBuf,
+        /// Where the catalog is kept: a file, for one placement service, or etcd://HOST[:PORT],… for several,
+        /// of which one leads; etcds:// is over TLS [default: catalog.redb].
+        #[arg(long, value_name = "FILE|ETCD", env = "UKAI_PLACEMENT_CATALOG")]
+        catalog: String,
+
+        /// For etcds://: a folder with ca.crt, which signed etcd's certificates, and client.crt and
+        /// client.key, if etcd asks for them.
+        #[arg(long, value_name = "DIR", env = "UKAI_PLACEMENT_ETCD_PKI")]
+        etcd_pki: PathBuf,
 
         /// Where nodes connect, QUIC [default: 0.0.0.0:7400].
         #[arg(long, value_name = "ADDR:PORT", env = "UKAI_PLACEMENT_NODES")]
@@ -45,6 +54,15 @@ crate::settings! {
         /// Where operators connect, HTTPS [default: 0.0.0.0:7401].
         #[arg(long, value_name = "ADDR:PORT", env = "UKAI_PLACEMENT_OPERATORS")]
         operators: SocketAddr,
+
+        /// Where those that stand by send nodes to while this one leads [default: what --nodes says, unless
+        /// that is 0.0.0.0].
+        #[arg(long, value_name = "ADDR:PORT", env = "UKAI_PLACEMENT_ANNOUNCE_NODES")]
+        announce_nodes: SocketAddr,
+
+        /// The same for operators.
+        #[arg(long, value_name = "ADDR:PORT", env = "UKAI_PLACEMENT_ANNOUNCE_OPERATORS")]
+        announce_operators: SocketAddr,
     }
 }
 
@@ -63,7 +81,14 @@ pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
         None => Credentials::load_only(&pki, Role::Placement),
     }?;
     let config = server::Config {
-        catalog: settings.catalog.unwrap_or_else(|| "catalog.redb".into()),
+        catalog: settings
+            .catalog
+            .as_deref()
+            .unwrap_or(DEFAULT_CATALOG)
+            .parse()?,
+        etcd_pki: settings.etcd_pki,
+        announce_nodes: settings.announce_nodes,
+        announce_operators: settings.announce_operators,
         nodes: settings
             .nodes
             .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 7400))),

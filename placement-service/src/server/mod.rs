@@ -1,6 +1,7 @@
 //! The placement service as a process: QUIC for nodes, HTTPS for operators, one [`Service`] behind
 //! both. Shells only: they give the service the time and fresh ids, and carry its answers.
 
+mod lead;
 mod moving;
 mod nodes;
 mod operators;
@@ -9,16 +10,18 @@ mod stores;
 mod tls;
 mod verifying;
 
-use crate::catalog::{Catalog, CatalogError, RedbCatalog};
-use crate::policy::UnixSeconds;
-use crate::service::{Moment, Service};
+use crate::catalog::{
+    BadEtcdAddress, Catalog, CatalogError, Etcd, EtcdAddress, RedbCatalog, client_tls,
+};
+use lead::{Leading, Shell, Stage, StandingBy};
 use replicator::net::identity::Credentials;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -27,14 +30,39 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file of the redb catalog; made if it is not there.
-    pub catalog: PathBuf,
+    pub catalog: CatalogAt,
+    /// The folder with etcd's authority, and a certificate for it: [`client_tls`].
+    pub etcd_pki: Option<PathBuf>,
     /// UDP address for nodes.
     pub nodes: SocketAddr,
     /// TCP address for operators.
     pub operators: SocketAddr,
+    /// Where a service that stands by sends nodes and operators when this one leads, if that is not
+    /// where it listens.
+    pub announce_nodes: Option<SocketAddr>,
+    pub announce_operators: Option<SocketAddr>,
     /// Of role placement.
     pub credentials: Credentials,
+}
+
+/// Where the catalog is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CatalogAt {
+    /// A redb file, made if it is not there: for one placement service.
+    File(PathBuf),
+    /// For several, of which one leads.
+    Etcd(EtcdAddress),
+}
+
+impl FromStr for CatalogAt {
+    type Err = BadEtcdAddress;
+
+    fn from_str(text: &str) -> Result<Self, BadEtcdAddress> {
+        Ok(match EtcdAddress::is_meant(text) {
+            true => CatalogAt::Etcd(text.parse()?),
+            false => CatalogAt::File(text.into()),
+        })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +77,8 @@ pub enum ServerError {
     },
     #[error("the certificate is of {found}; the placement service needs one of its own role")]
     Role { found: String },
+    #[error("etcd's authority and certificates {0}")]
+    EtcdTls(&'static str),
 }
 
 /// A running placement service. Dropping it stops it without waiting; [`Server::stop`] waits.
@@ -68,18 +98,62 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 }
 
 impl Server {
-    /// Opens the catalog and listens.
+    /// Opens the catalog and listens. Over etcd it listens at once, and leads when it is elected.
     pub async fn start(config: Config) -> Result<Server, ServerError> {
-        let path = config.catalog.clone();
-        let catalog = blocking(move || RedbCatalog::open(&path)).await?;
-        Self::start_with(config, Arc::new(catalog)).await
+        match config.catalog.clone() {
+            CatalogAt::File(path) => {
+                let catalog = blocking(move || RedbCatalog::open(&path)).await?;
+                Self::start_with(config, Arc::new(catalog)).await
+            }
+            CatalogAt::Etcd(address) => Self::start_over(config, address).await,
+        }
     }
 
-    /// As [`Server::start`], over any catalog.
+    /// As [`Server::start`], over any catalog that is this service's alone.
     pub async fn start_with(
         config: Config,
         catalog: Arc<dyn Catalog>,
     ) -> Result<Server, ServerError> {
+        let credentials = config.credentials.clone();
+        let leading = blocking(move || Leading::begin(catalog, credentials)).await?;
+        let (stage, shared) = watch::channel(Stage::Leading(leading));
+        let mut server = Self::listen(&config, Shell::new(shared)).await?;
+        let mut stopped = server.stop.subscribe();
+        server.tasks.spawn(async move {
+            told_to_stop(&mut stopped).await;
+            drop(stage);
+        });
+        Ok(server)
+    }
+
+    async fn start_over(config: Config, address: EtcdAddress) -> Result<Server, ServerError> {
+        let tls = match (&config.etcd_pki, address.tls) {
+            (Some(dir), true) => Some(client_tls(dir)?),
+            (None, false) => None,
+            (Some(_), false) => {
+                return Err(ServerError::EtcdTls(
+                    "are given, and the address begins with etcd://: write etcds://",
+                ));
+            }
+            (None, true) => {
+                return Err(ServerError::EtcdTls(
+                    "are needed for etcds://: say --etcd-pki",
+                ));
+            }
+        };
+        let etcd = Etcd::new(address, tls)?;
+        let (stage, shared) = watch::channel(Stage::StandingBy(StandingBy::default()));
+        let mut server = Self::listen(&config, Shell::new(shared)).await?;
+        let me = lead::announcement(&config, server.nodes, server.operators);
+        let stopped = server.stop.subscribe();
+        let credentials = config.credentials.clone();
+        server
+            .tasks
+            .spawn(lead::run(etcd, me, credentials, stage, stopped));
+        Ok(server)
+    }
+
+    async fn listen(config: &Config, shell: Shell) -> Result<Server, ServerError> {
         use replicator::net::identity::Role;
         let identity = config.credentials.identity();
         if identity.role != Role::Placement {
@@ -87,18 +161,11 @@ impl Server {
                 found: identity.to_string(),
             });
         }
-        let started = Instant::now();
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let wall = UnixSeconds(wall.unwrap_or_default().as_secs());
-        let service = blocking(move || Service::new(catalog, wall)).await?;
-        let service = Arc::new(service.granting(config.credentials.clone()));
-        let shell = Shell { service, started };
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let nodes = nodes::listen(&config, shell.clone(), stopped.clone(), &mut tasks)?;
+        let nodes = nodes::listen(config, shell.clone(), stopped.clone(), &mut tasks)?;
         tasks.spawn(passes::run(shell.clone(), stopped.clone()));
-        let operators =
-            operators::listen(&config, shell, nodes.port(), stopped, &mut tasks).await?;
+        let operators = operators::listen(config, shell, nodes.port(), stopped, &mut tasks).await?;
         tracing::info!(%nodes, %operators, "placement service ready");
         Ok(Server {
             nodes,
@@ -125,28 +192,6 @@ impl Server {
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
             tracing::warn!("calls were still under way when the placement service stopped");
         }
-    }
-}
-
-/// What the shells share.
-#[derive(Clone)]
-struct Shell {
-    service: Arc<Service>,
-    started: Instant,
-}
-
-impl Shell {
-    fn now(&self) -> Moment {
-        Moment(self.started.elapsed())
-    }
-
-    /// Runs one call of the service where blocking is allowed.
-    async fn ask<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&Service, Moment) -> T + Send + 'static,
-    ) -> T {
-        let shell = self.clone();
-        blocking(move || call(&shell.service, shell.now())).await
     }
 }
 

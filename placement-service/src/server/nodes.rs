@@ -1,5 +1,6 @@
 //! QUIC for nodes: a task a connection, a task a call, all of them bounded in number, size and time.
 
+use super::lead::Leading;
 use super::{Config, ServerError, Shell, told_to_stop};
 use crate::frame::{self, FrameError};
 use crate::node_protocol::{
@@ -107,10 +108,14 @@ async fn serve(admitted: Admitted, shell: Shell, mut stopped: watch::Receiver<bo
         watch: _watch,
     } = admitted;
     let from = connection.remote_address();
-    match timeout(CALL_TIMEOUT, hello(&connection)).await {
+    match timeout(CALL_TIMEOUT, hello(&connection, &shell)).await {
         Ok(Ok(program)) => tracing::info!(%from, peer = %identity, program, "connected"),
         Ok(Err(error)) => {
-            tracing::warn!(%from, peer = %identity, "refused: {error}");
+            // Whoever looks for the leader comes by here again and again.
+            match shell.leading() {
+                Ok(_) => tracing::warn!(%from, peer = %identity, "refused: {error}"),
+                Err(_) => tracing::debug!(%from, peer = %identity, "refused: {error}"),
+            }
             return;
         }
         Err(_) => {
@@ -146,8 +151,9 @@ async fn serve(admitted: Admitted, shell: Shell, mut stopped: watch::Receiver<bo
     }
 }
 
-/// Settles on a version; a peer that speaks none of ours is told which those are.
-async fn hello(connection: &quinn::Connection) -> Result<String, String> {
+/// Settles on a version; a peer that speaks none of ours is told which those are, and while another
+/// service leads, which one.
+async fn hello(connection: &quinn::Connection, shell: &Shell) -> Result<String, String> {
     let text = |error: FrameError| error.to_string();
     let (mut send, mut receive) = connection
         .accept_bi()
@@ -155,7 +161,9 @@ async fn hello(connection: &quinn::Connection) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     let hello: Hello = frame::read(&mut receive).await.map_err(text)?;
     let version = hello.newest.min(VERSION);
-    let answer = if version >= hello.oldest.max(OLDEST_VERSION) {
+    let answer = if let Err(standing_by) = shell.leading() {
+        Err(standing_by.into())
+    } else if version >= hello.oldest.max(OLDEST_VERSION) {
         Ok(Welcome {
             version,
             program: env!("CARGO_PKG_VERSION").into(),
@@ -215,19 +223,21 @@ impl Caller {
     }
 
     async fn respond(&mut self, request: Request) -> Response {
-        let mut changes = self.shell.service.changes();
+        let leading = match self.shell.leading() {
+            Ok(leading) => leading,
+            Err(standing_by) => return Response::Refused(standing_by.into()),
+        };
+        let changes = leading.service.changes();
         let seen = match &request {
             Request::Heartbeat(heartbeat) => Some(heartbeat.seen),
             _ => None,
         };
         let (who, from) = (self.identity.clone(), self.from);
-        let ask = self
-            .shell
-            .ask(move |service, now| service.handle(&who, from, request, now));
+        let ask = leading.ask(move |service, now| service.handle(&who, from, request, now));
         match (ask.await, seen) {
             (Response::Desired(desired), Some(seen)) if desired.digest == seen => {
                 let host = self.identity.host.clone();
-                self.wait_for_news(&mut changes, host, seen).await
+                self.wait_for_news(&leading, changes, host, seen).await
             }
             (response, _) => response,
         }
@@ -236,7 +246,8 @@ impl Caller {
     /// Answers a heartbeat whose sender has seen everything: when there is news, or after a while.
     async fn wait_for_news(
         &mut self,
-        changes: &mut watch::Receiver<u64>,
+        leading: &Leading,
+        mut changes: watch::Receiver<u64>,
         host: HostName,
         seen: u64,
     ) -> Response {
@@ -247,18 +258,10 @@ impl Caller {
                 () = told_to_stop(&mut self.stopped) => false,
             };
             let host = host.clone();
-            match self
-                .shell
-                .ask(move |service, _| service.desired(&host))
-                .await
-            {
+            match leading.ask(move |service, _| service.desired(&host)).await {
                 Ok(desired) if news && desired.digest == seen => {}
                 Ok(desired) => return Response::Desired(desired),
-                Err(error) => {
-                    return Response::Refused(Refusal::Catalog {
-                        why: error.to_string(),
-                    });
-                }
+                Err(error) => return Response::Refused(error.into()),
             }
         }
     }

@@ -282,7 +282,8 @@ impl Desk {
         &self,
         call: impl FnOnce(&Service, Moment) -> Result<T, ServiceError> + Send + 'static,
     ) -> Answer<T> {
-        Ok(Json(self.shell.ask(call).await?))
+        let leading = self.shell.leading().map_err(ServiceError::from)?;
+        Ok(Json(leading.ask(call).await?))
     }
 
     /// Asks again whenever something has changed, until it is done (the inner `Ok`) or time is up.
@@ -294,9 +295,10 @@ impl Desk {
         + Send
         + 'static,
     ) -> Answer<T> {
-        let mut changes = self.shell.service.changes();
+        let leading = self.shell.leading().map_err(ServiceError::from)?;
+        let mut changes = leading.service.changes();
         loop {
-            let not_yet = match self.shell.ask(look.clone()).await? {
+            let not_yet = match leading.ask(look.clone()).await? {
                 Ok(done) => return Ok(Json(done)),
                 Err(not_yet) => not_yet,
             };
@@ -368,6 +370,7 @@ impl IntoResponse for Failed {
             Kind::NotNow => StatusCode::CONFLICT,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::NotYet => StatusCode::GATEWAY_TIMEOUT,
+            Kind::Elsewhere => StatusCode::MISDIRECTED_REQUEST,
         };
         (status, Json(self.0.body)).into_response()
     }

@@ -1,6 +1,7 @@
 //! Wakes the service's passes over the disks: soon after a change, and every second at the latest.
 
 use super::{Shell, told_to_stop};
+use crate::catalog::CatalogError;
 use replicator::words::BackendId;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -11,19 +12,26 @@ const EVERY: Duration = Duration::from_secs(1);
 /// What changes together is looked at together.
 const GATHER: Duration = Duration::from_millis(10);
 
-pub(super) async fn run(shell: Shell, mut stopped: watch::Receiver<bool>) {
-    let mut changes = shell.service.changes();
+pub(super) async fn run(mut shell: Shell, mut stopped: watch::Receiver<bool>) {
     loop {
+        let Ok(leading) = shell.leading() else {
+            tokio::select! {
+                () = told_to_stop(&mut stopped) => return,
+                () = shell.changed() => continue,
+            }
+        };
+        let mut changes = leading.service.changes();
         tokio::select! {
             () = told_to_stop(&mut stopped) => return,
             // However the wait ends, the pass finds what there is to do.
             _ = timeout(EVERY, changes.changed()) => sleep(GATHER).await,
         }
-        changes.mark_unchanged();
         let pass =
             |service: &crate::service::Service, now| service.pass(now, &mut BackendId::random);
-        if let Err(error) = shell.ask(pass).await {
-            tracing::error!("looking at the disks: {error}");
+        match leading.ask(pass).await {
+            Ok(()) => {}
+            Err(CatalogError::NotLeader) => sleep(EVERY).await,
+            Err(error) => tracing::error!("looking at the disks: {error}"),
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum Kind {
     Unavailable,
     /// It was accepted, and has not come about within the time given.
     NotYet,
+    /// Another placement service leads: ask that one. Nothing was changed.
+    Elsewhere,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -37,6 +39,7 @@ impl ServiceError {
                 error: error.into(),
                 why: why.into(),
                 try_next: try_next.into(),
+                leader: None,
             },
         }
     }
@@ -56,6 +59,7 @@ impl From<CatalogError> for ServiceError {
         tracing::error!("{error}");
         let (kind, try_next) = match error {
             CatalogError::TooLarge { .. } => (Kind::Impossible, "ask for something smaller"),
+            CatalogError::NotLeader => (Kind::Elsewhere, "ask again"),
             _ => (
                 Kind::Unavailable,
                 "look at the placement service's log, then ask again to see what stands",

@@ -121,9 +121,7 @@ impl Service {
         let answer = answer.and_then(|answer| self.with_grant(who, answer));
         answer.unwrap_or_else(|error| {
             tracing::error!(peer = %who, "{error}");
-            Response::Refused(Refusal::Catalog {
-                why: error.to_string(),
-            })
+            Response::Refused(error.into())
         })
     }
 

@@ -69,6 +69,12 @@ impl Etcd {
         &self.address
     }
 
+    /// Who leads, if anybody does who says so understandably.
+    pub fn leads(&self) -> Result<Option<Announcement>, CatalogError> {
+        let leader = self.leader().map_err(failed)?;
+        Ok(leader.as_ref().and_then(announced))
+    }
+
     /// Tries to lead.
     pub fn campaign(&self, me: &Announcement) -> Result<Campaign, CatalogError> {
         if let Some(leader) = self.leader().map_err(failed)? {
