@@ -24,8 +24,9 @@ pub const MAX_DAMAGED: usize = 256;
 
 /// The longest grant that goes with a [`Request::Seal`]: a certificate and a signature fit well.
 pub const MAX_GRANT_BYTES: usize = 4 << 10;
-/// The longest record that goes with a [`Request::Seal`]: what the catalog takes as one value.
-pub const MAX_RECORD_BYTES: usize = 512 << 10;
+/// The longest record that goes with a [`Request::Seal`]: what a store keeps as one frame of its log. A
+/// disk of thousands of ranges fits (`words::kept`).
+pub const MAX_RECORD_BYTES: usize = 60 << 10;
 
 /// The SHA-256 of a grant: whoever has it was shown the grant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

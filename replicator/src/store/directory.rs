@@ -249,6 +249,7 @@ impl Writer {
             });
         });
         self.bytes(&disk.grant);
+        self.bytes(&disk.record);
     }
 }
 
@@ -334,6 +335,8 @@ fn disk(from: &mut Reader<'_>, format: u32) -> Option<Disk> {
     if format > 2 {
         let bytes = from.u32()? as usize;
         disk.grant = Bytes::copy_from_slice(from.take(bytes)?);
+        let bytes = from.u32()? as usize;
+        disk.record = Bytes::copy_from_slice(from.take(bytes)?);
     }
     Some(disk)
 }

@@ -19,6 +19,8 @@ pub struct Disk {
     pub shown_at: LogPoint,
     /// What proved that epoch when it was shown; empty: nothing did.
     pub grant: Bytes,
+    /// The disk's record as the last writer that told one had it; empty: none did.
+    pub record: Bytes,
     /// Known from the first join on.
     pub extent_size: Option<ExtentSize>,
     pub replicas: Replicas,

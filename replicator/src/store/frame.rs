@@ -28,7 +28,7 @@ pub const DATA_FRAME_BYTES: u64 = HEADER_BYTES + BLOCK_BYTES;
 /// The largest payload of a control frame. Bounds what a reader allocates.
 pub const MAX_PAYLOAD: u32 = 64 << 10;
 /// The format of everything in a store's directory. 2 knows fills, memberships before the newest, and
-/// replicas that were dropped; 3 knows what proved that a disk was shown an epoch.
+/// replicas that were dropped; 3 knows what proved that a disk was shown an epoch, and the disk's record.
 pub const FORMAT_VERSION: u32 = 3;
 
 /// What a frame says.
@@ -65,6 +65,8 @@ pub enum Kind {
     Collapse = 0xDE,
     /// Somebody joined beside this member at an epoch: what stood here before is kept (rule R2).
     Keep = 0xDF,
+    /// A disk's record as its writer had it.
+    Record = 0xE0,
 }
 
 impl Kind {
@@ -72,7 +74,7 @@ impl Kind {
         use Kind::*;
         [
             Data, Zeroes, Begin, Opened, Mark, Epoch, Join, Settle, Drop, Index, Clean, Adopt,
-            Forget, Collapse, Keep,
+            Forget, Collapse, Keep, Record,
         ]
         .into_iter()
         .find(|known| *known as u8 == kind)

@@ -398,9 +398,13 @@ impl Holdings {
                 self.forget(header.disk, change.extents);
                 self.replay_numbered(header, payload, place)
             }
-            Kind::Epoch | Kind::Join | Kind::Settle | Kind::Drop | Kind::Collapse | Kind::Keep => {
-                self.replay_numbered(header, payload, place)
-            }
+            Kind::Epoch
+            | Kind::Join
+            | Kind::Settle
+            | Kind::Drop
+            | Kind::Collapse
+            | Kind::Keep
+            | Kind::Record => self.replay_numbered(header, payload, place),
             Kind::Begin | Kind::Opened | Kind::Mark | Kind::Index | Kind::Clean => true,
         }
     }
@@ -475,6 +479,7 @@ impl Holdings {
                 Some(change) => disk.replicas.keep(change.extents, change.from),
                 None => return false,
             },
+            Kind::Record => disk.record = Bytes::copy_from_slice(payload),
             Kind::Drop => self.drop_disk(header.disk),
             _ => unreachable!("only control frames come here"),
         }

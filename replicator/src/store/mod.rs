@@ -73,12 +73,22 @@ pub use usage::{DiskUsage, Usage};
 pub use verify::VerifyPlan;
 
 use crate::message::Reply;
-use crate::words::{DiskId, Incarnation, Starts, StoreId};
+use crate::words::{DiskId, Epoch, Incarnation, Starts, StoreId};
+use bytes::Bytes;
 use media::Media;
 
 /// Which boot of its host a process runs in: unsynced data survives within one, not beyond.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BootId(pub u128);
+
+/// What a store was shown of a disk last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShownDisk {
+    pub disk: DiskId,
+    pub epoch: Epoch,
+    /// As [`crate::words::DiskRecord::to_kept`] made it; it may be of an earlier epoch. Empty: none was told.
+    pub record: Bytes,
+}
 
 /// The store itself. See the module's documentation.
 pub struct Store<M: Media> {

@@ -6,8 +6,10 @@ use super::holdings::LoadFault;
 use super::index::Entry;
 use super::media::Media;
 use super::read::{Planned, ReadPlan};
-use super::{Handled, Store};
-use crate::message::{Asker, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, Refusal, Reply, Request, Sealed};
+use super::{Handled, ShownDisk, Store};
+use crate::message::{
+    Asker, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES, Refusal, Reply, Request, Sealed,
+};
 use crate::plant::{Plant, planted};
 use crate::words::{Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Version};
 use bytes::Bytes;
@@ -19,8 +21,11 @@ impl<M: Media> Store<M> {
     pub fn handle(&mut self, request: Request) -> Handled<M> {
         let handled = match request {
             Request::Seal {
-                disk, epoch, grant, ..
-            } => self.seal(disk, epoch, grant),
+                disk,
+                epoch,
+                grant,
+                record,
+            } => self.seal(disk, epoch, grant, record),
             Request::Join {
                 asker,
                 extents,
@@ -124,8 +129,14 @@ impl<M: Media> Store<M> {
     }
 
     /// `grant` proves who was given the epoch. Whoever let the request in has checked it; here it is
-    /// kept, as long and as well as the epoch itself.
-    fn seal(&mut self, disk: DiskId, epoch: Epoch, grant: Bytes) -> Result<Handled<M>, Refusal> {
+    /// kept, as long and as well as the epoch itself. So is `record`, the disk's own as the asker has it.
+    fn seal(
+        &mut self,
+        disk: DiskId,
+        epoch: Epoch,
+        grant: Bytes,
+        record: Bytes,
+    ) -> Result<Handled<M>, Refusal> {
         if self.has_failed() {
             return Err(Refusal::Failed);
         }
@@ -143,6 +154,11 @@ impl<M: Media> Store<M> {
                 why: "a grant that is too long",
             });
         }
+        if record.len() > MAX_RECORD_BYTES {
+            return Err(Refusal::Invalid {
+                why: "a record that is too long",
+            });
+        }
         // A grant that was made anew for the same epoch takes the place of the one before.
         let is_news = !grant.is_empty() && grant != self.shown_by(disk).1;
         if epoch > shown || is_news {
@@ -155,6 +171,15 @@ impl<M: Media> Store<M> {
             let disk = self.holdings.disk(disk);
             disk.show(epoch, at);
             disk.grant = grant;
+        }
+        if !record.is_empty() && record != self.holdings.disks[&disk].record {
+            let header = Header {
+                disk,
+                epoch: epoch.as_u64(),
+                ..Header::control(Kind::Record)
+            };
+            self.append_control(header, &record)?;
+            self.holdings.disk(disk).record = record;
         }
         let state = &self.holdings.disks[&disk];
         let sealed = Sealed {
@@ -307,6 +332,19 @@ impl<M: Media> Store<M> {
         disk.map_or((Epoch::ZERO, Bytes::new()), |disk| {
             (disk.shown, disk.grant.clone())
         })
+    }
+
+    /// Of every disk that was shown an epoch: that epoch, and its record as its writers told it.
+    pub fn shown_disks(&self) -> Vec<ShownDisk> {
+        let disks = self.holdings.disks.iter();
+        let shown = disks.filter(|(_, state)| state.shown > Epoch::ZERO);
+        shown
+            .map(|(disk, state)| ShownDisk {
+                disk: *disk,
+                epoch: state.shown,
+                record: state.record.clone(),
+            })
+            .collect()
     }
 
     /// Blocks of a request: some, not too many, in one extent that has a replica here.

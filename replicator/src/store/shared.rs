@@ -9,8 +9,8 @@ use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
 use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
 use super::{
-    BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, Store,
-    StoreError, Usage, VerifyPlan,
+    BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, ShownDisk,
+    Store, StoreError, Usage, VerifyPlan,
 };
 use crate::message::{Asker, Pulled, Refusal, Reply, Request};
 use crate::words::{DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
@@ -327,6 +327,12 @@ impl SharedStore {
         let core = self.threads.shared.core.lock();
         let store = core.store.as_ref();
         store.map_or((Epoch::ZERO, Bytes::new()), |store| store.shown_by(disk))
+    }
+
+    /// See [`Store::shown_disks`].
+    pub fn shown_disks(&self) -> Vec<ShownDisk> {
+        let core = self.threads.shared.core.lock();
+        core.store.as_ref().map_or(vec![], Store::shown_disks)
     }
 
     pub fn usage(&self) -> Usage {

@@ -207,10 +207,15 @@ impl Writer {
             }
             Change::Complete { extents, .. } => {
                 self.fill.look_for_whole = true;
+                // Before anybody lets go of what only the former record names.
+                self.tell_record();
                 self.collapse_whole(extents);
                 self.consider_ejection();
             }
-            Change::Settle { .. } => self.settle_committed(),
+            Change::Settle { .. } => {
+                self.tell_record();
+                self.settle_committed();
+            }
             Change::Close { .. } => self.closed(),
         }
         self.orders_are_new = true;

@@ -68,7 +68,8 @@ pub use api::{
     Orders, Progress, RequestId, Stall, SwapOutcome, TakeOver,
 };
 
-use crate::words::{DiskRecord, Epoch, Owner, StoreId};
+use crate::words::{DiskRecord, Epoch, Owner, Revision, StoreId};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ pub struct Writer {
     record: DiskRecord,
     /// The placement service may have a later record.
     stale: bool,
+    /// The record of that revision as stores keep it.
+    kept_record: Option<(Revision, Bytes)>,
     phase: Phase,
     now: Now,
     peers: BTreeMap<StoreId, peers::Peer>,
@@ -162,6 +165,7 @@ impl Writer {
             owner,
             record,
             stale: false,
+            kept_record: None,
             phase: Phase::Idle,
             now: Now::default(),
             peers: BTreeMap::new(),

@@ -5,6 +5,7 @@ use super::calls::{Call, Purpose};
 use super::{Aim, CallId, Effect, Now, Phase, Writer};
 use crate::message::{Asker, Refusal, Reply, Request, Sealed};
 use crate::words::{Epoch, Incarnation, StoreId};
+use bytes::Bytes;
 
 #[derive(Default)]
 pub(super) struct Peer {
@@ -76,8 +77,35 @@ impl Writer {
         let peer = self.peer(store);
         if peer.sealed.is_none() && !peer.sealing {
             peer.sealing = true;
-            let request = Request::seal(self.record.id, self.record.epoch);
+            let request = self.seal_request();
             self.call(store, request, Aim::Nowhere, Purpose::Seal);
+        }
+    }
+
+    /// Tells the stores how the record has become within the epoch, for a catalog that is lost later. If
+    /// they do not hear of it, it is rebuilt as it was when they last did.
+    pub(super) fn tell_record(&mut self) {
+        for store in self.record.stores() {
+            let sealed = |peer: &Peer| peer.connected && peer.sealed.is_some();
+            if self.peers.get(&store).is_some_and(sealed) {
+                let request = self.seal_request();
+                self.call(store, request, Aim::Nowhere, Purpose::Collapse);
+            }
+        }
+    }
+
+    /// With the record, so that it stands wherever the epoch does. The shell adds the grant.
+    fn seal_request(&mut self) -> Request {
+        let revision = self.record.revision;
+        let kept = self.kept_record.take();
+        let kept = kept.filter(|(of, _)| *of == revision);
+        let record = kept.map_or_else(|| self.record.to_kept(), |(_, record)| record);
+        self.kept_record = Some((revision, record.clone()));
+        Request::Seal {
+            disk: self.record.id,
+            epoch: self.record.epoch,
+            grant: Bytes::new(),
+            record,
         }
     }
 
