@@ -62,6 +62,7 @@ impl Command {
     /// Daemons tell what they do; commands answer, and speak up only when something is wrong.
     fn usual_log(&self) -> &'static str {
         match self {
+            Command::Placement(args) if !args.serves() => "warn",
             Command::Placement(_) | Command::Node(_) | Command::Dev(_) => "info",
             _ => "warn",
         }
@@ -88,7 +89,7 @@ fn run(ukai: Ukai, output: Output) -> anyhow::Result<()> {
     match ukai.command {
         Command::Init(args) => init::run(args, output),
         Command::Revoke(args) => revoke::run(args, connection.pki(), output),
-        Command::Placement(args) => placement::run(args, connection.pki()),
+        Command::Placement(args) => placement::run(args, connection, output),
         Command::Node(args) => node::run(args, connection.pki()),
         Command::Dev(args) => dev::run(args, output),
         Command::Datacenter(command) => datacenter::run(command, connection, output),

@@ -76,7 +76,7 @@ use crate::node_protocol::MediaReport;
 use crate::policy::{ClassName, UnixSeconds};
 use replicator::words::{
     BackendId, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, ExtentSize, Extents,
-    Generation, HostName, RackName, StoreId,
+    Generation, HostName, RackName, Revision, StoreId,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -475,4 +475,59 @@ pub struct StoreAddress {
     pub host: HostName,
     pub address: SocketAddr,
     pub up: bool,
+}
+
+/// `POST /v1/rebuild`: the disks' records from what the stores keep.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Rebuild {
+    /// Only show what would be done.
+    #[serde(default)]
+    pub plan: bool,
+    /// Disks, by name, that are rebuilt although somebody who may know better is silent.
+    #[serde(default)]
+    pub accept: Vec<String>,
+    /// How long to wait for stores that are up.
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rebuilt {
+    /// False: it was a plan.
+    pub done: bool,
+    /// Nothing was refused.
+    pub complete: bool,
+    pub generation: Generation,
+    pub answered: Vec<StoreId>,
+    pub silent: Vec<StoreId>,
+    pub disks: Vec<RebuildDisk>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RebuildDisk {
+    pub id: DiskId,
+    pub name: DiskName,
+    pub bytes: u64,
+    pub verdict: RebuildVerdict,
+    pub epoch: Epoch,
+    pub revision: Revision,
+    /// Whoever had it open; a disk whose writer is gone is settled when it is attached with --take-over.
+    pub open_for: Option<HostName>,
+    /// The stores that keep this very record.
+    pub from: Vec<StoreId>,
+    /// Why it is refused.
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebuildVerdict {
+    /// The catalog has the newest record.
+    AsItIs,
+    /// The catalog has an older one.
+    Newer,
+    /// The catalog has none.
+    Found,
+    /// It is not certain which record is the newest.
+    Refused,
 }

@@ -8,7 +8,7 @@ use crate::api::StoreAddress;
 use crate::frame::{self, FrameError};
 use crate::node_protocol::{
     ALPN, CALL_TIMEOUT, Desired, Grant, Granted, HEARTBEAT_WAIT, Heartbeat, Hello, Leader,
-    OLDEST_VERSION, Refusal, Request, Response, VERSION, Welcome,
+    OLDEST_VERSION, Records, Refusal, Request, Response, VERSION, Welcome,
 };
 use replicator::net::identity::{Credentials, Dial, DialError, Expected, Role};
 use replicator::words::{BackendId, Change, ChangeRefused, DiskId, Revision, StoreId};
@@ -175,6 +175,14 @@ impl PlacementClient {
     pub async fn stores(&self, stores: Vec<StoreId>) -> Result<Vec<StoreAddress>, ClientError> {
         match self.call(&Request::Stores { stores }, CALL_TIMEOUT).await? {
             Response::Stores(addresses) => Ok(addresses),
+            other => Err(nonsense(other)),
+        }
+    }
+
+    /// Tells what a store of this node keeps of disks' records.
+    pub async fn tell_records(&self, records: Records) -> Result<(), ClientError> {
+        match self.call(&Request::Records(records), CALL_TIMEOUT).await? {
+            Response::Noted => Ok(()),
             other => Err(nonsense(other)),
         }
     }

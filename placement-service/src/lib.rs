@@ -5,6 +5,7 @@
 //!
 //! - [`catalog`]: what must not be lost: keys, values, and compare-and-swap over them.
 //! - [`model`]: what the keys mean: datacenters, hosts, stores, disks, attachments.
+//! - [`backup`]: a copy of the catalog, and putting it back.
 //! - [`choose`]: where a new disk's copies go; a pure function.
 //! - [`policy`] and [`planner`]: what operators promise, and the steps that lead there; pure, too.
 //! - [`service`]: every decision, as calls that are given the time and who asks.
@@ -12,6 +13,7 @@
 //! - [`server`]: the shells around it: QUIC for nodes, HTTPS for operators.
 
 pub mod api;
+pub mod backup;
 pub mod catalog;
 pub mod choose;
 pub mod client;

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! generation                  Generation: how often the catalog was restored
+//! unverified                  Unverified: it was restored or lost, and not compared with the stores since
+//! restoring                   a backup is being put back: no catalog yet
 //! datacenter/<name>           DatacenterRecord
 //! host/<name>                 HostRecord
 //! store/<id>                  StoreRecord
@@ -270,6 +272,12 @@ pub struct Dropping {
     pub stores: Vec<StoreId>,
 }
 
+/// Why the catalog is not relied upon before the stores were heard.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unverified {
+    pub why: String,
+}
+
 /// A value with the revision at which it was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept<T> {
@@ -292,6 +300,8 @@ pub mod key {
     use super::{DatacenterName, DiskId, DiskName, HostName, StoreId};
 
     pub const GENERATION: &str = "generation";
+    pub const UNVERIFIED: &str = "unverified";
+    pub const RESTORING: &str = "restoring";
     pub const DATACENTERS: &str = "datacenter/";
     pub const HOSTS: &str = "host/";
     pub const STORES: &str = "store/";
@@ -458,6 +468,10 @@ pub fn load_disk(
 
 /// The generation that epochs are issued in: a new catalog's is 0.
 pub fn generation(catalog: &dyn Catalog) -> Result<Generation, CatalogError> {
+    if catalog.get(key::RESTORING)?.is_some() {
+        let why = "a backup was being restored to it and is not all there: restore it again, to an empty place";
+        return Err(malformed(key::RESTORING, why));
+    }
     let kept = load::<Generation>(catalog, key::GENERATION)?;
     Ok(kept.map_or(Generation(0), |kept| kept.value))
 }

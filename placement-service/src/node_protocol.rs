@@ -71,6 +71,30 @@ pub enum Request {
     Stores {
         stores: Vec<StoreId>,
     },
+    /// What a store keeps of disks' records, in parts: the service has asked for it.
+    Records(Records),
+}
+
+/// The longest part of that, in records: the longest of them fit into a frame.
+pub const MAX_RECORDS: usize = 7;
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Records {
+    /// [`Desired::records`].
+    pub round: u64,
+    pub store: StoreId,
+    /// Nothing follows.
+    pub last: bool,
+    pub disks: Vec<KeptDisk>,
+}
+
+/// What a store was shown of a disk, and the record that it keeps, which may be of an earlier epoch.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KeptDisk {
+    pub disk: DiskId,
+    pub epoch: Epoch,
+    #[serde(default)]
+    pub record: Option<Box<DiskRecord>>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -85,6 +109,8 @@ pub enum Response {
     ChangeRefused(ChangeRefused),
     /// Only those that are known and not refused.
     Stores(Vec<StoreAddress>),
+    /// Records were taken in.
+    Noted,
     Refused(Refusal),
 }
 
@@ -179,6 +205,10 @@ pub struct StoreReport {
     pub used_bytes: u64,
     #[serde(default)]
     pub disks: Vec<DiskUse>,
+    /// What the store has been shown of each disk: more than the catalog knows only if that is an older
+    /// copy of itself.
+    #[serde(default)]
+    pub shown: Vec<DiskShown>,
     /// Disks from [`Desired::drop`] that the store durably has no more.
     #[serde(default)]
     pub dropped: Vec<DiskId>,
@@ -209,6 +239,16 @@ pub struct MediaReport {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StoreRun(pub u64);
+
+/// The highest epoch that a store was shown of a disk, and of which revision the record is that it keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DiskShown {
+    pub disk: DiskId,
+    pub epoch: Epoch,
+    /// None: it keeps no record of that epoch.
+    #[serde(default)]
+    pub revision: Option<Revision>,
+}
 
 /// What a disk occupies in a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -289,6 +329,10 @@ pub struct Desired {
     /// Far stores whose links are to be measured also while no disk uses them: one a datacenter.
     #[serde(default)]
     pub probe: Vec<StoreId>,
+    /// When it is another number than before: tell the records that the node's stores keep
+    /// ([`Request::Records`]). Zero: nobody asks.
+    #[serde(default)]
+    pub records: u64,
     /// Stores of the node that are in no set, and why.
     pub refused: Vec<StoreRefused>,
 }

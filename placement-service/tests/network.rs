@@ -139,6 +139,7 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
             capacity_bytes: 100 << 30,
             used_bytes: 0,
             disks: vec![],
+            shown: vec![],
             dropped: vec![],
             dropped_replicas: vec![],
             trouble: None,

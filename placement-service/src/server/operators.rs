@@ -27,6 +27,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// No request takes longer than the longest wait and this, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(MAX_WAIT_MS / 1000 + 10);
+/// How long a rebuild waits for the stores.
+const REBUILD_WAIT_MS: u64 = 15_000;
 /// Silence of a node shows without any event; whoever waits looks again this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -80,6 +82,8 @@ fn routes(desk: Desk) -> Router {
         .route("/v1/hosts", get(hosts))
         .route("/v1/stores", get(stores))
         .route("/v1/stores/{id}/host", post(move_store))
+        .route("/v1/backup", get(backup))
+        .route("/v1/rebuild", post(rebuild))
         .merge(super::stores::routes())
         .route("/v1/disks", get(disks).post(create_disk))
         .route("/v1/disks/{name}", get(disk).delete(delete_disk))
@@ -144,6 +148,35 @@ async fn move_store(
 ) -> Answer<api::Store> {
     let id = id.map_err(bad_path)?.0;
     desk.ask(move |service, now| service.move_store(id, &request, now))
+        .await
+}
+
+/// The copy as text, so that what is written to a file is what was sent.
+async fn backup(State(desk): State<Desk>) -> Answer<String> {
+    desk.ask(Service::backup).await
+}
+
+async fn rebuild(
+    State(desk): State<Desk>,
+    Body(request): Body<api::Rebuild>,
+) -> Answer<api::Rebuilt> {
+    let until = deadline(Some(request.wait_ms.unwrap_or(REBUILD_WAIT_MS)));
+    let Json(round) = desk.ask(|service, _| Ok(service.gather_records())).await?;
+    // Stores that are up and do not answer are as good as silent, after a while.
+    let gathered = desk.wait(until, move |service, now| {
+        Ok(match service.is_gathered(round, now)? {
+            true => Ok(()),
+            false => Err(ServiceError::new(Kind::NotYet, "", "", "")),
+        })
+    });
+    match gathered.await {
+        Ok(_)
+        | Err(Failed(ServiceError {
+            kind: Kind::NotYet, ..
+        })) => {}
+        Err(failed) => return Err(failed),
+    }
+    desk.ask(move |service, now| service.rebuild(&request, now))
         .await
 }
 

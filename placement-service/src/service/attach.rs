@@ -100,6 +100,7 @@ impl Service {
     ) -> Result<BackendId, ServiceError> {
         for _ in 0..MAX_TRIES {
             let (record, kept) = self.disk_and_attachments(name)?;
+            self.not_in_doubt(&record.value)?;
             let id = record.value.id;
             let before = kept.as_ref().map(|kept| kept.value.clone());
             let before = before.unwrap_or_default();

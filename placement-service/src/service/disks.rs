@@ -57,7 +57,7 @@ impl Service {
         let wish = self.wish(request, bytes)?;
         let choice = choose(&self.candidates(now)?, &wish)
             .map_err(|why| not_placed(name, &why, request.extent_size))?;
-        let epoch = Epoch::first(self.generation);
+        let epoch = Epoch::first(self.generation());
         let range = |(extents, stores): (_, Vec<StoreId>)| MapRange {
             extents,
             history: History(vec![Entry::whole(epoch, stores)]),

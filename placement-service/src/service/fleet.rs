@@ -231,7 +231,7 @@ impl Service {
         }
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            generation: self.generation,
+            generation: self.generation(),
             datacenters: datacenters.len() as u64,
             hosts_up: hosts.iter().filter(|h| h.liveness == Liveness::Up).count() as u64,
             hosts: hosts.len() as u64,

@@ -44,6 +44,8 @@ impl Service {
                 }),
             }
         }
+        self.notice_loss(&pulse.backends)?;
+        self.hear_shown(&pulse.stores)?;
         let mut changed = self.note_dropped(&pulse.stores)?;
         for report in &pulse.stores {
             changed |= self.note_dropped_replicas(report, now)?;
@@ -253,6 +255,9 @@ pub(super) fn desired(service: &Service, host: &HostName) -> Result<Desired, Cat
         let Some(kept) = service.attachments(disk)? else {
             continue;
         };
+        if service.leaves_alone(disk)? {
+            continue;
+        }
         let course = service.course();
         let here = kept.value.0.iter();
         for attachment in here.filter(|a| a.place.node() == Some(host)) {
@@ -268,6 +273,8 @@ pub(super) fn desired(service: &Service, host: &HostName) -> Result<Desired, Cat
             });
         }
     }
+    desired.attachments.extend(service.left_alone(host)?);
+    desired.records = service.gathering().round;
     let here = |dropping: &Dropping, host: &HostName| -> Result<bool, CatalogError> {
         for store in &dropping.stores {
             let record = load::<StoreRecord>(catalog, &key::store(*store))?;

@@ -8,6 +8,7 @@ mod attach;
 mod course;
 mod decide;
 mod disks;
+mod doubt;
 mod error;
 mod fleet;
 mod grant;
@@ -19,6 +20,7 @@ mod passes;
 mod policies;
 mod pulse;
 mod rebalance;
+mod rebuild;
 mod repairs;
 mod retire;
 mod scene;
@@ -37,10 +39,13 @@ use crate::model;
 use crate::node_protocol::{Desired, Refusal, Request, Response};
 use crate::policy::UnixSeconds;
 use course::Course;
+use doubt::{Shown, load_shown};
 use pulse::Pulses;
+use rebuild::Gathering;
 use replicator::net::identity::{Credentials, Identity, Role};
 use replicator::words::{Generation, HostName};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -53,8 +58,13 @@ const MAX_TRIES: u32 = 16;
 /// Shared by all shells; calls block on the catalog.
 pub struct Service {
     catalog: Arc<dyn Catalog>,
-    generation: Generation,
+    /// In which epochs are issued; only grows.
+    generation: AtomicU16,
     pulses: Pulses,
+    /// What stores were shown, as far as the catalog may not know it.
+    shown: Mutex<Shown>,
+    /// What they told of the records that they keep.
+    gathering: Mutex<Gathering>,
     /// The time of day at [`Moment`] zero.
     started: UnixSeconds,
     /// What the last passes over the disks came to.
@@ -72,7 +82,9 @@ impl Service {
         Ok(Service {
             started,
             course: Mutex::default(),
-            generation: model::generation(&*catalog)?,
+            generation: AtomicU16::new(model::generation(&*catalog)?.0),
+            shown: Mutex::new(load_shown(&*catalog)?),
+            gathering: Mutex::default(),
             catalog,
             pulses: Pulses::default(),
             changes: watch::Sender::new(0),
@@ -89,7 +101,7 @@ impl Service {
     /// Answers one call of the node protocol. `from` is where the peer's connection comes from.
     pub fn handle(&self, who: &Identity, from: IpAddr, request: Request, now: Moment) -> Response {
         let allowed = match request {
-            Request::Heartbeat(_) => who.role == Role::Node,
+            Request::Heartbeat(_) | Request::Records(_) => who.role == Role::Node,
             _ => matches!(who.role, Role::Node | Role::Operator),
         };
         if !allowed {
@@ -117,6 +129,7 @@ impl Service {
                 self.swap(who, asked, now)
             }
             Request::Stores { stores } => self.store_addresses(&stores, now).map(Response::Stores),
+            Request::Records(records) => self.take_records(who, records),
         };
         let answer = answer.and_then(|answer| self.with_grant(who, answer));
         answer.unwrap_or_else(|error| {
@@ -133,6 +146,19 @@ impl Service {
     /// Wakes whoever waits for something to change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    fn begin_generation(&self, generation: Generation) {
+        self.generation.fetch_max(generation.0, Ordering::AcqRel);
+    }
+
+    /// A copy of the catalog, as text.
+    pub fn backup(&self, now: Moment) -> Result<String, ServiceError> {
+        Ok(crate::backup::take(&*self.catalog, self.wall(now))?)
     }
 
     fn wall(&self, now: Moment) -> UnixSeconds {

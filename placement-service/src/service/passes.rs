@@ -71,6 +71,8 @@ impl Service {
         let mut loaded: Vec<DiskNow> = Vec::with_capacity(disks.len());
         for id in disks {
             match load_disk(&*self.catalog, id)? {
+                // Nothing is decided by what may be old.
+                Some(record) if self.doubt(&record.value).is_some() => {}
                 Some(record) => loaded.push(self.disk_now(record, &scene)?),
                 None => self.course().forget(id),
             }

@@ -68,6 +68,19 @@ impl Pulses {
         stores.find(|report| report.id == store).cloned()
     }
 
+    /// Whether a store was heard, wherever it is.
+    pub fn has_heard(&self, store: StoreId) -> bool {
+        let all = self.all();
+        let mut stores = all.values().flat_map(|pulse| &pulse.stores);
+        stores.any(|report| report.id == store)
+    }
+
+    /// What a host's node said of its backends.
+    pub fn backends_at(&self, host: &HostName) -> Vec<BackendReport> {
+        let all = self.all();
+        all.get(host).map_or(vec![], |pulse| pulse.backends.clone())
+    }
+
     /// Why a store is refused; the host that shows it may not be the one that it belongs to.
     pub fn refused(&self, store: StoreId) -> Option<StoreFault> {
         let all = self.all();

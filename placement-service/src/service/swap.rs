@@ -1,6 +1,7 @@
 //! A disk's record, read and changed: one compare-and-swap at a time, by the one backend that the
 //! disk is attached to (I3, I8).
 
+use super::doubt::REBUILD;
 use super::pulse::Moment;
 use super::retire::{put_retired, retired};
 use super::wish::put_attachments;
@@ -57,7 +58,7 @@ impl Service {
             if let Err(response) = self.check(who, mine, &kept.value, change)? {
                 return Ok(response);
             }
-            let next = match kept.value.apply(self.generation, change) {
+            let next = match kept.value.apply(self.generation(), change) {
                 Ok(next) => next,
                 Err(why) => return Ok(Response::ChangeRefused(why)),
             };
@@ -99,7 +100,7 @@ impl Service {
             load_or_default::<Vec<RetiredCopy>>(&*self.catalog, &key::retired(disk))?;
         let ejected = matches!(change, Change::Eject { .. } | Change::Settle { .. });
         let wall = self.wall(now);
-        let copies = retired(before, after, &known, ejected, self.generation, wall);
+        let copies = retired(before, after, &known, ejected, self.generation(), wall);
         if copies == known {
             return Ok(write);
         }
@@ -178,6 +179,11 @@ impl Service {
         };
         if owner.backend != attachment.backend || owner.host != who.host {
             return Ok(Err(malformed("the owner is not the one who asks")));
+        }
+        // A record that is older than what stores were shown would issue an epoch over others' heads.
+        if let Some(doubt) = self.doubt(record) {
+            let why = format!("{doubt}; {REBUILD}");
+            return Ok(Err(Response::ChangeRefused(ChangeRefused::InDoubt { why })));
         }
         // A backend that is to go does not open another epoch; one that stands by does, when its VM is there.
         if attachment.wanted == Wanted::Detached {

@@ -1,5 +1,6 @@
 //! The decisions, without sockets: what nodes say, what operators want, who may change what.
 
+mod lost;
 mod moving;
 mod repair;
 
@@ -52,6 +53,7 @@ fn backend(n: u128) -> BackendId {
 
 fn store(n: u128) -> StoreReport {
     StoreReport {
+        shown: vec![],
         id: store_id(n),
         starts: Starts(1),
         runs: vec![],

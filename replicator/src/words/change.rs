@@ -73,6 +73,9 @@ pub enum ChangeRefused {
     NoSuchEntry { extents: Extents, from: Epoch },
     #[error("extents {extents} do not lie on the disk")]
     NoSuchExtents { extents: Extents },
+    /// The catalog's record is perhaps not the newest.
+    #[error("{why}")]
+    InDoubt { why: String },
 }
 
 impl DiskRecord {

@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::backend::Spawn;
+use super::kept::{self, Kept};
 use super::supervisor::Supervisor;
 use parking_lot::Mutex;
 use placement_service::client::PlacementClient;
@@ -38,6 +39,7 @@ pub struct Heart {
     links: Links,
     dropping: Arc<Mutex<Dropping<DiskId>>>,
     dropping_replicas: Arc<Mutex<Dropping<DropReplica>>>,
+    kept: Arc<Mutex<Kept>>,
     away: bool,
 }
 
@@ -84,6 +86,7 @@ impl Heart {
             links,
             dropping: Arc::default(),
             dropping_replicas: Arc::default(),
+            kept: Arc::default(),
             away: false,
         }
     }
@@ -113,6 +116,7 @@ impl Heart {
                     self.drop_disks(&desired.drop);
                     self.drop_replicas(&desired.drop_replicas);
                     self.links.keep_open(desired.probe.iter().copied());
+                    self.tell_records(desired.records);
                     self.seen = desired.digest;
                 }
                 Err(error) => {
@@ -167,6 +171,7 @@ impl Heart {
                     allocated_bytes: disk.allocated,
                 })
                 .collect(),
+            shown: self.kept.lock().shown(store),
             dropped: self.dropping.lock().done.clone(),
             dropped_replicas: self.dropping_replicas.lock().done.clone(),
             trouble: match &self.looked.under_way {
@@ -200,6 +205,21 @@ impl Heart {
                 under_way: None,
             };
         }
+    }
+
+    /// Tells once, for each time that the placement service asks, which records the store keeps.
+    fn tell_records(&self, round: u64) {
+        let Some(store) = &self.store else { return };
+        if !self.kept.lock().begins(round) {
+            return;
+        }
+        let (client, store, kept) = (self.client.clone(), store.clone(), self.kept.clone());
+        tokio::spawn(async move {
+            if let Err(error) = kept::tell(&client, &store, round).await {
+                tracing::warn!("the disks' records could not be told: {error}");
+                kept.lock().ended_early(round);
+            }
+        });
     }
 
     fn drop_disks(&self, disks: &[DiskId]) {

@@ -9,6 +9,7 @@
 
 mod backend;
 mod heartbeat;
+mod kept;
 mod reactor;
 mod runs;
 mod supervisor;

@@ -1,7 +1,10 @@
-//! `ukai placement`: the placement service.
+//! `ukai placement`: the placement service, and what is done with its catalog.
+
+mod catalog;
 
 use crate::daemon;
-use crate::operator::pki_dir;
+use crate::operator::{Connection, pki_dir};
+use crate::output::Output;
 use crate::settings;
 use anyhow::Context;
 use placement_service::server;
@@ -12,9 +15,10 @@ use std::path::PathBuf;
 
 const DEFAULT_CATALOG: &str = "catalog.redb";
 
-/// Run the placement service: which disks there are, where they stand, who may write.
+/// Run the placement service; copy its catalog, put a copy back, or rebuild it from the stores.
 #[derive(clap::Args)]
 #[command(
+    args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  ukai placement --host control-1 --pki pki --catalog /var/lib/ukai/catalog.redb\n  \
         ukai placement --host control-1 --pki pki --catalog etcd://10.0.0.1,10.0.0.2,10.0.0.3"
 )]
@@ -25,6 +29,9 @@ pub struct Args {
 
     #[command(flatten)]
     settings: PlacementSettings,
+
+    #[command(subcommand)]
+    command: Option<catalog::Command>,
 }
 
 crate::settings! {
@@ -66,7 +73,21 @@ crate::settings! {
     }
 }
 
-pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn run(args: Args, connection: &Connection, output: Output) -> anyhow::Result<()> {
+    match args.command {
+        Some(command) => catalog::run(command, connection, output),
+        None => serve(args, connection.pki()),
+    }
+}
+
+impl Args {
+    /// Not one of the commands about the catalog.
+    pub fn serves(&self) -> bool {
+        self.command.is_none()
+    }
+}
+
+fn serve(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
     daemon::end_on_panic();
     let file = args
         .config

@@ -1,0 +1,225 @@
+//! Whether the catalog's record of a disk is the newest there is. It always is, unless the catalog is an
+//! older copy of itself: restored from a backup, or lost and begun anew. The stores know better then, for
+//! each keeps the highest epoch that it was shown, and the record that went with it.
+//!
+//! A disk in doubt gets no epoch, is not moved, and nothing of it is deleted; whatever serves it goes on.
+
+use super::{Kind, Service, ServiceError};
+use crate::api::Wanted;
+use crate::catalog::{CatalogError, Transaction};
+use crate::model::{Unverified, json, key, list, load, load_disk};
+use crate::node_protocol::{BackendReport, DesiredAttachment, StoreReport};
+use replicator::words::{DiskId, DiskName, DiskRecord, Epoch, HostName, Revision, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What stores have been shown, as they said since this service started.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// Of each disk the latest, and who said so.
+    latest: BTreeMap<DiskId, (Epoch, Option<Revision>, StoreId)>,
+    /// Disks of which the catalog has an older record than somebody was shown.
+    behind: BTreeSet<DiskId>,
+    /// The catalog itself is an older copy, or new: nothing in it counts before the stores were heard.
+    pub unverified: Option<Unverified>,
+}
+
+/// Why a record is not relied upon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Doubt {
+    Behind {
+        store: StoreId,
+        shown: Epoch,
+        record: Epoch,
+    },
+    /// Since the catalog was restored these have not said what they were shown.
+    Unheard(Vec<StoreId>),
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Doubt::Behind {
+                store,
+                shown,
+                record,
+            } => write!(
+                f,
+                "the catalog has an older record of the disk (epoch {record}) than store {store} was shown (epoch {shown}): it was restored from a backup or lost"
+            ),
+            Doubt::Unheard(stores) => {
+                let stores: Vec<String> = stores.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "the catalog was restored, and what the disk's stores have been shown since is not known before all have answered; silent: {}",
+                    stores.join(", ")
+                )
+            }
+        }
+    }
+}
+
+/// What to do about it.
+pub(super) const REBUILD: &str = "rebuild the records from the stores: `ukai placement rebuild --from-stores --plan` shows what that would do";
+
+impl Service {
+    /// Takes in what a node's stores say.
+    pub(super) fn hear_shown(&self, stores: &[StoreReport]) -> Result<(), CatalogError> {
+        let mut news = BTreeSet::new();
+        {
+            let mut shown = self.shown_epochs();
+            for report in stores {
+                for disk in &report.shown {
+                    let said = (disk.epoch, disk.revision, report.id);
+                    let known = shown.latest.get(&disk.disk);
+                    if known.is_none_or(|known| (known.0, known.1) < (said.0, said.1)) {
+                        shown.latest.insert(disk.disk, said);
+                        news.insert(disk.disk);
+                    }
+                }
+            }
+        }
+        for disk in news {
+            self.look_behind(disk)?;
+        }
+        Ok(())
+    }
+
+    /// Compares once more what the catalog has of a disk with what stores were shown.
+    pub(super) fn look_behind(&self, disk: DiskId) -> Result<(), CatalogError> {
+        let record = load_disk(&*self.catalog, disk)?;
+        let behind = record.is_some_and(|record| self.behind(&record.value).is_some());
+        let mut shown = self.shown_epochs();
+        let changed = match behind {
+            true => shown.behind.insert(disk),
+            false => shown.behind.remove(&disk),
+        };
+        drop(shown);
+        if changed && behind {
+            tracing::error!(%disk, "the catalog has an older record of the disk than its stores were shown; {REBUILD}");
+        }
+        Ok(())
+    }
+
+    /// Why this record, as it was just read, is not relied upon.
+    pub(super) fn doubt(&self, record: &DiskRecord) -> Option<Doubt> {
+        if let Some(behind) = self.behind(record) {
+            return Some(behind);
+        }
+        self.shown_epochs().unverified.as_ref()?;
+        let unheard = |store: &StoreId| !self.pulses.has_heard(*store);
+        let silent: Vec<StoreId> = record.stores().into_iter().filter(unheard).collect();
+        (!silent.is_empty()).then_some(Doubt::Unheard(silent))
+    }
+
+    fn behind(&self, record: &DiskRecord) -> Option<Doubt> {
+        let shown = self.shown_epochs();
+        let (epoch, revision, store) = *shown.latest.get(&record.id)?;
+        let known = (record.epoch, Some(record.revision));
+        ((epoch, revision) > known).then_some(Doubt::Behind {
+            store,
+            shown: epoch,
+            record: record.epoch,
+        })
+    }
+
+    /// For an operator who wants it attached.
+    pub(super) fn not_in_doubt(&self, record: &DiskRecord) -> Result<(), ServiceError> {
+        match self.doubt(record) {
+            None => Ok(()),
+            Some(doubt) => Err(ServiceError::new(
+                Kind::NotNow,
+                format!("disk {} cannot be attached", record.name),
+                doubt.to_string(),
+                REBUILD,
+            )),
+        }
+    }
+
+    /// Whether what serves this disk is left alone, whatever the catalog says: in doubt, or not known to a
+    /// catalog that may have known it.
+    pub(super) fn leaves_alone(&self, disk: DiskId) -> Result<bool, CatalogError> {
+        let (unverified, behind) = {
+            let shown = self.shown_epochs();
+            (shown.unverified.is_some(), shown.behind.contains(&disk))
+        };
+        if !unverified {
+            return Ok(behind);
+        }
+        let dropping = self.catalog.get(&key::dropping(disk))?.is_some();
+        Ok(match load_disk(&*self.catalog, disk)? {
+            Some(record) => self.doubt(&record.value).is_some(),
+            None => !dropping,
+        })
+    }
+
+    /// A node runs backends, and the catalog knows no disk at all: it is not a new cluster, but one that has
+    /// lost its catalog.
+    pub(super) fn notice_loss(&self, backends: &[BackendReport]) -> Result<(), CatalogError> {
+        if backends.is_empty()
+            || self.shown_epochs().unverified.is_some()
+            || !self.catalog.page(key::DISKS, None)?.is_empty()
+            || !self.catalog.page(key::DROPPING, None)?.is_empty()
+        {
+            return Ok(());
+        }
+        let unverified = Unverified {
+            why: "nodes serve disks that this catalog has never known".into(),
+        };
+        let write = Transaction::new().put(key::UNVERIFIED, json(&unverified));
+        let _ = self.catalog.commit(&write)?;
+        tracing::error!("{}; {REBUILD}", unverified.why);
+        self.shown_epochs().unverified = Some(unverified);
+        Ok(())
+    }
+
+    /// Of a host's backends those that are left alone, as they are.
+    pub(super) fn left_alone(
+        &self,
+        host: &HostName,
+    ) -> Result<Vec<DesiredAttachment>, CatalogError> {
+        let mut alone = Vec::new();
+        for report in self.pulses.backends_at(host) {
+            if !self.leaves_alone(report.disk)? {
+                continue;
+            }
+            let record = load_disk(&*self.catalog, report.disk)?;
+            let name = match record {
+                Some(record) => record.value.name,
+                None => DiskName::new(report.disk.to_string()).expect("an id is a name"),
+            };
+            alone.push(DesiredAttachment {
+                disk: report.disk,
+                name,
+                backend: report.backend,
+                wanted: Wanted::Attached,
+                take_over: false,
+                orders: None,
+                successor: None,
+            });
+        }
+        Ok(alone)
+    }
+
+    pub(super) fn shown_epochs(&self) -> std::sync::MutexGuard<'_, Shown> {
+        // Each change is one insertion or removal.
+        let locked = self.shown.lock();
+        locked.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Every disk is compared anew: after a rebuild.
+    pub(super) fn look_behind_all(&self) -> Result<(), CatalogError> {
+        for record in list::<DiskRecord>(&*self.catalog, key::DISKS)? {
+            self.look_behind(record.value.id)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn load_shown(catalog: &dyn crate::catalog::Catalog) -> Result<Shown, CatalogError> {
+    let kept = load::<Unverified>(catalog, key::UNVERIFIED)?;
+    Ok(Shown {
+        unverified: kept.map(|kept| kept.value),
+        ..Shown::default()
+    })
+}
