@@ -12,6 +12,8 @@
 //! DELETE /v1/stores/{id}/lost             -> Store             (it is found)
 //! POST   /v1/stores/{id}/evacuate         Evacuate -> Evacuation
 //! DELETE /v1/stores/{id}/evacuate         -> Store             (it is to be emptied no more)
+//! GET    /v1/backup                       String               (the catalog; see `crate::backup`)
+//! POST   /v1/rebuild                      Rebuild -> Rebuilt
 //! GET    /v1/disks                        [Disk]
 //! POST   /v1/disks                        CreateDisk -> Created
 //! GET    /v1/disks/{name}                 Disk
@@ -50,8 +52,8 @@
 //!
 //! Only a certificate of role operator gets as far as a request; any other is refused in the handshake.
 //! Everything that goes wrong is an [`ErrorBody`], with a status of 400 (not possible as asked), 404
-//! (no such thing), 409 (not now), 503 (the catalog failed) or 504 (accepted, but it has not come
-//! about yet).
+//! (no such thing), 409 (not now), 421 (another placement service leads), 503 (the catalog failed) or
+//! 504 (accepted, but it has not come about yet).
 
 mod moves;
 mod policies;
@@ -511,7 +513,7 @@ pub struct RebuildDisk {
     pub verdict: RebuildVerdict,
     pub epoch: Epoch,
     pub revision: Revision,
-    /// Whoever had it open; a disk whose writer is gone is settled when it is attached with --take-over.
+    /// Whoever had it open; a disk whose writer is gone is settled when it is attached with --takeover.
     pub open_for: Option<HostName>,
     /// The stores that keep this very record.
     pub from: Vec<StoreId>,

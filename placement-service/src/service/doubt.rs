@@ -22,6 +22,8 @@ pub(super) struct Shown {
     behind: BTreeSet<DiskId>,
     /// The catalog itself is an older copy, or new: nothing in it counts before the stores were heard.
     pub unverified: Option<Unverified>,
+    /// It has, or had, disks: a catalog that was lost has none.
+    has_disks: bool,
 }
 
 /// Why a record is not relied upon.
@@ -156,11 +158,17 @@ impl Service {
     /// A node runs backends, and the catalog knows no disk at all: it is not a new cluster, but one that has
     /// lost its catalog.
     pub(super) fn notice_loss(&self, backends: &[BackendReport]) -> Result<(), CatalogError> {
-        if backends.is_empty()
-            || self.shown_epochs().unverified.is_some()
-            || !self.catalog.page(key::DISKS, None)?.is_empty()
+        let is_settled = {
+            let shown = self.shown_epochs();
+            shown.has_disks || shown.unverified.is_some()
+        };
+        if backends.is_empty() || is_settled {
+            return Ok(());
+        }
+        if !self.catalog.page(key::DISKS, None)?.is_empty()
             || !self.catalog.page(key::DROPPING, None)?.is_empty()
         {
+            self.shown_epochs().has_disks = true;
             return Ok(());
         }
         let unverified = Unverified {

@@ -33,6 +33,8 @@ fn runs(disk: DiskId, backend: BackendId) -> Vec<BackendReport> {
         state: ready(),
         stall: None,
         hindrance: None,
+        epoch: None,
+        unreachable: vec![],
         verdict: None,
         progress: None,
     }]
