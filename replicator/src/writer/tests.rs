@@ -31,6 +31,8 @@ struct Script {
     completed: Vec<(RequestId, Result<(), Failure>)>,
     other: Vec<Effect>,
     last_request: u64,
+    /// What each store was told last.
+    told: BTreeMap<StoreId, (Epoch, Revision)>,
 }
 
 fn owner(n: u64) -> Owner {
@@ -89,6 +91,7 @@ impl Script {
             completed: Vec::new(),
             other: Vec::new(),
             last_request: 0,
+            told: BTreeMap::new(),
         }
     }
 
@@ -105,7 +108,12 @@ impl Script {
                     request,
                     ..
                 } => {
-                    self.asked.push_back((store, call, request));
+                    if self.only_tells(store, &request) {
+                        let reply = Reply::Refused(Refusal::Failed);
+                        self.writer.handle(self.now, Event::Reply { call, reply });
+                    } else {
+                        self.asked.push_back((store, call, request));
+                    }
                 }
                 Effect::Swap {
                     call,
@@ -119,6 +127,19 @@ impl Script {
                 other => self.other.push(other),
             }
         }
+    }
+
+    /// A seal that tells a store how the record has become in the epoch that it was shown. What becomes of
+    /// it matters to nobody; so it is refused.
+    fn only_tells(&mut self, store: StoreId, request: &Request) -> bool {
+        let Request::Seal { record, .. } = request else {
+            return false;
+        };
+        let record = DiskRecord::from_kept(record).expect("a seal carries the record");
+        assert_eq!(record.epoch, self.writer.record().epoch);
+        let now = (record.epoch, record.revision);
+        let before = self.told.insert(store, now);
+        before.is_some_and(|before| before.0 == now.0 && before.1 < now.1)
     }
 
     /// Time passes, and the writer's timeouts with it.
