@@ -15,8 +15,8 @@ use crate::api::{StoreAddress, Wanted};
 use crate::catalog::CatalogError;
 pub use crate::granted::{Grant, Granted};
 use replicator::words::{
-    BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, Epoch, Extents, HostName,
-    Incarnation, RackName, Revision, Starts, StoreId,
+    BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, Epoch, Extents,
+    HostName, Incarnation, RackName, Revision, Starts, StoreId,
 };
 use replicator::writer::{Orders, Progress, Verdict};
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,9 @@
 //! what is believed here.
 
 use super::{Config, blocking, told_to_stop};
-use crate::catalog::{Announcement, Campaign, Catalog, CatalogError, Etcd, EtcdCatalog, LEASE, Leadership};
+use crate::catalog::{
+    Announcement, Campaign, Catalog, CatalogError, Etcd, EtcdCatalog, LEASE, Leadership,
+};
 use crate::node_protocol::{Leader, Refusal};
 use crate::policy::UnixSeconds;
 use crate::service::{Kind, Moment, Service, ServiceError};
