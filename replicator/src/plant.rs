@@ -55,10 +55,24 @@ pub enum Plant {
     DeletedBeforeComplete,
     /// A replica is deleted although its store has joined again [I7].
     DropIgnoresRejoin,
+    /// A store takes what comes from an epoch older than the one that it was shown [I3, S3].
+    RefusesNoOlderEpoch,
+    /// A sync that failed is taken for done [S2].
+    FailedSyncForgiven,
+    /// What the media return is not checked against what was written [R4].
+    DamageServed,
+    /// A swap whose outcome is unknown is taken for done [I8].
+    UnknownIsSuccess,
+    /// The watermark counts writes that not all members hold [W4].
+    WatermarkRunsAhead,
+    /// A take-over goes on with members that lost their tails, though others may have theirs [A4].
+    SettlesWithoutWaiting,
+    /// A store that shows fewer starts than before is let in [S1].
+    RolledBackLetIn,
 }
 
 impl Plant {
-    pub const ALL: [Plant; 25] = [
+    pub const ALL: [Plant; 32] = [
         Plant::AcknowledgeOnSend,
         Plant::FlushIgnoresIncarnation,
         Plant::EpochNotSynced,
@@ -84,6 +98,13 @@ impl Plant {
         Plant::NothingKept,
         Plant::DeletedBeforeComplete,
         Plant::DropIgnoresRejoin,
+        Plant::RefusesNoOlderEpoch,
+        Plant::FailedSyncForgiven,
+        Plant::DamageServed,
+        Plant::UnknownIsSuccess,
+        Plant::WatermarkRunsAhead,
+        Plant::SettlesWithoutWaiting,
+        Plant::RolledBackLetIn,
     ];
 }
 

@@ -18,7 +18,7 @@ use std::time::Instant;
 #[derive(Parser)]
 struct Args {
     /// How many seeds to run, from --first on: 1000 unless given. With --planted: the most to try
-    /// for each bug, 10000 unless given.
+    /// for each bug that no story finds, 2000 unless given.
     #[arg(long)]
     seeds: Option<u64>,
     #[arg(long, default_value_t = 0)]
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     } else if let Some(seed) = args.seed {
         one(run(seed, bug, Show::All))
     } else if args.planted {
-        plants(args.seeds.unwrap_or(10_000))
+        plants(args.seeds.unwrap_or(2000))
     } else {
         let seeds = if args.nightly { 200_000 } else { 1000 };
         many(
@@ -266,7 +266,7 @@ fn plants(seeds: u64) -> bool {
         }
         // What a story was written for needs no long search.
         let seeds = if told.is_some() {
-            seeds.min(2000)
+            seeds.min(200)
         } else {
             seeds
         };

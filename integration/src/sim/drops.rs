@@ -25,7 +25,11 @@ impl World {
         if !planted(Plant::DeletedBeforeComplete) {
             // It is needed again; when it is not any more, that will be noted anew.
             let disk = &mut self.disks[retired.disk];
-            if disk.placement.names(retired.store, retired.extent) {
+            // As a copy ahead, too: what is wanted there is not deleted.
+            let placement = &disk.placement;
+            if placement.names(retired.store, retired.extent)
+                || placement.seeds(retired.store, retired.extent)
+            {
                 self.stats.count("drops not ordered: named again");
                 disk.drops_pending -= 1;
                 return;
@@ -58,6 +62,11 @@ impl World {
             self.stats.count("drops that race with a rejoin");
         }
         let extent = retired.extent;
+        if disk.placement.seeds(retired.store, extent) && !planted(Plant::DropIgnoresRejoin) {
+            self.stats.count("drops taken back for a copy ahead");
+            self.disks[retired.disk].drops_pending -= 1;
+            return;
+        }
         let extents = Extents::new(extent, Extent(extent.0 + 1));
         let Some(core) = self.store(retired.store).core.as_mut() else {
             return self.after(5_000, What::ConsiderDrop(retired));

@@ -285,7 +285,7 @@ impl World {
                     self.stores[store].tears = true;
                 }
             }
-            Some(17) => self.rot(store),
+            Some(17) => self.rot_later += 1,
             _ => {}
         }
     }

@@ -4,7 +4,7 @@ use super::oracle::Content;
 use super::store_node::name;
 use super::world::{Violation, World};
 use bytes::Bytes;
-use replicator::message::{Asker, Found, Refusal, Reply, Request};
+use replicator::message::{Asker, Digest, Found, Refusal, Reply, Request};
 use replicator::store::Handled;
 use replicator::words::{
     BLOCK_BYTES, Block, Blocks, Epoch, Extents, SECTOR_BYTES, StoreId, Version,
@@ -32,6 +32,7 @@ impl World {
                         continue;
                     }
                     self.ask_alone(disk, *id, range.extents, &proven)?;
+                    self.sum_up(disk, *id, record.epoch, entry.from, range.extents, &proven)?;
                     match &first {
                         None => first = Some((*id, proven)),
                         Some((one, same)) => {
@@ -121,6 +122,51 @@ impl World {
             }
         }
         Ok((proven, spoilt))
+    }
+
+    /// What it says of itself in a few bytes is the sum of what it has.
+    fn sum_up(
+        &mut self,
+        disk: usize,
+        id: StoreId,
+        epoch: Epoch,
+        from: Epoch,
+        extents: Extents,
+        proven: &Proven,
+    ) -> Result<(), Violation> {
+        let of = self.disks[disk].id;
+        let core = self.store(id).core.as_mut().expect("all stores are up");
+        let asker = Asker {
+            disk: of,
+            epoch,
+            incarnation: core.incarnation(),
+        };
+        let request = Request::Digest {
+            asker,
+            from,
+            extents,
+        };
+        let Handled::Now(Reply::Digested(digested)) = core.handle(request) else {
+            return Err(Violation(format!("I6: {} has no digest", name(id))));
+        };
+        let per_extent = super::placement::EXTENT_BYTES / BLOCK_BYTES;
+        for (extent, told) in extents.iter().zip(&digested.digests) {
+            let first = Block(u64::from(extent.0) * per_extent);
+            let end = Block(first.0 + per_extent);
+            let mut sum = Digest::default();
+            for (block, (version, data)) in proven.range(first..end) {
+                sum.add(*block, *version, data.is_none());
+            }
+            if sum != *told {
+                return Err(Violation(format!(
+                    "I6: {} has a digest of extent {} that is not the sum of its blocks",
+                    name(id),
+                    extent.0
+                )));
+            }
+        }
+        self.stats.count("digests compared");
+        Ok(())
     }
 
     /// A guest that could reach no other member.

@@ -5,6 +5,7 @@ use super::pulls::Pull;
 use super::store_node::{Answer, Return, name};
 use super::world::{What, World};
 use replicator::message::{Reply, Request};
+use replicator::plant::{Plant, planted};
 use replicator::words::StoreId;
 use replicator::writer::{Aim, CallId, Event};
 
@@ -254,7 +255,7 @@ impl World {
             return;
         }
         let node = self.store(store);
-        let up = node.core.is_some() && !node.refused;
+        let up = node.core.is_some() && (!node.refused || planted(Plant::RolledBackLetIn));
         let link = self.links.entry((host, store)).or_default();
         if link.up {
             return;

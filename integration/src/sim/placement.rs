@@ -136,6 +136,12 @@ impl Placement {
         self.record.map.iter().all(|range| range.history.is_whole())
     }
 
+    /// Whether the store is to have a copy of it ahead.
+    pub fn seeds(&self, store: StoreId, extent: Extent) -> bool {
+        let mut sets = self.goals.seed.iter();
+        sets.any(|set| set.extents.contains(extent) && set.stores.contains(&store))
+    }
+
     pub fn names(&self, store: StoreId, extent: Extent) -> bool {
         named(self.history(extent), store)
     }

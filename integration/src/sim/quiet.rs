@@ -39,6 +39,10 @@ impl World {
         self.run_until("superfluous replicas are gone", 4_000_000, |w| {
             w.disks.iter().all(|disk| disk.drops_pending == 0)
         })?;
+        for _ in 0..self.rot_later.min(20) {
+            let store = self.dice.range(0..self.stores.len() as u64) as usize;
+            self.rot(store);
+        }
         for hosts in [ones, others] {
             for (disk, host) in hosts.into_iter().enumerate() {
                 self.open(host)?;
@@ -63,7 +67,6 @@ impl World {
             link.heal();
         }
         self.cut_stores.clear();
-        self.undo_hopeless_rot();
         self.placement_away_until = 0;
         self.resume_all();
         for store in 0..self.stores.len() {

@@ -1,5 +1,5 @@
-//! Rot: bits flip in what was synced long ago. Only where another whole member has the block intact: what
-//! is rotten everywhere is lost, and no software helps.
+//! Rot: bits flip in what was synced long ago. Only in the quiet end, where another whole member has the block
+//! intact and keeps it: what is rotten everywhere is lost, and no software helps.
 
 use super::oracle::Content;
 use super::store_node::name;
@@ -15,11 +15,6 @@ pub(super) struct Rotten {
     pub disk: usize,
     pub block: u64,
     pub store: StoreId,
-    file: String,
-    offset: u64,
-    bit: u8,
-    /// The byte as it is now.
-    byte: u8,
 }
 
 impl World {
@@ -57,7 +52,6 @@ impl World {
         let offset = offset + self.dice.range(16..SECTOR_BYTES);
         let media = &self.stores[store].media;
         media.flip(&file, offset, bit);
-        let byte = media.content(&file)[offset as usize];
         self.say(format_args!("a bit of block {block} flips at {}", name(id)));
         self.stats.count("bits that flipped");
         self.stores[store].rotted = true;
@@ -65,10 +59,6 @@ impl World {
             disk,
             block,
             store: id,
-            file,
-            offset,
-            bit,
-            byte,
         });
     }
 
@@ -86,28 +76,5 @@ impl World {
             let at = found.find(|at| content[*at..*at + SECTOR] == bytes)?;
             Some((name.clone(), at as u64))
         })
-    }
-
-    /// In the end somebody brings a block back that is intact on no member any more, because those that
-    /// had it are members no longer, or never ended being filled.
-    pub(super) fn undo_hopeless_rot(&mut self) {
-        for rotten in self.rotten.clone() {
-            let record = &self.disks[rotten.disk].placement.record;
-            let history = record.range_of(Block(rotten.block));
-            let history = &history.expect("a block of the disk").history;
-            let whole = history.live().filter(|entry| entry.whole);
-            let mut others = whole.flat_map(|entry| entry.stores.iter());
-            if others.any(|store| *store != rotten.store) {
-                continue;
-            }
-            let at = self.stores.iter().position(|s| s.id == rotten.store);
-            let media = &self.stores[at.expect("a store")].media;
-            let there = media.list().expect("simulated media list their files");
-            if there.contains(&rotten.file)
-                && media.content(&rotten.file).get(rotten.offset as usize) == Some(&rotten.byte)
-            {
-                media.flip(&rotten.file, rotten.offset, rotten.bit);
-            }
-        }
     }
 }

@@ -56,6 +56,8 @@ pub struct World {
     /// What came for processes that stand still: it comes all at once when they go on.
     pub(super) backlog: BTreeMap<Process, Vec<What>>,
     pub(super) rotten: Vec<Rotten>,
+    /// How often bits flip when all copies are whole again.
+    pub(super) rot_later: u64,
     pub(super) load: Load,
     /// How many events the rough part has.
     pub(super) events: u64,
@@ -245,6 +247,7 @@ impl World {
             placement_away_until: 0,
             backlog: BTreeMap::new(),
             rotten: Vec::new(),
+            rot_later: 0,
             load: Load::common(),
             events: 0,
             queue: BinaryHeap::new(),

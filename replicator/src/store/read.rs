@@ -11,6 +11,7 @@ use super::index::Entry;
 use super::media::{Media, MediaFile, Piece};
 use super::place::Place;
 use crate::message::{Found, ReadBlocks, Refusal, checksum};
+use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, StoreId, Version};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -217,9 +218,10 @@ impl<M: Media> ReadPlan<M> {
         let read = fetch.file.read_at(place.offset(), &mut frame);
         let (raw, data) = frame.split_at(HEADER_BYTES as usize);
         let data: &[u8; BLOCK] = data.try_into().expect("a frame is header and block");
-        let intact = self
-            .expected(raw, place, index)
-            .filter(|header| read.is_ok() && checksum(data) == header.data_sum);
+        let intact = self.expected(raw, place, index).filter(|header| {
+            let matches = checksum(data) == header.data_sum || planted(Plant::DamageServed);
+            read.is_ok() && matches
+        });
         match intact {
             Some(header) => {
                 into.put(index, data);

@@ -64,6 +64,9 @@ pub(super) struct Work {
     found: Vec<Blocks>,
     /// It had said so, and has it no longer.
     absent: Vec<Blocks>,
+    /// Blocks that one had said it has, and had not, where nobody older could be asked. Such a thing should not
+    /// be; that they were never written is not to be concluded from it.
+    vanished: Vec<Blocks>,
     pulls: usize,
     /// A source failed: ask another from the beginning of this level, when the pulls have ended.
     again: bool,
@@ -175,6 +178,7 @@ impl Writer {
             queue: VecDeque::new(),
             found: Vec::new(),
             absent: Vec::new(),
+            vanished: Vec::new(),
             pulls: 0,
             again: false,
         };
@@ -431,11 +435,23 @@ impl Writer {
             return work.begin_level();
         }
         let holder = work.source.expect("it was chosen");
-        // Gaps were pulled along with their neighbours; that they are absent was known.
+        // Pulls end in any order. Gaps were pulled along with their neighbours; that they are absent was known.
+        work.absent.sort_unstable_by_key(|blocks| blocks.first);
         let gone = common(&work.absent, &work.found);
         let mut left = without(&work.todo, &work.found);
         left.extend(gone);
         left.sort_unstable_by_key(|blocks| blocks.first);
+        if holder.last {
+            // W5, R2: what an entry has it keeps. If not, the older entries still have it, and must stay.
+            work.vanished.extend(common(&work.absent, &work.found));
+            work.vanished.sort_unstable_by_key(|blocks| blocks.first);
+            work.vanished = common(&left, &work.vanished);
+            if !work.vanished.is_empty() {
+                work.useless.push(holder.store);
+                work.begin_level();
+                return self.hinder_fill(Hindrance::NoSource(vec![holder.store]));
+            }
+        }
         if holder.last || left.is_empty() {
             let span = work.span;
             self.fill.works.remove(&id);

@@ -1,6 +1,7 @@
 //! Numbers writes, and knows up to which number all members hold them (rules W1, W4).
 
 use super::PieceId;
+use crate::plant::{Plant, planted};
 use crate::words::Seq;
 use std::collections::BTreeMap;
 
@@ -47,6 +48,9 @@ impl Sequencer {
             Some((first, _)) => Seq(first.0 - 1),
             None => self.last,
         };
+        if planted(Plant::WatermarkRunsAhead) {
+            return self.last;
+        }
         if held < self.reissued {
             Seq::ZERO
         } else {

@@ -25,6 +25,7 @@ use super::eject::Blocked;
 use super::even_out::Evening;
 use super::{Aim, Now, Phase, Writer};
 use crate::message::{Request, Sealed};
+use crate::plant::{Plant, planted};
 use crate::words::{Change, DiskRecord, Epoch, Extents, MapRange, Seq, StoreId, Version};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -184,7 +185,6 @@ impl Writer {
     }
 
     fn sync_settled(&mut self) {
-        use crate::plant::{Plant, planted};
         let kept = self.kept_by_plan();
         self.settling().stage = Stage::Syncing(kept.clone());
         if planted(Plant::SettleWithoutSync) {
@@ -323,8 +323,13 @@ pub(super) fn plan(
             drop.extend(stores.iter().filter(|store| !is_healthy(range, store)));
         } else {
             // A4: each lost a different tail, but all that was ever synced is on each of them.
-            waits_for.extend(stores.iter().filter(|store| !sealed.contains_key(store)));
-            needed.extend(stores);
+            let silent = stores.iter().filter(|store| !sealed.contains_key(store));
+            if planted(Plant::SettlesWithoutWaiting) && silent.clone().count() < stores.len() {
+                drop.extend(silent);
+            } else {
+                waits_for.extend(silent);
+                needed.extend(stores);
+            }
         }
     }
     if !waits_for.is_empty() {

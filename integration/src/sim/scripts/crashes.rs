@@ -12,17 +12,19 @@ fn id(w: &World, store: usize) -> StoreId {
 
 /// The flush may count only who still is what it was when it took the write (S1).
 pub(super) fn flush_after_an_unseen_crash(w: &mut World, way: u64) -> Told {
-    w.attach(0, &HERE)?;
-    w.write(0, 0, 4)?;
-    w.discard(0, 1, 1)?;
+    // The one that forgot may be the one whose content would count.
+    let (writer, other) = if way < 6 { (0, 2) } else { (2, 0) };
+    w.attach(writer, &HERE)?;
+    w.write(writer, 0, 4)?;
+    w.discard(writer, 1, 1)?;
     w.events(way)?;
-    w.crash_unseen(2);
+    w.crash_unseen(other);
     if way.is_multiple_of(2) {
-        w.issue_flush(0);
+        w.issue_flush(writer);
         w.events(way / 2)?;
     }
-    w.flush(0)?;
-    w.power_lost(0);
+    w.flush(writer)?;
+    w.power_lost(writer);
     w.open(1)?;
     w.read(1, 0, 4)?;
     w.settled()?;
@@ -246,7 +248,6 @@ pub(super) fn unknown_outcomes(w: &mut World, way: u64) -> Told {
 
 /// Its directory was put back: it shows fewer starts than were seen of it, and counts nowhere.
 pub(super) fn store_rolled_back(w: &mut World, way: u64) -> Told {
-    let s2 = id(w, 2);
     w.attach(0, &HERE)?;
     w.write(0, 0, 6)?;
     w.flush(0)?;
@@ -273,7 +274,6 @@ pub(super) fn store_rolled_back(w: &mut World, way: u64) -> Told {
         w.process_down(0);
         w.up(0);
     }
-    w.cut(1, s2);
     w.takes_over(1, true);
     w.serving(1)?;
     w.read(1, 0, 6)?;
@@ -281,4 +281,131 @@ pub(super) fn store_rolled_back(w: &mut World, way: u64) -> Told {
     w.settled()?;
     w.read(1, 0, 6)?;
     w.close(1)
+}
+
+/// A member is gone, and the service too. Before the ejection is made the writer and the member that it has
+/// left die: what nobody but they have must not have been acknowledged (W6).
+pub(super) fn ejection_not_made(w: &mut World, way: u64) -> Told {
+    w.attach(0, &HERE)?;
+    w.write(0, 0, 4)?;
+    w.cut(0, id(w, 2));
+    w.placement_away_until = w.now + 80_000;
+    w.issue_write(0, World::span(1, 2), false);
+    w.issue_write(0, World::span(3, 1), true);
+    let end = w.now + 10_000 * (1 + way);
+    w.run_until("time passes", 100_000, |w| w.now >= end)?;
+    if way.is_multiple_of(2) {
+        w.power_off(0, 1.0);
+    } else {
+        w.writer_dies(0);
+        w.process_down(0);
+    }
+    w.placement_away_until = 0;
+    w.takes_over(1, true);
+    w.serving(1)?;
+    w.read(1, 0, 4)?;
+    w.write(1, 0, 1)?;
+    w.up(0);
+    w.settled()?;
+    w.read(1, 0, 4)?;
+    w.close(1)
+}
+
+/// After an ejection one of those that stay is the only one that took a write before it; then that one dies (W7).
+pub(super) fn held_by_one_before_an_ejection(w: &mut World, way: u64) -> Told {
+    let (s1, s2) = (id(w, 1), id(w, 2));
+    w.attach(0, &[0, 1, 2])?;
+    w.write(0, 0, 4)?;
+    w.cut(0, s2);
+    w.cut(0, s1);
+    w.issue_write(0, World::span(1, 2), false);
+    w.issue_write(0, World::span(3, 1), true);
+    // The one is back in time, the other is not.
+    let end = w.now + 12_000 + way * 1_000;
+    w.run_until("time passes", 100_000, |w| w.now >= end)?;
+    w.mend(0, s1);
+    w.done(0)?;
+    w.writer_dies(0);
+    w.process_down(0);
+    w.takes_over(1, true);
+    let end = w.now + 60_000;
+    w.run_until("it has tried", 200_000, |w| w.serves(1) || w.now >= end)?;
+    if w.serves(1) {
+        w.read(1, 0, 4)?;
+    }
+    w.up(0);
+    w.open(1)?;
+    w.read(1, 0, 4)?;
+    w.settled()?;
+    w.close(1)
+}
+
+/// All lose power right after a take-over that has evened them out: what it found is what there is (S4).
+pub(super) fn power_lost_after_settling(w: &mut World, way: u64) -> Told {
+    w.attach(0, &HERE)?;
+    w.write(0, 0, 4)?;
+    w.flush(0)?;
+    w.write(0, 1, 2)?;
+    w.discard(0, 3, 1)?;
+    // One of them takes a last write, which the settling finds and the other one gets.
+    let s2 = id(w, 2);
+    w.cut(0, s2);
+    w.issue_write(0, World::span(0, 2), false);
+    w.events(1 + way % 6)?;
+    w.writer_dies(0);
+    w.mend(0, s2);
+    w.takes_over(1, false);
+    w.serving(1)?;
+    w.read(1, 0, 4)?;
+    for store in [0, 2] {
+        w.power_off(store, 0.0);
+    }
+    w.writer_dies(1);
+    // The other one's word counts now.
+    w.up(0);
+    w.up(2);
+    w.takes_over(2, way >= 6);
+    w.serving(2)?;
+    w.read(2, 0, 4)?;
+    w.settled()?;
+    w.close(2)
+}
+
+/// A block is written over after another store joined. The one that was there before is ejected, and the other one
+/// loses what was not synced: then what stood there before is the truth, and only the one that left has it (R2).
+pub(super) fn kept_for_those_who_joined(w: &mut World, way: u64) -> Told {
+    let (s0, s1) = (id(w, 0), id(w, 1));
+    w.attach(2, &[0])?;
+    w.write(2, 0, 6)?;
+    w.flush(2)?;
+    w.pause_fills(true);
+    let epoch = w.epoch();
+    w.order(&[0, 1]);
+    w.switched(2, epoch + 1)?;
+    w.write(2, 1, 2)?;
+    w.discard(2, 4, 1)?;
+    // The watermark reaches those writes, and the first one syncs for reasons of its own.
+    w.write(2, 8, 1)?;
+    w.write(2, 9, 1)?;
+    let process = w.stores[0].process;
+    w.sync_begins(s0, process);
+    w.events(20 + way * 5)?;
+    let epoch = w.epoch();
+    w.cut(2, s0);
+    w.issue_write(2, World::span(5, 1), way.is_multiple_of(2));
+    // The seal of the next epoch would sync what the other one holds.
+    w.run_until("it is ejected", 500_000, |w| w.epoch() > epoch)?;
+    w.power_off(1, 0.0);
+    w.writer_dies(2);
+    w.up(1);
+    w.mend(2, s0);
+    w.takes_over(0, true);
+    w.serving(0)?;
+    w.read(0, 0, 10)?;
+    w.mend(0, s1);
+    w.pause_fills(false);
+    w.order(&[0, 1]);
+    w.settled()?;
+    w.read(0, 0, 10)?;
+    w.close(0)
 }

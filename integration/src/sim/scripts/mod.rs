@@ -28,7 +28,7 @@ const fn script(name: &'static str, ways: u64, tell: fn(&mut World, u64) -> Told
 }
 
 /// Of the review's twelfth scenario only the second half: there are no snapshots yet.
-pub const ALL: [Script; 23] = [
+pub const ALL: [Script; 27] = [
     script(
         "1: there and back before the fill ends, overwriting in each place",
         6,
@@ -55,6 +55,21 @@ pub const ALL: [Script; 23] = [
         crashes::dies_between_swap_and_reissue,
     ),
     script(
+        "5: the writer and the member that is left die before an ejection is made",
+        6,
+        crashes::ejection_not_made,
+    ),
+    script(
+        "5: only one of those that stay took a write before an ejection",
+        8,
+        crashes::held_by_one_before_an_ejection,
+    ),
+    script(
+        "6: power is lost right after a settling",
+        12,
+        crashes::power_lost_after_settling,
+    ),
+    script(
         "6: the authority dies amid a settling, and a second settler comes between",
         60,
         crashes::two_settlers,
@@ -78,6 +93,11 @@ pub const ALL: [Script; 23] = [
         "9: what only a member that was ejected has is never read",
         4,
         moves::dead_tail,
+    ),
+    script(
+        "9: what stood there before another store joined is the truth again",
+        6,
+        crashes::kept_for_those_who_joined,
     ),
     script(
         "9: a store with a dead tail rejoins after discards and cleaning",
