@@ -151,7 +151,7 @@ impl FaultTold {
     }
 
     fn words(&self) -> String {
-        let mut words = format!("{}", self.fault.name());
+        let mut words = self.fault.name().to_string();
         if let Some(host) = &self.host {
             words += &format!(" ({host})");
         }

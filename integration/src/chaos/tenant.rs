@@ -164,11 +164,11 @@ impl Tenant {
         let flushed = self.writer.flushed(workload(self.life).threads);
         self.files.look();
         let rounds = self.files.text().lines();
-        let round = rounds.filter_map(|line| line.strip_prefix("round ")?.parse().ok());
+        let mut round = rounds.filter_map(|line| line.strip_prefix("round ")?.parse().ok());
         let lost = Lost {
             life: self.life,
             flushed,
-            round: round.last().unwrap_or(0),
+            round: round.next_back().unwrap_or(0),
         };
         self.guest.kill_9();
         lost

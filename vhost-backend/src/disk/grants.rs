@@ -46,7 +46,7 @@ impl Grants {
     }
 
     /// A seal as the writer made it, with what proves that it may.
-    pub fn into_seal(&self, request: Request) -> Request {
+    pub fn with_grant(&self, request: Request) -> Request {
         match request {
             Request::Seal {
                 disk,

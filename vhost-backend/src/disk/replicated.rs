@@ -480,7 +480,7 @@ impl ReplicatedDisk {
     }
 
     fn send(&mut self, store: StoreId, call: CallId, request: Request, aim: Aim) {
-        let request = self.asking.grants.into_seal(request);
+        let request = self.asking.grants.with_grant(request);
         let aimed = self.aimed(store, &request, aim);
         if let Some(link) = self.far.get(&store) {
             if let Some(aimed) = aimed {

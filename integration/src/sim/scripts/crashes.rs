@@ -116,7 +116,10 @@ pub(super) fn two_settlers(w: &mut World, way: u64) -> Told {
     w.writer_dies(0);
     w.takes_over(1, way.is_multiple_of(2));
     w.events(way)?;
-    let (authority, power) = (if way.is_multiple_of(2) { 1 } else { 0 }, way % 3 == 0);
+    let (authority, power) = (
+        if way.is_multiple_of(2) { 1 } else { 0 },
+        way.is_multiple_of(3),
+    );
     w.stores[authority].held = true;
     w.stores[authority].survive = Some(0.0);
     w.store_dies(authority, power);
@@ -236,7 +239,7 @@ pub(super) fn unknown_outcomes(w: &mut World, way: u64) -> Told {
     w.open(1)?;
     w.faults.lose_swap = 0.0;
     w.read(1, 0, 6)?;
-    if way % 3 == 0 {
+    if way.is_multiple_of(3) {
         w.cut(1, s1);
         w.write(1, 2, 1)?;
         w.mend(1, s1);

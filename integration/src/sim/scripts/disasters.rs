@@ -279,7 +279,7 @@ pub(super) fn only_good_copy_dropped(w: &mut World, way: u64) -> Told {
     // Long enough for whoever deletes too early.
     let end = w.now + 60_000;
     w.run_until("time passes", 200_000, |w| w.now >= end)?;
-    if way % 3 == 0 {
+    if way.is_multiple_of(3) {
         w.power_lost(1);
         w.open(1)?;
     }

@@ -259,7 +259,11 @@ pub(super) fn partial_writes_amid_an_ejection(w: &mut World, way: u64) -> Told {
     }
     w.events(way)?;
     // One of the members, or one of those that alone have what was there before.
-    let out = if way % 3 == 0 { ids[2] } else { ids[3] };
+    let out = if way.is_multiple_of(3) {
+        ids[2]
+    } else {
+        ids[3]
+    };
     w.cut(1, out);
     for block in 2..8 {
         partial(w, block, 7);

@@ -89,7 +89,7 @@ impl Etcd {
             .map_err(failed)?;
         let create = Txn {
             compare: vec![Compare::created_at(self.leader_key(), 0)],
-            success: vec![Operation::RequestPut(Put {
+            success: vec![Operation::Put(Put {
                 key: Bytes(self.leader_key().into_bytes()),
                 value: Bytes(serde_json::to_vec(me).expect("plain data")),
                 lease: Some(granted.id),

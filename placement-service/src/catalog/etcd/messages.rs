@@ -124,11 +124,13 @@ impl Compare {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
 pub enum Operation {
-    RequestPut(Put),
-    RequestDeleteRange(Delete),
-    RequestRange(Range),
+    #[serde(rename = "request_put")]
+    Put(Put),
+    #[serde(rename = "request_delete_range")]
+    DeleteRange(Delete),
+    #[serde(rename = "request_range")]
+    Range(Range),
 }
 
 #[derive(Serialize)]

@@ -99,19 +99,19 @@ impl EtcdCatalog {
         let write = |(key, value): (&String, &Option<Vec<u8>>)| {
             let key = Bytes(self.etcd.key(key).into_bytes());
             match value.clone() {
-                Some(value) => Operation::RequestPut(Put {
+                Some(value) => Operation::Put(Put {
                     key,
                     value: Bytes(value),
                     lease: None,
                 }),
-                None => Operation::RequestDeleteRange(Delete { key }),
+                None => Operation::DeleteRange(Delete { key }),
             }
         };
         Txn {
             compare,
             success: last.into_iter().map(write).collect(),
             // Who leads, at the moment at which it did not go through.
-            failure: vec![Operation::RequestRange(Range {
+            failure: vec![Operation::Range(Range {
                 key: Bytes(self.leadership.key().as_bytes().to_vec()),
                 ..Range::default()
             })],

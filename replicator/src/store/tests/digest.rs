@@ -45,7 +45,7 @@ fn a_digest_kept_up_to_date_is_the_one_worked_out_anew() {
                 }
                 1..=3 => {
                     let source = |block: Block| match block.0 % 3 {
-                        0 => Some((v(1, 1 + block.0 % 2), block.0 % 2 == 0)),
+                        0 => Some((v(1, 1 + block.0 % 2), block.0.is_multiple_of(2))),
                         _ => None,
                     };
                     if epoch > 1 && first / 256 == (first + u64::from(count)) / 256 {
