@@ -368,6 +368,7 @@ impl Writer {
             peer.since_open = peer.sealed;
         }
         self.phase = Phase::Open;
+        self.opened = self.now;
         let epoch = self.record.epoch;
         self.effects.push_back(Effect::Opened { epoch });
         self.send_ready();

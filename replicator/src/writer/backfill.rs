@@ -41,6 +41,9 @@ const MAX_PULLS: usize = 8;
 const MAX_PULLS_BESIDE_GUEST: usize = 4;
 /// A guest is busy for so long after its last request.
 const BUSY_FOR: Duration = Duration::from_millis(100);
+/// Beside a busy guest filling begins slowly, and is as fast as it may be after so long: a VM that has just
+/// arrived has waited already, and its first reads have to come from afar.
+const GENTLE_FOR: Duration = Duration::from_secs(3);
 /// Blocks that may be absent between two runs that are pulled together.
 const MAX_GAP: u64 = 16;
 /// A survey that finds more than this in a span cuts the span: 128 MiB.
@@ -147,7 +150,9 @@ impl Writer {
             self.fill.bucket.is_empty() && self.fill.works.values().any(wants)
         });
         let opens = throttled.and(self.fill_rate());
-        let opens = opens.map(|rate| self.fill.bucket.opens_at(rate));
+        // The rate grows when the guest comes to rest, which is no event.
+        let look = self.now + BUSY_FOR;
+        let opens = opens.map(|rate| self.fill.bucket.opens_at(rate).min(look));
         self.fill.not_before.or(opens).map(|at| at.max(self.now))
     }
 
@@ -159,10 +164,12 @@ impl Writer {
             ..
         } = self.orders.fill;
         let busy = self.guest_seen.is_some_and(|at| at + BUSY_FOR > self.now);
-        match yields && busy {
-            true => bytes_per_second.map(|rate| (rate / 2).max(1)),
-            false => bytes_per_second,
+        if !(yields && busy) {
+            return bytes_per_second;
         }
+        let open_for = self.now.0.saturating_sub(self.opened.0);
+        let share = open_for.as_secs_f64() / GENTLE_FOR.as_secs_f64();
+        bytes_per_second.map(|rate| (rate as f64 / 2.0 * share.clamp(0.1, 1.0)).max(1.0) as u64)
     }
 
     fn begin_work(&mut self, span: Span) {

@@ -116,6 +116,8 @@ pub struct Writer {
     progress: Progress,
     /// When the guest last asked for something.
     guest_seen: Option<Now>,
+    /// When the current epoch began to be served.
+    opened: Now,
     hindrance: Option<Hindrance>,
     /// Round trips to stores, where they are known.
     distances: BTreeMap<StoreId, Duration>,
@@ -192,6 +194,7 @@ impl Writer {
             verifying: Default::default(),
             progress: Progress::default(),
             guest_seen: None,
+            opened: Now::default(),
             hindrance: None,
             distances: BTreeMap::new(),
             sync_continuously: false,
