@@ -279,7 +279,6 @@ impl Writer {
         let work = self.fill.works.get_mut(&id).expect("it was there");
         work.source = Some(holder);
         work.stage = Stage::Surveying;
-        self.fill.sourceless_since = None;
         let start = work.todo.first().expect("else it is done").first;
         self.survey(id, start);
     }
@@ -424,6 +423,7 @@ impl Writer {
         let estimated = u64::from(wanted) * BLOCK_BYTES;
         self.fill.bucket.give_back(estimated, pulled.bytes);
         self.fill.hindrance = None;
+        self.fill.sourceless_since = None;
         let Some(work) = self.fill.works.get_mut(&id) else {
             return;
         };
@@ -462,6 +462,7 @@ impl Writer {
         if holder.last || left.is_empty() {
             let span = work.span;
             self.fill.works.remove(&id);
+            self.fill.sourceless_since = None;
             self.fill.finish(&span);
             return self.complete_if_whole();
         }
@@ -498,6 +499,13 @@ impl Writer {
             match pulled {
                 None => work.begin_level(),
                 Some(_) => work.pulls -= 1,
+            }
+            if pulled.is_some() && work.span.seed && *refusal == Refusal::NoReplica {
+                // The copy ahead was deleted meanwhile. Whatever else the store holds is as it was.
+                let key = (store, work.span.of.first);
+                self.fill.joined.remove(&key);
+                self.fill.joining.remove(&key);
+                return self.pause_filling();
             }
             let useless = match refusal {
                 Refusal::Source(SourceFault::Away | SourceFault::Useless) => true,

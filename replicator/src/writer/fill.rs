@@ -146,6 +146,7 @@ impl Fill {
         });
         if jobs.is_empty() {
             self.hindrance = None;
+            self.sourceless_since = None;
         }
         self.jobs = jobs;
         self.look_for_whole = true;

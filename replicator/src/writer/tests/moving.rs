@@ -504,6 +504,54 @@ fn another_source_is_asked_where_one_is_away() {
 }
 
 #[test]
+fn a_source_that_never_gives_what_it_has_is_said() {
+    let mut script = switched(&[B], &[A], FillOrders::default());
+    script.seal(B, 1, 1, false);
+    let patience = Config::default().settle_patience;
+    let began = script.now;
+    while script.writer.hindrance().is_none() {
+        while script.is_asked(B) {
+            script.answer(B, surveyed(&[(0, 1)]));
+        }
+        while script.is_asked(A) {
+            script.answer(A, Reply::Refused(Refusal::Source(SourceFault::Useless)));
+        }
+        script.wait(1);
+        assert!(script.now <= began + patience * 3, "it tries for ever");
+    }
+    let hindrance = script.writer.hindrance();
+    assert_eq!(hindrance, Some(&Hindrance::NoSource(vec![B])));
+}
+
+#[test]
+fn a_copy_ahead_that_was_deleted_begins_anew_and_its_store_is_not_lost() {
+    let mut script = Script::open(&[A]);
+    let seed = vec![NewSet {
+        extents: all(),
+        stores: vec![C],
+    }];
+    script.event(Event::Orders(Orders {
+        seed,
+        ..Orders::default()
+    }));
+    script.seal(C, 1, 0, false);
+    script.answer(C, Reply::Refused(Refusal::NoReplica));
+    script.answer(C, Reply::Joined);
+    script.answer(A, surveyed(&[(0, 1)]));
+    let request = script.answer(C, Reply::Refused(Refusal::NoReplica));
+    assert!(matches!(request, Request::Pull { .. }), "{request:?}");
+    script.wait(1);
+    // Asked in the same session: it was not taken for another incarnation.
+    script.answer(C, Reply::Refused(Refusal::NoReplica));
+    let request = script.answer(C, Reply::Joined);
+    assert!(matches!(request, Request::Join { .. }), "{request:?}");
+    script.answer(A, surveyed(&[(0, 1)]));
+    let request = script.answer(C, copied(1));
+    assert!(matches!(request, Request::Pull { .. }), "{request:?}");
+    assert!(script.writer.is_serving() && script.swaps.is_empty());
+}
+
+#[test]
 fn a_copy_ahead_joins_nothing_and_is_pulled_like_any_other() {
     let mut script = Script::open(&[A]);
     let seed = vec![NewSet {
