@@ -216,7 +216,6 @@ impl ReplicatedDisk {
                 let event = self.arrived(event);
                 self.handle(event);
             }
-            self.show_grants();
             let next = self.next_alarm();
             if next.is_some_and(|at| at <= self.now()) {
                 self.alarm_rang();
@@ -296,6 +295,11 @@ impl ReplicatedDisk {
                 self.aimed.remove(&call);
                 self.near_reads.remove(&call);
                 Event::Reply { call, reply }
+            }
+            // The disk's own alarm comes another way: this says that a grant is there.
+            Event::Timeout => {
+                self.show_grants();
+                Event::Timeout
             }
             Event::Connected { store } => {
                 if !self.connected.contains(&store) {
