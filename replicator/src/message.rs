@@ -215,6 +215,16 @@ pub enum Content {
     Zeroes,
 }
 
+impl Content {
+    /// How many bytes of data it carries.
+    pub fn data_bytes(&self) -> usize {
+        match self {
+            Content::Data(payload) => payload.data.len(),
+            Content::Zeroes => 0,
+        }
+    }
+}
+
 /// Whole blocks with their checksums, copied once from the guest and never again (rule W1).
 #[derive(Clone, PartialEq, Debug)]
 pub struct Payload {

@@ -307,6 +307,14 @@ impl Serve for PullingStore {
         }
     }
 
+    fn submit_writes(
+        &self,
+        writes: Vec<Request>,
+        done: impl Fn(usize, Reply) + Clone + Send + 'static,
+    ) {
+        Serve::submit_writes(&self.store, writes, done);
+    }
+
     fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes) {
         self.store.shown_by(disk)
     }

@@ -18,6 +18,18 @@ pub trait Serve: Send + Sync + 'static {
     /// Calls `done` exactly once, on any thread, perhaps before this returns.
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static);
 
+    /// The same for several writes, which may be taken as one; `done` is called for each, with its index.
+    fn submit_writes(
+        &self,
+        writes: Vec<Request>,
+        done: impl Fn(usize, Reply) + Clone + Send + 'static,
+    ) {
+        for (index, write) in writes.into_iter().enumerate() {
+            let done = done.clone();
+            self.submit(write, move |reply| done(index, reply));
+        }
+    }
+
     /// The highest epoch that the disk was shown, and the grant that it was shown with; empty: without.
     fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes);
 }
@@ -25,6 +37,17 @@ pub trait Serve: Send + Sync + 'static {
 impl Serve for SharedStore {
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         SharedStore::submit(self, request, None, done);
+    }
+
+    fn submit_writes(
+        &self,
+        writes: Vec<Request>,
+        done: impl Fn(usize, Reply) + Clone + Send + 'static,
+    ) {
+        let replies = SharedStore::submit_writes(self, writes);
+        for (index, reply) in replies.into_iter().enumerate() {
+            done(index, reply);
+        }
     }
 
     fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes) {

@@ -12,6 +12,7 @@ use crate::wire::{Call, Decoder, Hello, Message, VERSIONS, Verdict, WireError, a
 use crate::words::{BLOCK_BYTES, StoreId};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,7 +24,7 @@ const REQUEST_BYTES: usize = 1 << 10;
 /// A peer says hello within this, finishes a frame that it began, and takes what it asked for.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const STALL_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
-/// Answers that are collected into one write.
+/// Answers that are collected into one write to the peer, and writes into one of the store.
 const BATCH_BYTES: usize = 256 << 10;
 
 /// Why a session ended before the peer ended it.
@@ -141,7 +142,17 @@ struct Session<S> {
     answered: mpsc::UnboundedSender<Answer>,
     answers: mpsc::UnboundedReceiver<Answer>,
     in_flight: usize,
+    /// Writes that came together, for the store to take as one.
+    writes: Vec<(Write, Request)>,
+    write_bytes: usize,
     out: Vec<Bytes>,
+}
+
+/// What its answer needs.
+#[derive(Clone, Copy)]
+struct Write {
+    call: Call,
+    weight: usize,
 }
 
 struct Answer {
@@ -168,6 +179,8 @@ impl<S: Serve> Session<S> {
             answered,
             answers,
             in_flight: 0,
+            writes: Vec::new(),
+            write_bytes: 0,
             out: Vec::new(),
         }
     }
@@ -183,6 +196,7 @@ impl<S: Serve> Session<S> {
                 begun = None;
                 self.submit(call, request);
             }
+            self.submit_writes();
             if self.send_ready().await?.is_break() {
                 // Some left the store's hands: there is room again for what is held.
                 continue;
@@ -236,8 +250,37 @@ impl<S: Serve> Session<S> {
                 content: Content::Data(payload),
                 ..
             } if !payload.is_intact() => done(Reply::Refused(Refusal::BadChecksum)),
-            _ => self.store.submit(request, done),
+            Request::Write { content, .. } => {
+                self.write_bytes += content.data_bytes();
+                self.writes.push((Write { call, weight }, request));
+                if self.write_bytes >= BATCH_BYTES {
+                    self.submit_writes();
+                }
+            }
+            _ => {
+                // It may be about what was written before it.
+                self.submit_writes();
+                self.store.submit(request, done);
+            }
         }
+    }
+
+    fn submit_writes(&mut self) {
+        if self.writes.is_empty() {
+            return;
+        }
+        self.write_bytes = 0;
+        let (whose, writes): (Vec<Write>, Vec<Request>) = self.writes.drain(..).unzip();
+        let (whose, answered) = (Arc::<[Write]>::from(whose), self.answered.clone());
+        self.store.submit_writes(writes, move |index, reply| {
+            let Write { call, weight } = whose[index];
+            // A session that has ended needs no answer.
+            let _ = answered.send(Answer {
+                call,
+                reply,
+                weight,
+            });
+        });
     }
 
     /// Sends what has been answered; `Break` if there was something.

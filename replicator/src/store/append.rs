@@ -10,6 +10,7 @@ use super::options::Options;
 use super::place::Place;
 use super::segment::{Files, Segment, file_name};
 use crate::words::StoreId;
+use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -66,6 +67,11 @@ pub struct Log<M: Media> {
     next: LogPoint,
     /// What the next frame must be preceded by.
     due: Option<Kind>,
+    /// Frames that have their places, one behind another up to `ended`, and are not written yet.
+    held: Vec<(RawHeader, Bytes)>,
+    held_from: u64,
+    /// Why some that were held could not be written.
+    unwritten: Option<io::Error>,
     synced: LogPoint,
     syncing: Option<LogPoint>,
     /// Files with bytes that no sync covers.
@@ -130,6 +136,9 @@ impl<M: Media> Log<M> {
             ended: at,
             next: at,
             due: None,
+            held: Vec::new(),
+            held_from: 0,
+            unwritten: None,
             synced: accepted,
             syncing: None,
             unsynced: Vec::new(),
@@ -291,6 +300,8 @@ impl<M: Media> Log<M> {
     }
 
     fn roll(&mut self) -> Result<(), NoRoom> {
+        // They belong to the segment that ends. An error is told where the others are written out.
+        self.unwritten = self.write_out().err();
         let id = self.spares.pop_front().ok_or_else(|| self.no_room())?;
         self.file = self.files.of(id).map_err(|_| self.no_room())?;
         if let Some(last) = self.segments.get_mut(&self.ended.segment) {
@@ -311,62 +322,102 @@ impl<M: Media> Log<M> {
         &mut self,
         frames: impl Iterator<Item = (Header, &'a [u8])> + Clone,
     ) -> io::Result<Place> {
-        assert!(!self.failed, "a failed log takes nothing");
+        assert!(
+            self.held.is_empty(),
+            "frames are written in their order, one behind another"
+        );
+        let from = self.next.offset;
+        let due = self.due_frame();
+        let headers = frames.clone().map(|(header, _)| header);
+        let (first, raw) = self.put_in_place(due, headers);
+        let mut pieces: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+        let payloads = due.into_iter().map(|_| &[][..]);
+        let payloads = payloads.chain(frames.map(|(_, payload)| payload));
+        for (header, payload) in raw.iter().zip(payloads) {
+            add_frame(&mut pieces, header, payload);
+        }
+        let written = self.file.write_at(from, &pieces);
+        self.failed |= written.is_err();
+        written.map(|()| first)
+    }
+
+    /// Gives frames their places, as [`Log::append`] does, and keeps them until [`Log::write_out`] writes all
+    /// that are kept as one. Nobody may hear of them, read or sync before that.
+    pub fn hold(&mut self, frames: impl Iterator<Item = (Header, Bytes)> + Clone) -> Place {
+        if self.held.is_empty() {
+            self.held_from = self.next.offset;
+        }
+        let due = self.due_frame();
+        let headers = frames.clone().map(|(header, _)| header);
+        let (first, raw) = self.put_in_place(due, headers);
+        let payloads = due.into_iter().map(|_| Bytes::new());
+        let payloads = payloads.chain(frames.map(|(_, payload)| payload));
+        self.held.extend(raw.into_iter().zip(payloads));
+        first
+    }
+
+    /// Writes what is held. An error is as final as one of [`Log::append`].
+    pub fn write_out(&mut self) -> io::Result<()> {
+        if let Some(error) = self.unwritten.take() {
+            self.held.clear();
+            return Err(error);
+        }
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let mut held = std::mem::take(&mut self.held);
+        let mut pieces: SmallVec<[IoSlice<'_>; 8]> = SmallVec::with_capacity(2 * held.len());
+        for (header, payload) in &held {
+            add_frame(&mut pieces, header, payload);
+        }
+        let written = self.file.write_at(self.held_from, &pieces);
+        self.failed |= written.is_err();
+        drop(pieces);
+        held.clear();
+        self.held = held;
+        written
+    }
+
+    /// The frame that has to come before any other now.
+    fn due_frame(&mut self) -> Option<Header> {
         let link = Link {
             ended: self.ended,
             synced: self.synced,
         };
-        let due = self
-            .due
-            .map(|kind| (Header::control(kind).linked(link), &[][..]));
-        let skip = if due.is_some() { HEADER_BYTES } else { 0 };
-        let first = Place::new(self.next.segment, self.next.offset + skip);
+        self.due
+            .take()
+            .map(|kind| Header::control(kind).linked(link))
+    }
 
-        let mut headers: SmallVec<[RawHeader; 4]> = SmallVec::new();
-        let mut at = self.next.offset;
-        for (header, _) in due.into_iter().chain(frames.clone()) {
-            headers.push(header.encode(self.store, Place::new(self.next.segment, at)));
+    /// Moves the log's end behind what is due and frames with these headers. Returns the place of the
+    /// first of them.
+    fn put_in_place(
+        &mut self,
+        due: Option<Header>,
+        headers: impl Iterator<Item = Header>,
+    ) -> (Place, SmallVec<[RawHeader; 4]>) {
+        assert!(!self.failed, "a failed log takes nothing");
+        let (segment, from) = (self.next.segment, self.next.offset);
+        let first = Place::new(segment, from + due.map_or(0, |due| due.frame_bytes()));
+        let mut raw = SmallVec::new();
+        let mut at = from;
+        for header in due.into_iter().chain(headers) {
+            raw.push(header.encode(self.store, Place::new(segment, at)));
             at += header.frame_bytes();
         }
-        let bytes = at - self.next.offset;
-        assert!(
-            at <= self.segments[&self.next.segment].bytes,
-            "room was made before"
-        );
-
-        let mut pieces: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
-        let payloads = due.into_iter().chain(frames).map(|(_, payload)| payload);
-        for (header, payload) in headers.iter().zip(payloads) {
-            pieces.push(IoSlice::new(header.as_bytes()));
-            if !payload.is_empty() {
-                pieces.push(IoSlice::new(payload));
-                let padded = frame_bytes(payload.len() as u64) - HEADER_BYTES;
-                let padding = padded as usize - payload.len();
-                if padding > 0 {
-                    pieces.push(IoSlice::new(&[0; ALIGN as usize][..padding]));
-                }
-            }
+        assert!(at <= self.segments[&segment].bytes, "room was made before");
+        if self.unsynced.last().is_none_or(|(id, _)| *id != segment) {
+            self.unsynced.push((segment, self.file.clone()));
         }
-        if self
-            .unsynced
-            .last()
-            .is_none_or(|(id, _)| *id != self.next.segment)
-        {
-            self.unsynced.push((self.next.segment, self.file.clone()));
-        }
-        if let Err(error) = self.file.write_at(self.next.offset, &pieces) {
-            self.failed = true;
-            return Err(error);
-        }
-        self.due = None;
         self.next.offset = at;
         self.ended = self.next;
-        self.appended += bytes;
-        Ok(first)
+        self.appended += at - from;
+        (first, raw)
     }
 
     /// What a sync has to do now; None if all is synced, another sync is under way, or the log has failed.
     pub fn begin_sync(&mut self) -> Option<SyncJob<M>> {
+        assert!(self.held.is_empty(), "a sync covers what is written");
         if self.failed || self.syncing.is_some() || self.ended <= self.synced {
             return None;
         }
@@ -398,5 +449,23 @@ impl<M: Media> Log<M> {
         assert!(segment != self.next.segment);
         self.segments.remove(&segment);
         self.files.forget(segment);
+    }
+}
+
+/// A frame as it stands in the log: header, payload, zeroes up to where the next one may begin.
+fn add_frame<'a, const N: usize>(
+    pieces: &mut SmallVec<[IoSlice<'a>; N]>,
+    header: &'a RawHeader,
+    payload: &'a [u8],
+) {
+    pieces.push(IoSlice::new(header.as_bytes()));
+    if payload.is_empty() {
+        return;
+    }
+    pieces.push(IoSlice::new(payload));
+    let padded = frame_bytes(payload.len() as u64) - HEADER_BYTES;
+    let padding = padded as usize - payload.len();
+    if padding > 0 {
+        pieces.push(IoSlice::new(&[0; ALIGN as usize][..padding]));
     }
 }

@@ -335,7 +335,7 @@ impl<M: Media> Store<M> {
             for frame in frames {
                 self.make_room(frame.0.frame_bytes(), Purpose::Cleaning)?;
                 let place = self.append([frame].into_iter())?;
-                self.hold(&frame.0, frame.0.blocks(), place)?;
+                self.note(&frame.0, frame.0.blocks(), place)?;
             }
         }
         Ok(())

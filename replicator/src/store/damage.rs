@@ -227,7 +227,7 @@ impl<M: Media> Store<M> {
         let header = moved(&header, Blocks::new(spoilt.block, 1), entry.filled);
         self.make_room(header.frame_bytes(), Purpose::Data)?;
         let place = self.append([(header, content)].into_iter())?;
-        self.hold(&header, header.blocks(), place)?;
+        self.note(&header, header.blocks(), place)?;
         self.damages.known.remove(spoilt);
         self.damages.healed += 1;
         tracing::warn!(

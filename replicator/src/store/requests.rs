@@ -13,12 +13,17 @@ use crate::message::{
 use crate::plant::{Plant, planted};
 use crate::words::{Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Version};
 use bytes::Bytes;
+use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
 impl<M: Media> Store<M> {
     /// Takes a request; never waits for the media (but for a part of the index that was not needed
     /// since the store was opened).
     pub fn handle(&mut self, request: Request) -> Handled<M> {
+        if let Request::Write { .. } = request {
+            let mut replies = self.handle_writes([request]);
+            return Handled::Now(replies.pop().expect("one for each"));
+        }
         let handled = match request {
             Request::Seal {
                 disk,
@@ -32,15 +37,7 @@ impl<M: Media> Store<M> {
                 extent_size,
                 from,
             } => self.join(asker, extents, extent_size, from),
-            Request::Write {
-                asker,
-                seq,
-                watermark,
-                blocks,
-                content,
-            } => self
-                .write(asker, seq, watermark, blocks, content)
-                .map(Handled::Now),
+            Request::Write { .. } => unreachable!("taken above"),
             Request::Read {
                 asker,
                 from,
@@ -101,6 +98,34 @@ impl<M: Media> Store<M> {
             } => self.collapse(asker, extents, oldest).map(Handled::Now),
         };
         handled.unwrap_or_else(|refusal| Handled::Now(Reply::Refused(refusal)))
+    }
+
+    /// Takes writes, of any disks, and appends what all of them bring as one write to the media. A reply for
+    /// each, in order; anything else than a write is a mistake of the caller.
+    pub fn handle_writes(
+        &mut self,
+        writes: impl IntoIterator<Item = Request>,
+    ) -> SmallVec<[Reply; 1]> {
+        let took = writes.into_iter().map(|write| match write {
+            Request::Write {
+                asker,
+                seq,
+                watermark,
+                blocks,
+                content,
+            } => self
+                .write(asker, seq, watermark, blocks, content)
+                .unwrap_or_else(Reply::Refused),
+            other => panic!("a {} among writes", other.kind()),
+        });
+        let mut replies: SmallVec<[Reply; 1]> = took.collect();
+        self.write_out();
+        if self.has_failed() {
+            // Nobody knows what of it reached the media.
+            let held = replies.iter_mut().filter(|reply| **reply == Reply::Written);
+            held.for_each(|reply| *reply = Reply::Refused(Refusal::Failed));
+        }
+        replies
     }
 
     /// Refuses whoever is not the writer of the epoch that the disk is in (I3), or has not noticed

@@ -16,6 +16,7 @@ use crate::message::{Asker, Pulled, Refusal, Reply, Request};
 use crate::words::{DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -235,6 +236,23 @@ impl SharedStore {
                 shared.read_later(Wanted::Verify(plan), Box::new(done));
             }
         }
+    }
+
+    /// Takes several writes as one: see [`Store::handle_writes`]. They never wait for the media.
+    pub fn submit_writes(&self, writes: impl IntoIterator<Item = Request>) -> SmallVec<[Reply; 1]> {
+        let shared = &self.threads.shared;
+        let mut core = shared.core.lock();
+        let Some(store) = &mut core.store else {
+            let refused = |_| Reply::Refused(Refusal::Failed);
+            return writes.into_iter().map(refused).collect();
+        };
+        let replies = store.handle_writes(writes);
+        shared.wake_for_appended(&mut core);
+        let full = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Full { .. }));
+        if replies.iter().any(full) {
+            shared.want_housekeeping(&mut core);
+        }
+        replies
     }
 
     /// See [`Store::missing`], or [`Store::spoilt`] for a heal.

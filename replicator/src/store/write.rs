@@ -9,6 +9,7 @@ use super::media::Media;
 use super::place::Place;
 use crate::message::{Asker, Content, MAX_DATA_BLOCKS, Payload, Refusal, Reply};
 use crate::words::{BLOCK_BYTES, Blocks, Seq, Version};
+use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -124,11 +125,11 @@ impl<M: Media> Store<M> {
                 data_sum: payload.sums[i],
                 ..header
             };
-            (header, &payload.data[i * BLOCK..(i + 1) * BLOCK])
+            (header, payload.data.slice(i * BLOCK..(i + 1) * BLOCK))
         });
-        let mut place = self.append(frames)?;
+        let mut place = self.hold(frames)?;
         for part in wanted {
-            self.hold(&header, *part, place)?;
+            self.note(&header, *part, place)?;
             let behind = place.offset() + u64::from(part.count) * DATA_FRAME_BYTES;
             place = Place::new(place.segment, behind);
         }
@@ -144,13 +145,13 @@ impl<M: Media> Store<M> {
                     count: part.count,
                     ..header
                 };
-                (header, &[][..])
+                (header, Bytes::new())
             });
             let bytes = frames.clone().map(|(header, _)| header.frame_bytes()).sum();
             self.make_room(bytes, Purpose::Control)?;
-            let mut place = self.append(frames.clone())?;
+            let mut place = self.hold(frames.clone())?;
             for (header, _) in frames {
-                self.hold(&header, header.blocks(), place)?;
+                self.note(&header, header.blocks(), place)?;
                 place = Place::new(place.segment, place.offset() + header.frame_bytes());
             }
         }
@@ -158,7 +159,7 @@ impl<M: Media> Store<M> {
     }
 
     /// Notes in the index what was appended.
-    pub(super) fn hold(
+    pub(super) fn note(
         &mut self,
         header: &Header,
         blocks: Blocks,
@@ -180,6 +181,25 @@ impl<M: Media> Store<M> {
         }
         let room = self.log.make_room(bytes, purpose);
         room.map_err(|NoRoom { free, needed }| Refusal::Full { free, needed })
+    }
+
+    /// Gives frames that room was made for their places; [`Store::write_out`] writes them.
+    fn hold(
+        &mut self,
+        frames: impl Iterator<Item = (Header, Bytes)> + Clone,
+    ) -> Result<Place, Refusal> {
+        match self.has_failed() {
+            true => Err(Refusal::Failed),
+            false => Ok(self.log.hold(frames)),
+        }
+    }
+
+    /// Writes the frames of the writes that were taken. An error stops the store: the log's end may be torn.
+    pub(super) fn write_out(&mut self) {
+        if let Err(error) = self.log.write_out() {
+            tracing::error!(store = %self.id, %error, "a write to the log failed: the store stops");
+            self.note_failed_sync();
+        }
     }
 
     /// Appends frames that room was made for. An error stops the store: the log's end may be torn.

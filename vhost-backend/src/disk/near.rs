@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use replicator::message::{Refusal, Reply, Request};
 use replicator::store::{ReadInto, SharedStore};
 use replicator::words::StoreId;
+use replicator::writer::CallId;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -55,6 +56,36 @@ impl NearStore {
         if !self.aside.is_wanted(self.store.syncing_for()) {
             return self.aside.inside(|| self.store.submit(request, into, done));
         }
+        self.submit_aside(request, into, done);
+    }
+
+    /// Takes several writes as one append; `done` is called for each, with its call. See [`SharedStore::submit_writes`].
+    pub fn submit_writes(
+        &self,
+        writes: &mut Vec<(CallId, Request)>,
+        done: impl Fn(CallId, Reply) + Clone + Send + 'static,
+    ) {
+        if self.aside.is_wanted(self.store.syncing_for()) {
+            for (call, write) in writes.drain(..) {
+                let done = done.clone();
+                self.submit_aside(write, None, move |reply| done(call, reply));
+            }
+            return;
+        }
+        let calls: Vec<CallId> = writes.iter().map(|(call, _)| *call).collect();
+        let writes = writes.drain(..).map(|(_, write)| write);
+        let replies = self.aside.inside(|| self.store.submit_writes(writes));
+        for (call, reply) in calls.into_iter().zip(replies) {
+            done(call, reply);
+        }
+    }
+
+    fn submit_aside(
+        &self,
+        request: Request,
+        into: Option<ReadInto>,
+        done: impl FnOnce(Reply) + Send + 'static,
+    ) {
         let store = self.store.clone();
         self.aside.run_later(Box::new(move |turn| match turn {
             Turn::Now => store.submit(request, into, done),
@@ -120,7 +151,7 @@ impl Aside {
     }
 
     /// Does it here, and lets others see since when.
-    fn inside(&self, job: impl FnOnce()) {
+    fn inside<T>(&self, job: impl FnOnce() -> T) -> T {
         let shared = &self.shared;
         let now = shared.millis();
         // One of those inside is noted; whoever is inside longest is likely to be the one.
@@ -128,10 +159,11 @@ impl Aside {
             .inside_since
             .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
-        job();
+        let done = job();
         if noted {
             shared.inside_since.store(0, Ordering::Relaxed);
         }
+        done
     }
 
     fn run_later(&self, job: Job) {

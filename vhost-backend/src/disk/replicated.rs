@@ -50,6 +50,9 @@ pub struct Surroundings {
     pub placement: Arc<dyn Placement>,
 }
 
+/// Writes that the near store gets at once at most: more would hold up others that use it.
+const NEAR_BATCH_BYTES: usize = 256 << 10;
+
 /// A call that the writer has not made and will not miss.
 const NOBODYS: CallId = CallId(u64::MAX);
 
@@ -70,6 +73,9 @@ pub struct ReplicatedDisk {
     sources: HashMap<StoreId, KeptSource>,
     connected: Vec<StoreId>,
     asking: Asking,
+    /// Writes that the near store is to get with the next append, and how large they are.
+    near_writes: Vec<(CallId, Request)>,
+    near_write_bytes: usize,
     /// Reads of far stores that are to land in a guest's memory.
     aimed: HashMap<CallId, Aimed>,
     /// Reads of the near store that land there by themselves.
@@ -125,6 +131,8 @@ impl ReplicatedDisk {
             sources: HashMap::new(),
             connected: Vec::new(),
             asking,
+            near_writes: Vec::new(),
+            near_write_bytes: 0,
             aimed: HashMap::new(),
             near_reads: HashSet::new(),
             landings: HashMap::new(),
@@ -215,6 +223,10 @@ impl ReplicatedDisk {
             while let Some(event) = self.inbox.pop() {
                 let event = self.arrived(event);
                 self.handle(event);
+            }
+            if !self.near_writes.is_empty() {
+                self.write_near();
+                continue;
             }
             let next = self.next_alarm();
             if next.is_some_and(|at| at <= self.now()) {
@@ -498,6 +510,16 @@ impl ReplicatedDisk {
             .expect("the writer asks stores that it was told are connected")
             .clone();
         tracing::trace!(%store, call = call.0, kind = request.kind(), "near");
+        if let Request::Write { content, .. } = &request {
+            self.near_write_bytes += content.data_bytes();
+            self.near_writes.push((call, request));
+            if self.near_write_bytes >= NEAR_BATCH_BYTES {
+                self.write_near();
+            }
+            return;
+        }
+        // It may be about what was written before it.
+        self.write_near();
         let inbox = self.inbox.clone();
         if let Some(pull) = Pull::of(&request) {
             let puller = match aim {
@@ -513,6 +535,20 @@ impl ReplicatedDisk {
             Box::new(aimed) as _
         });
         near.submit(request, into, move |reply| {
+            inbox.push(Event::Reply { call, reply });
+        });
+    }
+
+    /// Appends the writes that have come together: one call of the store, one of the kernel. Those of one
+    /// kick are together when the device asks what has completed.
+    fn write_near(&mut self) {
+        if self.near_writes.is_empty() {
+            return;
+        }
+        self.near_write_bytes = 0;
+        let near = self.near.as_ref().expect("there are writes for it");
+        let inbox = self.inbox.clone();
+        near.submit_writes(&mut self.near_writes, move |call, reply| {
             inbox.push(Event::Reply { call, reply });
         });
     }

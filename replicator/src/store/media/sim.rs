@@ -41,6 +41,7 @@ pub enum Unsynced {
 pub struct Work {
     pub bytes_read: u64,
     pub bytes_written: u64,
+    pub writes: u64,
     pub syncs: u64,
 }
 
@@ -555,6 +556,7 @@ impl MediaFile for SimFile {
         let mut state = self.state.lock();
         let state = &mut *state;
         let inode = state.inodes.get_mut(&self.number).ok_or_else(gone)?;
+        state.work.writes += 1;
         for piece in pieces {
             let mut piece: &[u8] = piece;
             let mut torn = false;

@@ -186,27 +186,44 @@ impl Bench {
 
     /// Writes the next version; `zero`: zeroes. The oracle learns of it whatever the answer.
     pub fn write(&mut self, first: u64, count: u32, zero: bool) -> Reply {
-        self.seq += 1;
-        let blocks = Blocks::new(Block(first), count);
-        let request = self.write_request(self.seq, blocks, zero);
-        let version = Version::new(self.epoch, Seq(self.seq));
-        for block in blocks.iter() {
-            let versions = self.oracle.written.entry(block).or_default();
-            versions.insert(version, zero);
-        }
-        let reply = self.ask(request);
-        if matches!(reply, Reply::Refused(Refusal::Full { .. })) {
+        let mut replies = self.write_all(&[(first, count, zero)]);
+        replies.pop().unwrap()
+    }
+
+    /// Several at once, as the store gets them from one kick.
+    pub fn write_all(&mut self, writes: &[(u64, u32, bool)]) -> Vec<Reply> {
+        let mut requests = Vec::new();
+        let mut versions = Vec::new();
+        for &(first, count, zero) in writes {
+            self.seq += 1;
+            let blocks = Blocks::new(Block(first), count);
+            requests.push(self.write_request(self.seq, blocks, zero));
+            let version = Version::new(self.epoch, Seq(self.seq));
             for block in blocks.iter() {
-                let versions = self.oracle.written.get_mut(&block).unwrap();
-                versions.remove(&version);
-                if versions.is_empty() {
-                    self.oracle.written.remove(&block);
-                }
+                let known = self.oracle.written.entry(block).or_default();
+                known.insert(version, zero);
+            }
+            versions.push((blocks, version));
+        }
+        let replies = self.store.handle_writes(requests);
+        for ((blocks, version), reply) in versions.into_iter().zip(&replies) {
+            if matches!(reply, Reply::Refused(Refusal::Full { .. })) {
+                self.never_written(blocks, version);
+            }
+            let invalid = matches!(reply, Reply::Refused(Refusal::Invalid { .. }));
+            assert!(!invalid, "a test's own mistake: {reply:?}");
+        }
+        replies.into_vec()
+    }
+
+    fn never_written(&mut self, blocks: Blocks, version: Version) {
+        for block in blocks.iter() {
+            let versions = self.oracle.written.get_mut(&block).unwrap();
+            versions.remove(&version);
+            if versions.is_empty() {
+                self.oracle.written.remove(&block);
             }
         }
-        let invalid = matches!(reply, Reply::Refused(Refusal::Invalid { .. }));
-        assert!(!invalid, "a test's own mistake: {reply:?}");
-        reply
     }
 
     pub fn write_request(&self, seq: u64, blocks: Blocks, zero: bool) -> Request {

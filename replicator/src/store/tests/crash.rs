@@ -81,8 +81,9 @@ fn with_crashes(
 fn every_subset_of_the_unsynced_sectors_of_a_small_log() {
     let mut rng = Rng(1);
     let mut tried = 0;
-    let scripts: [fn(&mut Bench); 8] = [
+    let scripts: [fn(&mut Bench); 9] = [
         |bench| drop(bench.write(0, 1, false)),
+        |bench| drop(bench.write_all(&[(0, 1, true), (5, 1, false), (0, 1, true)])),
         |bench| {
             bench.write(5, 1, false);
             bench.write(4, 3, true);
@@ -178,16 +179,23 @@ impl Work {
     }
 
     fn write(&mut self) {
+        let together = [1, 1, 1, 3, 8][self.rng.below(5) as usize];
+        let writes: Vec<_> = (0..together).map(|_| self.draw_write()).collect();
+        for reply in self.bench.write_all(&writes) {
+            assert!(
+                matches!(reply, Reply::Written | Reply::Refused(Refusal::Full { .. })),
+                "{reply:?}"
+            );
+        }
+    }
+
+    fn draw_write(&mut self) -> (u64, u32, bool) {
         let count = 1 + self.rng.below(6) as u32;
         let hot = self.rng.below(3) > 0;
         let first = self.rng.below(if hot { 24 } else { 240 });
         let zero = self.rng.below(6) == 0;
         // Often on behind the last one, as files are written.
-        let reply = self.bench.write(first, count, zero);
-        assert!(
-            matches!(reply, Reply::Written | Reply::Refused(Refusal::Full { .. })),
-            "{reply:?}"
-        );
+        (first, count, zero)
     }
 
     fn step_with_crashes(&mut self, rng: &mut Rng) {

@@ -42,6 +42,35 @@ fn a_killed_process_loses_nothing() {
 }
 
 #[test]
+fn writes_that_come_together_are_one_write_to_the_media_across_the_end_of_a_segment_too() {
+    let mut bench = Bench::ready();
+    bench.write(0, 1, false);
+    let before = bench.media.work().writes;
+    let replies = bench.write_all(&[(1, 2, false), (2, 1, true), (9, 1, false), (1, 1, false)]);
+    assert_eq!(replies, vec![Reply::Written; 4]);
+    assert_eq!(bench.media.work().writes - before, 1);
+    let segment = bench.options.segment_bytes / 4096;
+    let many: Vec<_> = (0..2 * segment).map(|i| (i % 40, 1, false)).collect();
+    let replies = bench.write_all(&many);
+    assert!(replies.iter().all(|reply| *reply == Reply::Written));
+    bench.check(true);
+    bench.kill().check(true);
+}
+
+#[test]
+fn where_the_media_fail_nobody_of_those_that_came_together_is_told_that_it_was_written() {
+    let mut bench = Bench::ready();
+    assert_eq!(bench.write(0, 1, false), Reply::Written);
+    bench.media.tear_after(5_000);
+    let replies = bench.write_all(&[(1, 1, false), (2, 1, false), (3, 1, false)]);
+    assert_eq!(replies, vec![Reply::Refused(Refusal::Failed); 3]);
+    assert!(bench.store.has_failed());
+    let mut bench = bench.kill();
+    bench.check(false);
+    assert!(bench.read(0, 1).is_ok());
+}
+
+#[test]
 fn a_host_crash_changes_the_incarnation_and_a_second_restart_does_not_hide_it() {
     let mut bench = Bench::ready();
     bench.write(0, 4, false);
