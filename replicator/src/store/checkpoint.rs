@@ -461,8 +461,8 @@ impl<M: Media> Store<M> {
     }
 }
 
-/// Chunks written in one step of housekeeping.
-const CHUNKS_A_STEP: usize = 16;
+/// Chunks written in one step of housekeeping: a guest's write waits for a step at most.
+const CHUNKS_A_STEP: usize = 2;
 
 fn slot_of(holdings: &mut Holdings, disk: DiskId, chunk: u64) -> Option<&mut Slot> {
     holdings.disks.get_mut(&disk)?.chunks.get_mut(&chunk)

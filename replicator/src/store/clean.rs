@@ -14,6 +14,7 @@ use super::media::{Media, MediaFile};
 use super::place::Place;
 use crate::message::Refusal;
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId};
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -66,8 +67,8 @@ impl<M: Media> Scan<M> {
     }
 }
 
-/// How much of a segment is read and moved in one step.
-const STEP_BYTES: u64 = 1 << 20;
+/// How much of a segment is read and moved in one step: a guest's write waits for a step at most.
+const STEP_BYTES: u64 = 256 << 10;
 /// A segment that is live to more than this is not worth moving, in percent.
 const MOSTLY_LIVE: u64 = 95;
 
@@ -147,6 +148,7 @@ impl<M: Media> Store<M> {
                 return false;
             }
         };
+        let bytes = Bytes::from(bytes);
         let step = self.live_frames(victim, &bytes).and_then(|found| {
             let moved = self.move_frames(&found.0, &bytes, victim.offset);
             moved.map(|()| found).map_err(Hindrance::Now)
@@ -316,29 +318,28 @@ impl<M: Media> Store<M> {
         self.append_chunk(disk, chunk)
     }
 
+    /// Appends what is to be moved, as one write where that fits into a segment.
     fn move_frames(
         &mut self,
         moves: &[(Header, u64)],
-        bytes: &[u8],
+        bytes: &Bytes,
         start: u64,
     ) -> Result<(), Refusal> {
-        for some in moves.chunks(256) {
-            let frames = some.iter().map(|(header, payload)| {
-                let from = (payload - start) as usize;
-                let payload = match header.kind {
-                    Kind::Data => &bytes[from..from + BLOCK_BYTES as usize],
-                    _ => &[],
-                };
-                (*header, payload)
-            });
-            // In pieces that surely fit into a small segment.
-            for frame in frames {
-                self.make_room(frame.0.frame_bytes(), Purpose::Cleaning)?;
-                let place = self.append([frame].into_iter())?;
-                self.note(&frame.0, frame.0.blocks(), place)?;
-            }
+        let moved = moves.iter().try_for_each(|(header, payload)| {
+            let from = (payload - start) as usize;
+            let payload = match header.kind {
+                Kind::Data => bytes.slice(from..from + BLOCK_BYTES as usize),
+                _ => Bytes::new(),
+            };
+            self.make_room(header.frame_bytes(), Purpose::Cleaning)?;
+            let place = self.hold(std::iter::once((*header, payload)))?;
+            self.note(header, header.blocks(), place)
+        });
+        self.write_out();
+        match self.has_failed() {
+            true => Err(Refusal::Failed),
+            false => moved,
         }
-        Ok(())
     }
 }
 

@@ -323,9 +323,9 @@ impl Holdings {
     }
 
     /// Looks through some of the blocks whose successors are synced now, and drops the predecessors
-    /// that nobody needs. Bounded, so that no sync pays for a million overwrites at once.
+    /// that nobody needs. Bounded, so that nobody waits for a million overwrites to be looked through.
     pub fn prune(&mut self, synced: LogPoint) {
-        const MOST: usize = 4096;
+        const MOST: usize = 256;
         for _ in 0..self.superseded.len().min(MOST) {
             let Some(next) = self.superseded.front().copied() else {
                 return;

@@ -184,7 +184,7 @@ impl<M: Media> Store<M> {
     }
 
     /// Gives frames that room was made for their places; [`Store::write_out`] writes them.
-    fn hold(
+    pub(super) fn hold(
         &mut self,
         frames: impl Iterator<Item = (Header, Bytes)> + Clone,
     ) -> Result<Place, Refusal> {
