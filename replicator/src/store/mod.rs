@@ -64,7 +64,7 @@ pub use frame::LogPoint;
 pub use fuzz::fuzz_recover;
 pub use options::Options;
 pub use pull::Pull;
-pub use read::{Destination, NotNow, Own, ReadPlan};
+pub use read::{Destination, NotNow, Own, ReadPlan, WaitingPart, WaitingRead};
 pub use recover::Recovery;
 pub use scrub::{Scrub, ScrubProgress, ScrubRate};
 pub use shared::{ReadInto, SharedStore};

@@ -8,14 +8,15 @@
 use super::damage::{Finds, Spoilt};
 use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES, Header, Kind, RawHeader};
 use super::index::Entry;
-use super::media::{Media, MediaFile, Piece};
+use super::media::{FileMedia, Media, MediaFile, Piece, iovecs};
 use super::place::Place;
-use crate::message::{Found, ReadBlocks, Refusal, checksum};
+use crate::message::{Found, ReadBlocks, Refusal, Reply, checksum};
 use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, StoreId, Version};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -94,18 +95,7 @@ impl<M: Media> ReadPlan<M> {
     }
 
     fn try_run(&self, into: &dyn Destination, now: bool) -> Result<ReadBlocks, NotNow> {
-        let mut found: Vec<Found> = self
-            .found
-            .iter()
-            .map(|planned| match planned {
-                Planned::Absent => Found::Absent,
-                Planned::Zeroes(version) => Found::Zeroes(*version),
-                Planned::Data(version) => Found::Data {
-                    version: *version,
-                    sum: 0,
-                },
-            })
-            .collect();
+        let mut found = self.found_unread();
         for fetch in &self.fetches {
             self.fetch(fetch, into, now, &mut found)?;
         }
@@ -115,6 +105,21 @@ impl<M: Media> ReadPlan<M> {
         })
     }
 
+    /// The answer, but for the checksums of what is still to be read.
+    fn found_unread(&self) -> Vec<Found> {
+        self.found
+            .iter()
+            .map(|planned| match planned {
+                Planned::Absent => Found::Absent,
+                Planned::Zeroes(version) => Found::Zeroes(*version),
+                Planned::Data(version) => Found::Data {
+                    version: *version,
+                    sum: 0,
+                },
+            })
+            .collect()
+    }
+
     fn fetch(
         &self,
         fetch: &Fetch<M>,
@@ -122,31 +127,14 @@ impl<M: Media> ReadPlan<M> {
         now: bool,
         found: &mut [Found],
     ) -> Result<(), NotNow> {
-        let mut headers = vec![[0u8; HEADER_BYTES as usize]; fetch.count as usize];
-        let mut pieces: SmallVec<[Piece; 8]> = SmallVec::new();
-        let mut whole: SmallVec<[bool; 4]> = SmallVec::new();
-        let mut own = Vec::new();
-        for (i, header) in headers.iter_mut().enumerate() {
-            pieces.push(Piece {
-                start: header.as_mut_ptr(),
-                len: header.len(),
-            });
-            let lands = into.memory(fetch.index + i as u32, &mut |start, len| {
-                pieces.push(Piece { start, len });
-            });
-            whole.push(lands);
-            if !lands {
-                let mut block: Box<[u8; BLOCK]> = Box::new([0; BLOCK]);
-                pieces.push(Piece {
-                    start: block.as_mut_ptr(),
-                    len: BLOCK,
-                });
-                own.push(block);
-            }
-        }
-        // SAFETY: headers and own blocks are ours and live to the end of this function, untouched
-        // until then; the rest is the destination's promise.
-        let read = unsafe { fetch.file.read_pieces(fetch.place.offset(), &pieces, now) };
+        let part = Part::of(fetch, into);
+        // SAFETY: headers and own blocks are the part's, which lives to the end of this function and is not
+        // touched until then; the rest is the destination's promise.
+        let read = unsafe {
+            fetch
+                .file
+                .read_pieces(fetch.place.offset(), &part.pieces, now)
+        };
         match read {
             Err(error) if now && error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(NotNow::WouldWait);
@@ -158,6 +146,23 @@ impl<M: Media> ReadPlan<M> {
             }
             Ok(()) => {}
         }
+        self.check(fetch, part, into, found)
+    }
+
+    /// What was read of a fetch is what was written; the checksums go into `found`.
+    fn check(
+        &self,
+        fetch: &Fetch<M>,
+        part: Part,
+        into: &dyn Destination,
+        found: &mut [Found],
+    ) -> Result<(), NotNow> {
+        let Part {
+            headers,
+            whole,
+            own,
+            ..
+        } = part;
         let mut own = own.into_iter();
         for (i, raw) in headers.iter().enumerate() {
             let index = fetch.index + i as u32;
@@ -280,6 +285,121 @@ impl<M: Media> ReadPlan<M> {
             count: 1,
         });
         Ok(())
+    }
+}
+
+/// The memory that the frames of one fetch are read into.
+struct Part {
+    headers: Vec<RawBytes>,
+    /// Which blocks land whole, headers apart.
+    whole: SmallVec<[bool; 4]>,
+    /// The others.
+    own: Vec<Box<[u8; BLOCK]>>,
+    /// All of it, in the order of the file.
+    pieces: SmallVec<[Piece; 8]>,
+}
+
+type RawBytes = [u8; HEADER_BYTES as usize];
+
+impl Part {
+    fn of<M: Media>(fetch: &Fetch<M>, into: &dyn Destination) -> Part {
+        let mut part = Part {
+            headers: vec![[0; HEADER_BYTES as usize]; fetch.count as usize],
+            whole: SmallVec::new(),
+            own: Vec::new(),
+            pieces: SmallVec::new(),
+        };
+        let pieces = &mut part.pieces;
+        for (i, header) in part.headers.iter_mut().enumerate() {
+            pieces.push(Piece {
+                start: header.as_mut_ptr(),
+                len: header.len(),
+            });
+            let lands = into.memory(fetch.index + i as u32, &mut |start, len| {
+                pieces.push(Piece { start, len });
+            });
+            part.whole.push(lands);
+            if !lands {
+                let mut block: Box<[u8; BLOCK]> = Box::new([0; BLOCK]);
+                pieces.push(Piece {
+                    start: block.as_mut_ptr(),
+                    len: BLOCK,
+                });
+                part.own.push(block);
+            }
+        }
+        part
+    }
+}
+
+/// A read that has to wait for the media, for those who can wait for many without a thread each. Its
+/// memory is to stay until every one of its parts has ended.
+pub struct WaitingRead {
+    plan: ReadPlan<FileMedia>,
+    into: Box<dyn Destination>,
+    parts: SmallVec<[Part; 1]>,
+    iovecs: SmallVec<[Vec<libc::iovec>; 1]>,
+}
+
+// SAFETY: its pointers are to memory that it owns, or that its destination keeps, whichever thread has it.
+unsafe impl Send for WaitingRead {}
+
+/// One vectored read of a file.
+pub struct WaitingPart<'a> {
+    pub file: BorrowedFd<'a>,
+    pub offset: u64,
+    pub iovecs: &'a [libc::iovec],
+    /// How much there is to read.
+    pub bytes: usize,
+}
+
+impl WaitingRead {
+    pub fn new(plan: ReadPlan<FileMedia>, into: Box<dyn Destination>) -> WaitingRead {
+        let parts: SmallVec<[Part; 1]> = plan
+            .fetches
+            .iter()
+            .map(|fetch| Part::of(fetch, &*into))
+            .collect();
+        let iovecs = parts.iter().map(|part| iovecs(&part.pieces)).collect();
+        WaitingRead {
+            plan,
+            into,
+            parts,
+            iovecs,
+        }
+    }
+
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = WaitingPart<'_>> {
+        let parts = self.plan.fetches.iter().zip(&self.iovecs);
+        parts.map(|(fetch, iovecs)| WaitingPart {
+            file: fetch.file.as_fd(),
+            offset: fetch.place.offset(),
+            bytes: iovecs.iter().map(|piece| piece.iov_len).sum(),
+            iovecs,
+        })
+    }
+
+    /// All parts were read whole: checks them. A block that is not what was written is read once more, which
+    /// may wait: the guest has changed it meanwhile, or the media have.
+    pub fn finish(self) -> Reply {
+        let (plan, into) = (&self.plan, &*self.into);
+        let mut found = plan.found_unread();
+        for (fetch, part) in plan.fetches.iter().zip(self.parts) {
+            match plan.check(fetch, part, into, &mut found) {
+                Ok(()) => {}
+                Err(NotNow::Refused(refusal)) => return Reply::Refused(refusal),
+                Err(NotNow::WouldWait) => unreachable!("it is read already"),
+            }
+        }
+        Reply::Read(ReadBlocks {
+            found,
+            data: Bytes::new(),
+        })
+    }
+
+    /// For those who cannot wait so: to be read from the beginning.
+    pub(super) fn into_plan(self) -> (ReadPlan<FileMedia>, Box<dyn Destination>) {
+        (self.plan, self.into)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::error::Doing;
 use super::media::FileMedia;
-use super::read::{Destination, NotNow, ReadPlan};
+use super::read::{Destination, NotNow, ReadPlan, WaitingRead};
 use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
 use super::{
     BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, ShownDisk,
@@ -236,6 +236,43 @@ impl SharedStore {
                 shared.read_later(Wanted::Verify(plan), Box::new(done));
             }
         }
+    }
+
+    /// How a read is to be answered; or the answer, where nothing has to be read.
+    pub fn plan_read(&self, read: Request) -> Result<ReadPlan<FileMedia>, Reply> {
+        let mut core = self.threads.shared.core.lock();
+        let Some(store) = &mut core.store else {
+            return Err(Reply::Refused(Refusal::Failed));
+        };
+        match store.handle(read) {
+            Handled::Read(plan) => Ok(plan),
+            Handled::Now(reply) => Err(reply),
+            _ => panic!("a read is asked for"),
+        }
+    }
+
+    /// Takes a read. The answer, if it is there without waiting for the media; else what is to be waited for.
+    pub fn try_read(&self, read: Request, into: ReadInto) -> Result<Reply, Box<WaitingRead>> {
+        let plan = match self.plan_read(read) {
+            Ok(plan) => plan,
+            Err(reply) => return Ok(reply),
+        };
+        match plan.run_now(&*into) {
+            Ok(blocks) => Ok(Reply::Read(blocks)),
+            Err(NotNow::Refused(refusal)) => Ok(Reply::Refused(refusal)),
+            Err(NotNow::WouldWait) => Err(Box::new(WaitingRead::new(plan, into))),
+        }
+    }
+
+    /// Has a thread of the store wait for the media, and calls `done` there.
+    pub fn wait_on_thread(
+        &self,
+        read: Box<WaitingRead>,
+        done: impl FnOnce(Reply) + Send + 'static,
+    ) {
+        let (plan, into) = read.into_plan();
+        let wanted = Wanted::Read(plan, Some(into));
+        self.threads.shared.read_later(wanted, Box::new(done));
     }
 
     /// Takes several writes as one: see [`Store::handle_writes`]. They never wait for the media.
@@ -472,10 +509,10 @@ impl Shared {
         answer(all.map(|done| (Reply::Refused(Refusal::Failed), done)));
     }
 
-    /// Runs a job without the lock.
+    /// Runs a job without the lock; whoever waits for it has it before it comes back.
     fn unlocked<T>(&self, core: &mut MutexGuard<'_, Core>, job: impl FnOnce() -> T) -> T {
         core.running += 1;
-        let result = MutexGuard::unlocked(core, || catch_unwind(AssertUnwindSafe(job)));
+        let result = MutexGuard::unlocked_fair(core, || catch_unwind(AssertUnwindSafe(job)));
         core.running -= 1;
         if core.running == 0 && core.closing {
             self.all_idle.notify_all();

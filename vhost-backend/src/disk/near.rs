@@ -8,7 +8,7 @@
 
 use parking_lot::{Condvar, Mutex};
 use replicator::message::{Refusal, Reply, Request};
-use replicator::store::{ReadInto, SharedStore};
+use replicator::store::{ReadInto, SharedStore, WaitingRead};
 use replicator::words::StoreId;
 use replicator::writer::CallId;
 use std::collections::VecDeque;
@@ -57,6 +57,21 @@ impl NearStore {
             return self.aside.inside(|| self.store.submit(request, into, done));
         }
         self.submit_aside(request, into, done);
+    }
+
+    /// Takes a read. The answer, if it is there at once; else what the media have to be waited for with; or
+    /// neither: then `done` is called with the answer.
+    pub fn try_read(
+        &self,
+        read: Request,
+        into: ReadInto,
+        done: impl FnOnce(Reply) + Send + 'static,
+    ) -> Option<Result<Reply, Box<WaitingRead>>> {
+        if self.aside.is_wanted(self.store.syncing_for()) {
+            self.submit_aside(read, Some(into), done);
+            return None;
+        }
+        Some(self.aside.inside(|| self.store.try_read(read, into)))
     }
 
     /// Takes several writes as one append; `done` is called for each, with its call. See [`SharedStore::submit_writes`].

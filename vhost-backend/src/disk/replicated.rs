@@ -18,6 +18,7 @@ use super::near::NearStore;
 use super::orders::{Orders, OrdersHandle};
 use super::placement::{Asking, Placement};
 use super::status::{DiskStatus, Phase, StatusHandle};
+use super::waiting::{Waited, WaitingReads};
 use super::{Disk, Failure, Geometry, Landing, Op, RequestId};
 use replicator::message::{ReadBlocks, Reply, Request};
 use replicator::net::{KeptSource, Link, LinkEvent, Links, Puller};
@@ -80,6 +81,8 @@ pub struct ReplicatedDisk {
     aimed: HashMap<CallId, Aimed>,
     /// Reads of the near store that land there by themselves.
     near_reads: HashSet<CallId>,
+    /// Those of them that the media have to be waited for.
+    waiting_reads: WaitingReads,
     /// The guest's reads in flight.
     landings: HashMap<RequestId, (Span, Landing)>,
     in_flight: usize,
@@ -135,6 +138,7 @@ impl ReplicatedDisk {
             near_write_bytes: 0,
             aimed: HashMap::new(),
             near_reads: HashSet::new(),
+            waiting_reads: WaitingReads::new(),
             landings: HashMap::new(),
             in_flight: 0,
             done: VecDeque::new(),
@@ -226,6 +230,11 @@ impl ReplicatedDisk {
             }
             if !self.near_writes.is_empty() {
                 self.write_near();
+                continue;
+            }
+            self.waiting_reads.submit();
+            if let Poll::Ready(waited) = self.waiting_reads.poll_ended(context) {
+                self.waited(waited);
                 continue;
             }
             let next = self.next_alarm();
@@ -530,13 +539,44 @@ impl ReplicatedDisk {
                 inbox.push(Event::Reply { call, reply });
             });
         }
-        let into = aimed.map(|aimed| {
-            self.near_reads.insert(call);
-            Box::new(aimed) as _
-        });
-        near.submit(request, into, move |reply| {
+        if let Some(aimed) = aimed {
+            return self.read_near(&near, call, request, aimed);
+        }
+        near.submit(request, None, move |reply| {
             inbox.push(Event::Reply { call, reply });
         });
+    }
+
+    fn read_near(&mut self, near: &NearStore, call: CallId, request: Request, aimed: Aimed) {
+        self.near_reads.insert(call);
+        let inbox = self.inbox.clone();
+        let answer = move |reply| inbox.push(Event::Reply { call, reply });
+        match near.try_read(request, Box::new(aimed), answer.clone()) {
+            None => {}
+            Some(Ok(reply)) => answer(reply),
+            Some(Err(read)) => {
+                if let Err(read) = self.waiting_reads.add(call, read) {
+                    near.store().wait_on_thread(read, answer);
+                }
+            }
+        }
+    }
+
+    /// A read that waited for the media of the near store has ended.
+    fn waited(&mut self, waited: Waited) {
+        match waited {
+            Waited::Answered(call, reply) => {
+                let event = self.arrived(Event::Reply { call, reply });
+                self.handle(event);
+            }
+            Waited::NotSo(call, read) => {
+                let inbox = self.inbox.clone();
+                let near = self.near.as_ref().expect("it has answered before");
+                near.store().wait_on_thread(read, move |reply| {
+                    inbox.push(Event::Reply { call, reply });
+                });
+            }
+        }
     }
 
     /// Appends the writes that have come together: one call of the store, one of the kernel. Those of one

@@ -4,7 +4,7 @@ use super::{Media, MediaFile, Piece, Space};
 use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -129,6 +129,12 @@ pub struct OpenFile {
     direct: bool,
 }
 
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl MediaFile for OpenFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -251,7 +257,7 @@ fn behind<'a>(pieces: &'a [IoSlice<'_>], mut done: usize) -> (&'a [u8], usize) {
     (&[], 0)
 }
 
-fn iovecs(pieces: &[Piece]) -> Vec<libc::iovec> {
+pub(in crate::store) fn iovecs(pieces: &[Piece]) -> Vec<libc::iovec> {
     pieces
         .iter()
         .map(|piece| libc::iovec {

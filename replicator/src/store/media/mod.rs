@@ -8,6 +8,7 @@
 mod files;
 pub mod sim;
 
+pub(super) use files::iovecs;
 pub use files::{FileMedia, OpenFile};
 
 use std::io::{self, IoSlice};

@@ -1,0 +1,370 @@
+//! Reads of the near store that have to wait for the media: on a ring of the kernel's, so that many wait at
+//! once and none of them takes a thread. A disk has a ring from its first such read on; where the kernel
+//! gives none, the store's own threads wait.
+
+use io_uring::{IoUring, opcode, types};
+use replicator::message::Reply;
+use replicator::store::WaitingRead;
+use replicator::writer::CallId;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsRawFd;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Parts of reads in the kernel's hands at once; as many completions have room twice over.
+const ENTRIES: u32 = 128;
+/// How long the end of a disk waits for them.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The reads of one disk that wait.
+pub(super) struct WaitingReads {
+    ring: Option<AsyncFd<IoUring>>,
+    refused: bool,
+    /// What the kernel writes to stays here until it has said that it is done.
+    reads: HashMap<u64, Waiting>,
+    last: u64,
+    /// Parts that the kernel does not have yet.
+    queued: VecDeque<(u64, usize)>,
+    submitted: usize,
+    /// The kernel would not have some of those.
+    again: bool,
+}
+
+struct Waiting {
+    call: CallId,
+    read: Box<WaitingRead>,
+    parts_left: usize,
+    /// A part was not read whole.
+    cut: bool,
+}
+
+/// What has become of a read.
+pub(super) enum Waited {
+    Answered(CallId, Reply),
+    /// The kernel did not read all of it: to be tried in the ordinary way.
+    NotSo(CallId, Box<WaitingRead>),
+}
+
+impl WaitingReads {
+    pub fn new() -> WaitingReads {
+        WaitingReads {
+            ring: None,
+            refused: false,
+            reads: HashMap::new(),
+            last: 0,
+            queued: VecDeque::new(),
+            submitted: 0,
+            again: false,
+        }
+    }
+
+    /// Takes a read, or gives it back where there is no ring. It begins with [`WaitingReads::submit`].
+    pub fn add(&mut self, call: CallId, read: Box<WaitingRead>) -> Result<(), Box<WaitingRead>> {
+        if self.ring.is_none() && !self.refused {
+            let ring = IoUring::new(ENTRIES).inspect_err(|error| {
+                tracing::info!(%error, "no io_uring here: threads wait for the media");
+            });
+            self.ring = ring.ok().and_then(listen);
+            self.refused = self.ring.is_none();
+        }
+        if self.ring.is_none() {
+            return Err(read);
+        }
+        self.last += 1;
+        let parts_left = read.parts().len();
+        self.queued
+            .extend((0..parts_left).map(|part| (self.last, part)));
+        self.reads.insert(
+            self.last,
+            Waiting {
+                call,
+                read,
+                parts_left,
+                cut: false,
+            },
+        );
+        Ok(())
+    }
+
+    /// Gives the kernel what it has room for.
+    pub fn submit(&mut self) {
+        let Some(ring) = &mut self.ring else { return };
+        if self.queued.is_empty() && !self.again {
+            return;
+        }
+        let ring = ring.get_mut();
+        while self.submitted < ENTRIES as usize
+            && let Some((id, index)) = self.queued.pop_front()
+        {
+            let part = self.reads[&id].read.parts().nth(index);
+            let part = part.expect("queued by its index");
+            let (file, count) = (types::Fd(part.file.as_raw_fd()), part.iovecs.len() as u32);
+            let entry = opcode::Readv::new(file, part.iovecs.as_ptr(), count)
+                .offset(part.offset)
+                .build()
+                .user_data(id << 16 | index as u64);
+            // SAFETY: iovecs, memory and file stay in `self.reads` until the entry has completed; see `drop`.
+            let pushed = unsafe { ring.submission().push(&entry) };
+            pushed.expect("no more entries than there is room for");
+            self.submitted += 1;
+        }
+        // What the kernel does not take now stays in the ring.
+        self.again = ring.submit().is_err();
+    }
+
+    /// The next read that has ended. Pending: the task is woken when there is one.
+    pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<Waited> {
+        if self.reads.is_empty() {
+            return Poll::Pending;
+        }
+        loop {
+            if let Some(ended) = self.ended() {
+                self.submit();
+                return Poll::Ready(ended);
+            }
+            let Some(ring) = &self.ring else {
+                return Poll::Pending;
+            };
+            match ready!(ring.poll_read_ready(context)) {
+                // What comes from here on wakes anew; what came before is looked for once more.
+                Ok(mut guard) => guard.clear_ready(),
+                // The runtime that it was made on is gone.
+                Err(_) => self.ring = self.ring.take().and_then(|ring| listen(ring.into_inner())),
+            }
+        }
+    }
+
+    fn ended(&mut self) -> Option<Waited> {
+        loop {
+            let entry = self.ring.as_mut()?.get_mut().completion().next()?;
+            self.submitted -= 1;
+            let (id, index) = (entry.user_data() >> 16, entry.user_data() as u16);
+            let waiting = self.reads.get_mut(&id).expect("it was submitted");
+            let part = waiting.read.parts().nth(usize::from(index));
+            let wanted = part.expect("as many parts as before").bytes;
+            waiting.cut |= usize::try_from(entry.result()) != Ok(wanted);
+            waiting.parts_left -= 1;
+            if waiting.parts_left == 0 {
+                let Waiting {
+                    call, read, cut, ..
+                } = self.reads.remove(&id).expect("just seen");
+                return Some(match cut {
+                    false => Waited::Answered(call, read.finish()),
+                    true => Waited::NotSo(call, read),
+                });
+            }
+        }
+    }
+}
+
+impl Drop for WaitingReads {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + LAST_PATIENCE;
+        self.queued.clear();
+        while self.submitted > 0 && Instant::now() < deadline {
+            let Some(ring) = &mut self.ring else { break };
+            let taken = ring.get_mut().completion().count();
+            self.submitted -= taken;
+            if taken == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if self.submitted > 0 {
+            // The kernel may still write there: that memory is never anybody else's again.
+            tracing::error!(
+                reads = self.submitted,
+                "reads of hanging media are abandoned"
+            );
+            std::mem::forget(std::mem::take(&mut self.reads));
+        }
+    }
+}
+
+fn listen(ring: IoUring) -> Option<AsyncFd<IoUring>> {
+    // SAFETY: the ring owns its descriptor, and it is the same as long as the ring lives.
+    let listening = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    listening
+        .inspect_err(|error| tracing::error!(%error, "cannot hear of reads that end"))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Landing;
+    use crate::disk::landed::Aimed;
+    use bytes::Bytes;
+    use replicator::message::{Asker, Content, Payload, Request};
+    use replicator::store::{Options, SharedStore};
+    use replicator::words::{
+        Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Seq, Span, StoreId,
+    };
+    use std::future::poll_fn;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    const DISK: DiskId = DiskId::from_u128(7);
+    const STORE: StoreId = StoreId::from_u128(9);
+    const E1: Epoch = Epoch::from_u64(1);
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn ask(store: &SharedStore, request: Request) -> Reply {
+        let (done, answer) = mpsc::channel();
+        store.submit(request, None, move |reply| done.send(reply).unwrap());
+        answer.recv_timeout(PATIENCE).unwrap()
+    }
+
+    fn asker(store: &SharedStore) -> Asker {
+        Asker {
+            disk: DISK,
+            epoch: E1,
+            incarnation: store.incarnation(),
+        }
+    }
+
+    /// Every second block of 32, each with its number in all its bytes, so that each is a part of its own.
+    fn store(dir: &Path) -> SharedStore {
+        SharedStore::format(dir, STORE, &Options::default()).unwrap();
+        let (store, _) = SharedStore::open(dir, Options::default()).unwrap();
+        assert!(matches!(
+            ask(&store, Request::seal(DISK, E1)),
+            Reply::Sealed(_)
+        ));
+        let join = Request::Join {
+            asker: asker(&store),
+            extents: Extents::new(Extent(0), Extent(1)),
+            extent_size: ExtentSize::new(1 << 20).unwrap(),
+            from: E1,
+        };
+        assert_eq!(ask(&store, join), Reply::Joined);
+        for seq in 1..=16 {
+            // The last ones first: no two that follow stand behind one another.
+            let block = 32 - 2 * seq;
+            let data = Bytes::from(vec![block as u8; 4096]);
+            let write = Request::Write {
+                asker: asker(&store),
+                seq: Seq(seq),
+                watermark: Seq(0),
+                blocks: Blocks::new(Block(block), 1),
+                content: Content::Data(Payload::new(data)),
+            };
+            assert_eq!(ask(&store, write), Reply::Written);
+        }
+        store
+    }
+
+    fn waiting_read(store: &SharedStore, span: Span) -> (Box<WaitingRead>, Landing) {
+        let landing = Landing::owned(span.len as usize);
+        let blocks = span.touched();
+        let aimed = Aimed {
+            store: STORE,
+            landing: landing.clone(),
+            span,
+            blocks,
+        };
+        let read = Request::Read {
+            asker: asker(store),
+            from: E1,
+            below: Epoch::MAX,
+            blocks,
+        };
+        let Ok(plan) = store.plan_read(read) else {
+            panic!("there is a replica");
+        };
+        (Box::new(WaitingRead::new(plan, Box::new(aimed))), landing)
+    }
+
+    async fn ended(reads: &mut WaitingReads) -> Waited {
+        reads.submit();
+        let ended = poll_fn(|context| reads.poll_ended(context));
+        tokio::time::timeout(PATIENCE, ended).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_wait_at_once_and_each_lands_where_it_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let mut reads = WaitingReads::new();
+        let mut landings = HashMap::new();
+        // More parts than the kernel takes at once; the ends of each lie within blocks.
+        for call in 0..20 {
+            let span = Span::new(512 + 4096 * (call % 3), 20 * 4096);
+            let (read, landing) = waiting_read(&store, span);
+            if reads.add(CallId(call), read).is_err() {
+                // Without io_uring threads wait: the store's own tests show that.
+                return;
+            }
+            landings.insert(call, (span, landing));
+        }
+        while !landings.is_empty() {
+            let Waited::Answered(call, Reply::Read(read)) = ended(&mut reads).await else {
+                panic!("nothing is damaged or cut");
+            };
+            let (span, landing) = landings.remove(&call.0).expect("answered once");
+            assert_eq!(read.found.len(), span.touched().count as usize);
+            for (at, byte) in landing.to_vec().into_iter().enumerate() {
+                let block = (span.offset + at as u64) / 4096;
+                let written = block.is_multiple_of(2);
+                let wanted = if written { block as u8 } else { 0 };
+                assert_eq!(byte, wanted, "{span:?} at {at}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_the_media_cut_is_given_back_and_damage_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let mut reads = WaitingReads::new();
+        let span = Span::new(0, 4096);
+        let (read, _) = waiting_read(&store, span);
+        let mut segments = Vec::new();
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let file = std::fs::File::options().read(true).write(true).open(path);
+            let file = file.unwrap();
+            if file.metadata().unwrap().len() == Options::default().segment_bytes {
+                let mut log = vec![0; 1 << 20];
+                file.read_exact_at(&mut log, 0).unwrap();
+                file.set_len(512).unwrap();
+                segments.push((file, log));
+            }
+        }
+        if reads.add(CallId(1), read).is_err() {
+            return;
+        }
+        let Waited::NotSo(CallId(1), _) = ended(&mut reads).await else {
+            panic!("there is nothing to read");
+        };
+        for (file, mut log) in segments {
+            log.iter_mut().for_each(|byte| *byte ^= 1);
+            file.write_all_at(&log, 0).unwrap();
+        }
+        let (read, _) = waiting_read(&store, span);
+        assert!(reads.add(CallId(2), read).is_ok());
+        let Waited::Answered(CallId(2), Reply::Refused(refusal)) = ended(&mut reads).await else {
+            panic!("it is not what was written");
+        };
+        let named = replicator::message::Refusal::Damaged { block: Block(0) };
+        assert_eq!(refusal, named);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_waits_for_what_may_still_land() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let mut reads = WaitingReads::new();
+        for call in 0..8 {
+            let (read, _) = waiting_read(&store, Span::new(0, 32 * 4096));
+            if reads.add(CallId(call), read).is_err() {
+                return;
+            }
+        }
+        reads.submit();
+        assert!(reads.submitted > 0);
+        drop(reads);
+    }
+}
