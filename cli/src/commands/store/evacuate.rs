@@ -82,6 +82,7 @@ fn describe(evacuation: &Evacuation, places: &Places, plan: bool) -> String {
     let bytes = human_bytes(evacuation.bytes);
     let mut parts = vec![match plan {
         true => format!("{disks} would leave {name}, {bytes} to copy:"),
+        false if evacuation.disks.len() == 1 => format!("{disks} leaves {name}, {bytes} to copy:"),
         false => format!("{disks} leave {name}, {bytes} to copy:"),
     }];
     let rows = evacuation.disks.iter().map(|disk| {
@@ -123,7 +124,7 @@ mod tests {
         };
         let text = describe(&evacuation, &places(), false);
         assert!(
-            text.starts_with("1 disk leave tokyo-1, 3 GiB to copy:\nDISK"),
+            text.starts_with("1 disk leaves tokyo-1, 3 GiB to copy:\nDISK"),
             "{text}"
         );
         assert!(text.ends_with("`ukai store evacuate tokyo-1 --cancel` leaves the rest"));

@@ -28,6 +28,8 @@ use vhost_backend::disk::{
 const FAREWELL: Duration = Duration::from_secs(30);
 /// Between two looks at whether it has.
 const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at whether a disk that is being taken over is open.
+const SOON: Duration = Duration::from_millis(10);
 /// Between two tries to fetch a disk's record, or to listen on its socket.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often an open disk's writer looks whether its stores have found damage, and whether they agree.
@@ -233,6 +235,18 @@ impl Serving {
         let _ = self.stop.wait_for(|stop| *stop != Stop::No).await;
     }
 
+    /// Of a disk that was started without a VM: whoever ordered the take-over waits to hear that it is open.
+    async fn tell_when_open(&mut self) {
+        let starts = |handles: &Handles| handles.status.now().phase == Phase::Starting;
+        while self.handles.get().is_some_and(starts) {
+            let stopped = self.stop.wait_for(|stop| *stop != Stop::No);
+            if tokio::time::timeout(SOON, stopped).await.is_ok() {
+                return;
+            }
+        }
+        self.changed.notify_one();
+    }
+
     /// After [`Serving::stopped`]: gives the VM's process time to leave, where that is still possible.
     async fn farewell(&mut self, backend: &Backend<ReplicatedDisk>) {
         let is_idle = |handles: &Handles| {
@@ -349,6 +363,7 @@ async fn serve(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Serv
         socket: socket.display().to_string(),
         status: String::new(),
     }));
+    serving.tell_when_open().await;
     serving.stopped().await;
     serving.farewell(&backend).await;
     serving.is(State::Runs(BackendState::Stopping));
