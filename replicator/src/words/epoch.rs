@@ -37,9 +37,10 @@ impl Epoch {
         Epoch(((generation.0 as u64) << 48) | 1)
     }
 
-    /// The epoch to issue after this one, never below the first of `generation`.
+    /// The epoch to issue after this one, above the first of `generation`: in that one only disks are that
+    /// were made in this generation and that nobody has opened yet.
     pub fn next(self, generation: Generation) -> Self {
-        Epoch(self.0 + 1).max(Epoch::first(generation))
+        Epoch(self.max(Epoch::first(generation)).0 + 1)
     }
 
     pub const fn generation(self) -> Generation {
@@ -159,7 +160,8 @@ mod tests {
             .next(Generation(0));
         let after_restore = Epoch::first(Generation(0)).next(Generation(1));
         assert!(after_restore > before);
-        assert_eq!(after_restore.next(Generation(1)).to_string(), "1.2");
+        assert_eq!(after_restore.to_string(), "1.2", "it was opened");
+        assert_eq!(after_restore.next(Generation(1)).to_string(), "1.3");
         assert_eq!(before.to_string(), "3");
     }
 
