@@ -137,6 +137,9 @@ pub enum Refusal {
     /// It is not known whether a swap was made.
     #[error("the placement service's catalog failed: {why}")]
     Catalog { why: String },
+    /// The catalog was restored or lost, and has not been compared with the stores yet: no swap is made.
+    #[error("the disk is waited for: {why}")]
+    InDoubt { why: String },
     /// Another placement service has to be asked.
     #[error("this placement service only stands by; {}", leads(.leader))]
     NotLeader { leader: Option<Leader> },

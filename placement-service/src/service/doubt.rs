@@ -148,11 +148,33 @@ impl Service {
         if !unverified {
             return Ok(behind);
         }
-        let dropping = self.catalog.get(&key::dropping(disk))?.is_some();
-        Ok(match load_disk(&*self.catalog, disk)? {
-            Some(record) => self.doubt(&record.value).is_some(),
-            None => !dropping,
-        })
+        match load_disk(&*self.catalog, disk)? {
+            Some(record) => Ok(self.doubt(&record.value).is_some()),
+            None => self.may_be_forgotten(disk),
+        }
+    }
+
+    /// Whether a disk that this catalog does not know may be one that it has lost: it was restored, or knows
+    /// no disk at all.
+    pub(super) fn may_be_forgotten(&self, disk: DiskId) -> Result<bool, CatalogError> {
+        if self.catalog.get(&key::dropping(disk))?.is_some() {
+            return Ok(false);
+        }
+        let (unverified, has_disks) = {
+            let shown = self.shown_epochs();
+            (shown.unverified.is_some(), shown.has_disks)
+        };
+        Ok(unverified || !(has_disks || self.knows_disks()?))
+    }
+
+    /// Whether there are disks in the catalog, or were not long ago.
+    fn knows_disks(&self) -> Result<bool, CatalogError> {
+        let any = !self.catalog.page(key::DISKS, None)?.is_empty()
+            || !self.catalog.page(key::DROPPING, None)?.is_empty();
+        if any {
+            self.shown_epochs().has_disks = true;
+        }
+        Ok(any)
     }
 
     /// A node runs backends, and the catalog knows no disk at all: it is not a new cluster, but one that has
@@ -165,10 +187,7 @@ impl Service {
         if backends.is_empty() || is_settled {
             return Ok(());
         }
-        if !self.catalog.page(key::DISKS, None)?.is_empty()
-            || !self.catalog.page(key::DROPPING, None)?.is_empty()
-        {
-            self.shown_epochs().has_disks = true;
+        if self.knows_disks()? {
             return Ok(());
         }
         let unverified = Unverified {

@@ -41,9 +41,24 @@ impl Service {
         } = &asked;
         for _ in 0..MAX_TRIES {
             let Some(kept) = load_disk(&*self.catalog, *disk)? else {
-                return Ok(Response::Refused(Refusal::NoSuchDisk { disk: *disk }));
+                return Ok(Response::Refused(match self.may_be_forgotten(*disk)? {
+                    true => in_doubt("this catalog may have lost the disk"),
+                    false => Refusal::NoSuchDisk { disk: *disk },
+                }));
             };
-            // First of all: whoever asks again after a lost answer has to see what it has done.
+            // An older record would issue an epoch over others' heads, take the revision of its past for that of
+            // another present, or tell the disk's own writer that it is superseded.
+            if let Some(doubt) = self.doubt(&kept.value) {
+                return Ok(match change {
+                    Change::Attach { .. } | Change::TakeOver { .. } => {
+                        let why = format!("{doubt}; {REBUILD}");
+                        Response::ChangeRefused(ChangeRefused::InDoubt { why })
+                    }
+                    // Whoever has it open waits, as for a service that is away.
+                    _ => Response::Refused(in_doubt(doubt)),
+                });
+            }
+            // First of all else: whoever asks again after a lost answer has to see what it has done.
             if kept.value.revision != *expected {
                 return Ok(Response::Conflict(Box::new(kept.value.into())));
             }
@@ -180,11 +195,6 @@ impl Service {
         if owner.backend != attachment.backend || owner.host != who.host {
             return Ok(Err(malformed("the owner is not the one who asks")));
         }
-        // A record that is older than what stores were shown would issue an epoch over others' heads.
-        if let Some(doubt) = self.doubt(record) {
-            let why = format!("{doubt}; {REBUILD}");
-            return Ok(Err(Response::ChangeRefused(ChangeRefused::InDoubt { why })));
-        }
         // A backend that is to go does not open another epoch; one that stands by does, when its VM is there.
         if attachment.wanted == Wanted::Detached {
             return Ok(Err(Response::ChangeRefused(ChangeRefused::NotOwner)));
@@ -225,6 +235,12 @@ impl Service {
             });
         }
         Ok(addresses)
+    }
+}
+
+fn in_doubt(why: impl std::fmt::Display) -> Refusal {
+    Refusal::InDoubt {
+        why: format!("{why}; {REBUILD}"),
     }
 }
 

@@ -195,3 +195,82 @@ fn a_disk_whose_store_is_silent_is_refused_until_somebody_takes_the_blame() {
     assert!(accepted.complete);
     assert_eq!(play.record(record.id), record);
 }
+
+#[test]
+fn no_swap_goes_through_or_ends_a_writer_while_its_record_is_in_doubt() {
+    let play = Play::new();
+    let id = play.create("web1");
+    let backend = play.attach("web1", "t1", false).unwrap();
+    play.swap(&node("t1"), id, backend, open(backend, 1, "t1"));
+    let text = play.service.backup(play.now).unwrap();
+    let then = play.record(id);
+    let lost = *then.members().last().unwrap();
+    let eject = Change::Eject {
+        by: (backend, Life(1)),
+        stores: vec![lost],
+    };
+    play.swap(&node("t1"), id, backend, eject.clone());
+    let now = play.record(id);
+
+    let play = restored(&text);
+    let swap = |play: &Play, expected: Revision, change: &Change| {
+        let request = Request::Swap {
+            disk: id,
+            backend,
+            expected,
+            change: change.clone(),
+        };
+        play.service.handle(&node("t1"), FROM, request, play.now)
+    };
+    let waits = |answer: Response| {
+        let is_told = matches!(answer, Response::Refused(Refusal::InDoubt { .. }));
+        assert!(is_told, "{answer:?}");
+    };
+    // The revision of then is that of another present.
+    waits(swap(&play, then.revision, &eject));
+    waits(swap(&play, now.revision, &eject));
+    for number in 1..=3 {
+        beat_as(&play, number, &now, runs(id, backend));
+    }
+    waits(swap(&play, then.revision, &eject));
+    // And this is not superseded, though the catalog has another revision.
+    let last = Version::new(now.epoch, replicator::words::Seq(9));
+    let close = Change::Close {
+        by: (backend, Life(1)),
+        last,
+        successor: None,
+    };
+    waits(swap(&play, now.revision, &close));
+    tell_all(&play, &now);
+    play.service.rebuild(&Rebuild::default(), play.now).unwrap();
+    let answer = swap(&play, then.revision, &eject);
+    assert!(matches!(answer, Response::Conflict(_)), "{answer:?}");
+    let answer = swap(&play, now.revision, &close);
+    assert!(matches!(answer, Response::Swapped(_)), "{answer:?}");
+}
+
+#[test]
+fn a_catalog_that_knows_nothing_ends_no_writer() {
+    let (_, record, backend) = history();
+    let play = Play::over(Arc::new(MemoryCatalog::new()));
+    let request = Request::Swap {
+        disk: record.id,
+        backend,
+        expected: record.revision,
+        change: Change::Eject {
+            by: (backend, Life(1)),
+            stores: record.members(),
+        },
+    };
+    let answer = play
+        .service
+        .handle(&node("t1"), FROM, request.clone(), play.now);
+    let waits = matches!(answer, Response::Refused(Refusal::InDoubt { .. }));
+    assert!(waits, "{answer:?}");
+    // One that does know others has never had this one.
+    let play = Play::new();
+    play.create("web2");
+    let answer = play.service.handle(&node("t1"), FROM, request, play.now);
+    let unknown = matches!(answer, Response::Refused(Refusal::NoSuchDisk { .. }));
+    assert!(unknown, "{answer:?}");
+}
