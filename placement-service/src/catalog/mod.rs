@@ -14,7 +14,6 @@ mod redb;
 
 pub use self::etcd::{
     Announcement, BadEtcdAddress, Campaign, Etcd, EtcdAddress, EtcdCatalog, LEASE, Leadership,
-    client_tls,
 };
 pub use self::memory::MemoryCatalog;
 pub use self::redb::RedbCatalog;
@@ -80,6 +79,8 @@ pub enum CatalogError {
     },
     #[error("{path} cannot be opened: {why}")]
     Open { path: PathBuf, why: String },
+    #[error("etcd's authority and certificates {0}")]
+    EtcdTls(&'static str),
     #[error("{key} holds something that this version does not understand: {why}")]
     Malformed { key: String, why: String },
     /// Nothing was changed.

@@ -10,9 +10,7 @@ mod stores;
 mod tls;
 mod verifying;
 
-use crate::catalog::{
-    BadEtcdAddress, Catalog, CatalogError, Etcd, EtcdAddress, RedbCatalog, client_tls,
-};
+use crate::catalog::{BadEtcdAddress, Catalog, CatalogError, Etcd, EtcdAddress, RedbCatalog};
 use lead::{Leading, Shell, Stage, StandingBy};
 use replicator::net::identity::Credentials;
 use std::future::Future;
@@ -31,7 +29,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub catalog: CatalogAt,
-    /// The folder with etcd's authority, and a certificate for it: [`client_tls`].
+    /// For `etcds://`, a folder with `ca.crt`, which signed etcd's certificates, and `client.crt` with `client.key`,
+    /// which it is shown; without these two it is shown nothing.
     pub etcd_pki: Option<PathBuf>,
     /// UDP address for nodes.
     pub nodes: SocketAddr,
@@ -77,8 +76,6 @@ pub enum ServerError {
     },
     #[error("the certificate is of {found}; the placement service needs one of its own role")]
     Role { found: String },
-    #[error("etcd's authority and certificates {0}")]
-    EtcdTls(&'static str),
 }
 
 /// A running placement service. Dropping it stops it without waiting; [`Server::stop`] waits.
@@ -127,21 +124,7 @@ impl Server {
     }
 
     async fn start_over(config: Config, address: EtcdAddress) -> Result<Server, ServerError> {
-        let tls = match (&config.etcd_pki, address.tls) {
-            (Some(dir), true) => Some(client_tls(dir)?),
-            (None, false) => None,
-            (Some(_), false) => {
-                return Err(ServerError::EtcdTls(
-                    "are given, and the address begins with etcd://: write etcds://",
-                ));
-            }
-            (None, true) => {
-                return Err(ServerError::EtcdTls(
-                    "are needed for etcds://: say --etcd-pki",
-                ));
-            }
-        };
-        let etcd = Etcd::new(address, tls)?;
+        let etcd = Etcd::new(address, config.etcd_pki.as_deref())?;
         let (stage, shared) = watch::channel(Stage::StandingBy(StandingBy::default()));
         let mut server = Self::listen(&config, Shell::new(shared)).await?;
         let me = lead::announcement(&config, server.nodes, server.operators);

@@ -6,9 +6,7 @@ use crate::output::{Output, human_bytes, table};
 use anyhow::Context;
 use placement_service::api::{Rebuild, RebuildDisk, RebuildVerdict, Rebuilt};
 use placement_service::backup::{self, Head};
-use placement_service::catalog::{
-    Announcement, Campaign, Catalog, Etcd, EtcdCatalog, RedbCatalog, client_tls,
-};
+use placement_service::catalog::{Announcement, Campaign, Catalog, Etcd, EtcdCatalog, RedbCatalog};
 use placement_service::policy::UnixSeconds;
 use placement_service::server::CatalogAt;
 use replicator::words::{DiskName, Generation};
@@ -185,8 +183,7 @@ impl At {
                 })
             }
             CatalogAt::Etcd(address) => {
-                let tls = self.etcd_pki.as_deref().map(client_tls).transpose()?;
-                let etcd = Arc::new(Etcd::new(address, tls)?);
+                let etcd = Arc::new(Etcd::new(address, self.etcd_pki.as_deref())?);
                 let me = Announcement {
                     name: "an operator's command".into(),
                     nodes: None,

@@ -12,11 +12,11 @@ use super::messages::{
     Bytes, Compare, GRANT, Grant, Granted, KEEP_ALIVE, KeptAlive, KeyValue, Number, OfLease,
     Operation, Put, RANGE, REVOKE, Range, Ranged, Revoked, TXN, Txn, Txned,
 };
+use super::tls::client_tls;
 use crate::catalog::CatalogError;
-use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -59,7 +59,22 @@ pub struct Leadership {
 }
 
 impl Etcd {
-    pub fn new(address: EtcdAddress, tls: Option<Arc<ClientConfig>>) -> Result<Self, CatalogError> {
+    /// `pki`: for `etcds://`, what [`client_tls`] reads.
+    pub fn new(address: EtcdAddress, pki: Option<&Path>) -> Result<Self, CatalogError> {
+        let tls = match (pki, address.tls) {
+            (Some(dir), true) => Some(client_tls(dir)?),
+            (None, false) => None,
+            (Some(_), false) => {
+                return Err(CatalogError::EtcdTls(
+                    "are given, and the address begins with etcd://: write etcds://",
+                ));
+            }
+            (None, true) => {
+                return Err(CatalogError::EtcdTls(
+                    "are needed for etcds://: say --etcd-pki",
+                ));
+            }
+        };
         let gateway = Gateway::new(&address, tls)
             .map_err(|error| CatalogError::Failed(format!("cannot start: {error}")))?;
         Ok(Etcd { gateway, address })

@@ -23,7 +23,6 @@ mod tls;
 
 pub use address::{BadEtcdAddress, EtcdAddress};
 pub use election::{Announcement, Campaign, Etcd, LEASE, Leadership};
-pub use tls::client_tls;
 
 use super::{
     Catalog, CatalogError, Committed, Expect, KeyRevision, PAGE_KEYS, Stored, Transaction,

@@ -1,7 +1,9 @@
 //! What is etcd's own: who leads, and what a service that no longer does can still do. Nothing.
 
-use super::testing::{TestEtcd, named, won};
+use super::testing::{TestEtcd, make_certificates, named, won};
 use super::*;
+use std::fs;
+use tempfile::TempDir;
 
 fn put(key: &str, value: &str) -> Transaction {
     Transaction::new().put(key, value.into())
@@ -84,4 +86,57 @@ fn nobody_there_is_an_error_and_nothing_else() {
         Err(CatalogError::Failed(why)) => assert!(why.contains("127.0.0.1:1"), "{why}"),
         _ => panic!("nobody answers there"),
     }
+}
+
+/// Why somebody who comes with this folder is not served.
+fn turned_away(etcd: &TestEtcd, pki: &std::path::Path) -> String {
+    let stranger = etcd.connect_tls("a", pki).unwrap();
+    match stranger.campaign(&named("stranger")) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("it is let in"),
+    }
+}
+
+#[test]
+fn over_tls_both_show_a_certificate_and_nobody_else_gets_in() {
+    let etcd = TestEtcd::start_tls();
+    let ours = Arc::new(etcd.connect_tls("a", etcd.pki()).unwrap());
+    let catalog = EtcdCatalog::new(ours.clone(), Arc::new(won(&ours, "me")));
+    assert_eq!(catalog.commit(&put("k", "1")).unwrap(), Committed::Yes);
+    assert_eq!(catalog.get("k").unwrap().unwrap().value, b"1");
+
+    // Another authority: to us, etcd is not the one that we mean.
+    let other = TempDir::new().unwrap();
+    make_certificates(other.path());
+    let why = turned_away(&etcd, other.path());
+    assert!(why.contains("certificate"), "{why}");
+    // The right authority, and no certificate, or one of another authority: etcd does not let us in.
+    fs::copy(etcd.pki().join("ca.crt"), other.path().join("ca.crt")).unwrap();
+    turned_away(&etcd, other.path());
+    fs::remove_file(other.path().join("client.crt")).unwrap();
+    turned_away(&etcd, other.path());
+    // In the clear.
+    let clear = etcd.connect("a");
+    assert!(clear.campaign(&named("me")).is_err());
+    assert_eq!(catalog.get("k").unwrap().unwrap().value, b"1");
+}
+
+#[test]
+fn tls_is_never_left_out_by_mistake() {
+    let parsed = |text: &str| text.parse::<EtcdAddress>().unwrap();
+    let refused = |address: &str, pki| match Etcd::new(parsed(address), pki) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{address} is taken"),
+    };
+    let dir = TempDir::new().unwrap();
+    let why = refused("etcds://127.0.0.1:1", None);
+    assert!(why.contains("--etcd-pki"), "{why}");
+    let why = refused("etcd://127.0.0.1:1", Some(dir.path()));
+    assert!(why.contains("etcds://"), "{why}");
+    let why = refused("etcds://127.0.0.1:1", Some(dir.path()));
+    assert!(why.contains("ca.crt"), "{why}");
+    make_certificates(dir.path());
+    fs::remove_file(dir.path().join("client.key")).unwrap();
+    let why = refused("etcds://127.0.0.1:1", Some(dir.path()));
+    assert!(why.contains("client.key"), "{why}");
 }

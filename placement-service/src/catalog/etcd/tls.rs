@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// From a folder with `ca.crt`, which signed etcd's certificates, and `client.crt` with `client.key`, which
 /// we show; without these two we show nothing.
-pub fn client_tls(dir: &Path) -> Result<Arc<ClientConfig>, CatalogError> {
+pub(super) fn client_tls(dir: &Path) -> Result<Arc<ClientConfig>, CatalogError> {
     let authority = dir.join("ca.crt");
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&authority)? {
