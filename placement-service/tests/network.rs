@@ -2,22 +2,25 @@
 
 #[path = "network/abuse.rs"]
 mod abuse;
+#[path = "network/stores.rs"]
+mod stores;
 
 use placement_service::api::{self, Attached, Created, ErrorBody};
 use placement_service::client::{ClientError, PlacementClient};
 use placement_service::node_protocol::{
-    self, BackendReport, BackendState, Desired, Grant, Heartbeat, Hello, Refusal, StoreReport,
-    Welcome,
+    self, BackendReport, BackendState, Desired, DesiredAttachment, Grant, Heartbeat, Hello,
+    Refusal, StoreReport, Welcome,
 };
 use placement_service::planner;
 use placement_service::server::{CatalogAt, Config, Server};
 use replicator::net::identity::{Credentials, Dial, Expected, Identity, Pki, Role};
 use replicator::words::{
-    BackendId, Change, DatacenterName, DiskId, HostName, Incarnation, Life, Owner, RackName,
-    Revision, Seq, Starts, StoreId, Version,
+    BackendId, Change, DatacenterName, DiskId, DiskRecord, Epoch, HostName, Incarnation, Life,
+    Owner, RackName, Revision, Seq, Starts, StoreId, Version,
 };
 use replicator::writer::SwapOutcome;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -166,6 +169,14 @@ fn obedient_node_in(
         loop {
             let running = desired.attachments.iter();
             let running = running.filter(|a| a.wanted != api::Wanted::Detached);
+            let mut open = BTreeMap::new();
+            for attachment in running.clone().filter(|a| a.take_over) {
+                let own = host(&format!("t{number}"));
+                open.insert(
+                    attachment.backend,
+                    take_over(&client, own, attachment).await,
+                );
+            }
             let backends = running.map(|attachment| BackendReport {
                 disk: attachment.disk,
                 backend: attachment.backend,
@@ -173,7 +184,7 @@ fn obedient_node_in(
                     status: String::new(),
                     socket: format!("/run/ukai/{}.sock", attachment.name),
                 },
-                epoch: None,
+                epoch: open.get(&attachment.backend).copied(),
                 stall: None,
                 hindrance: None,
                 verdict: None,
@@ -193,6 +204,36 @@ fn obedient_node_in(
             }
         }
     })
+}
+
+/// What a backend does that is told to take over: it fences, settles, and is open.
+async fn take_over(
+    client: &PlacementClient,
+    own: HostName,
+    attachment: &DesiredAttachment,
+) -> Epoch {
+    let (disk, backend) = (attachment.disk, attachment.backend);
+    let mine = |record: &DiskRecord| record.owner().is_some_and(|owner| owner.backend == backend);
+    let record = client.record(disk).await.unwrap().record;
+    if mine(&record) {
+        return record.epoch;
+    }
+    let owner = Owner {
+        backend,
+        life: Life(1),
+        host: own,
+    };
+    let swap = async |record: &DiskRecord, change| {
+        let (outcome, grant) = client.swap(disk, backend, record.revision, change).await;
+        match outcome {
+            SwapOutcome::Done(record) if !grant.is_empty() => record,
+            other => panic!("{other:?}"),
+        }
+    };
+    let taken = swap(&record, Change::TakeOver { owner }).await;
+    let by = (backend, Life(1));
+    let settled = swap(&taken, Change::Settle { by, drop: vec![] }).await;
+    settled.epoch
 }
 
 async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
