@@ -57,6 +57,8 @@ pub(super) enum Holds {
     LiveWhole,
     LiveFilling,
     Sealed,
+    /// It missed a write while it was being filled: what it had stands sealed below those that stayed.
+    LeftEarly,
     /// It missed a write, then.
     Ejected {
         since: UnixSeconds,
@@ -102,6 +104,7 @@ pub(super) fn holders(
                 Some(until) => Some(until),
                 None => return,
             },
+            (Standing::Away { until }, Holds::LeftEarly) => Some(until),
             (Standing::Away { .. } | Standing::Leaving | Standing::Gone, _) => return,
         };
         let known = holders.iter().any(|holder| holder.seat == seat);
@@ -124,10 +127,13 @@ pub(super) fn holders(
         entry.stores.iter().for_each(|store| add(store, holds));
     }
     for entry in history.0.iter().filter(|entry| !entry.is_live()) {
-        entry
-            .stores
-            .iter()
-            .for_each(|store| add(store, Holds::Sealed));
+        let stayed = history.live().any(|live| live.from == entry.from);
+        let holds = if stayed {
+            Holds::LeftEarly
+        } else {
+            Holds::Sealed
+        };
+        entry.stores.iter().for_each(|store| add(store, holds));
     }
     for retired in subject.retired {
         if retired.extents.iter().any(|part| inside(extents, *part)) {

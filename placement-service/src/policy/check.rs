@@ -193,6 +193,12 @@ impl OneClass<'_> {
                 "min-copies = {total} is all copies: guests wait whenever one store fails, until it is back or declared lost"
             ));
         }
+        if self.class.copies.is_none() && self.class.min_copies > 1 {
+            self.note(format!(
+                "min-copies = {} is all copies of disks that were created with no more: their guests wait whenever one store fails, until it is back or declared lost",
+                self.class.min_copies
+            ));
+        }
         let elsewhere = |barred: &DatacenterName| {
             let silent = self.topology.datacenters.iter().filter(|dc| {
                 *dc != here && *dc != barred && !others.class(dc, self.name).never.contains(barred)
@@ -410,6 +416,7 @@ mod tests {
             notes("copies = 2\nmin-copies = 2").contains("guests wait whenever one store fails")
         );
         assert!(!notes("copies = 2").contains("guests wait"));
+        assert!(notes("min-copies = 2").contains("created with no more: their guests wait"));
         assert!(notes("never = [\"frankfurt\"]").contains("only in osaka are not bound"));
         assert!(notes("never = [\"tokyo\"]").contains("reach their disks elsewhere"));
     }

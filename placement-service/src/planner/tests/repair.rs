@@ -238,3 +238,33 @@ fn guests_wait_below_min_copies_unless_what_they_wait_for_is_given_up() {
     set_health(&mut case, 3, Health::Gone);
     assert_eq!(least(&case), 1);
 }
+
+#[test]
+fn a_member_that_left_in_the_middle_of_a_fill_is_waited_for_as_others_are() {
+    // It came from osaka, is being filled in tokyo, and its store on 3 goes away meanwhile.
+    let mut case = Case::new(&[], "tokyo", &[11, 12]);
+    case.record = switch(&case.record, case.record.extents(), &[1, 3]);
+    // What it had then is synced, and stands sealed when it goes.
+    case.record = apply(&case.record, &Change::TakeOver { owner: owner() });
+    let settle = Change::Settle {
+        by: by(),
+        drop: vec![],
+    };
+    case.record = apply(&case.record, &settle);
+    let change = Change::Eject {
+        by: by(),
+        stores: vec![store(3)],
+    };
+    case.record = apply(&case.record, &change);
+    let since = A_MINUTE_AGO;
+    set_health(&mut case, 3, Health::Silent { since });
+    let plan = case.plan();
+    assert_eq!(plan.awaited.len(), 1, "{plan:?}");
+    assert_eq!(plan.awaited[0].store, store(3));
+    assert!(story(&plan).iter().all(|step| !step.starts_with("switch")));
+    set_health(&mut case, 3, Health::Up);
+    assert_eq!(story(&case.plan())[0], "switch 1 3");
+    set_health(&mut case, 3, Health::Silent { since });
+    case.now = A_MINUTE_AGO.after(DEFAULT_REPAIR_AFTER);
+    assert_eq!(story(&case.plan())[0], "switch 1 2");
+}
