@@ -12,17 +12,22 @@ use placement_service::api::{Detach, Detached, Disk, StoreAddress, TakeWriter, W
 use placement_service::client::PlacementClient;
 use replicator::net::{Links, Place};
 use replicator::words::{DiskName, Epoch, Life, Owner};
-use replicator::writer::{self, TakeOver};
+use replicator::writer::{self, NotStarted, TakeOver};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::signal::ctrl_c;
 use tokio::task::LocalSet;
 use uuid::Uuid;
 use vhost_backend::disk::image::{self, Before, ImageError, Progress};
 use vhost_backend::disk::{DiskIo, ReplicatedDisk, Surroundings};
+
+/// How long a node may take to close a disk that it only copied for.
+const LETTING_GO: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Write a raw image to a detached disk.
 #[derive(clap::Args)]
@@ -209,30 +214,37 @@ async fn open(connection: &Connection, writer: Writer) -> anyhow::Result<DiskIo>
         life: Life(Uuid::new_v4().as_u64_pair().0),
         host: credentials.identity().host.clone(),
     };
-    let around = Surroundings {
-        near: None,
-        links,
-        placement: Arc::new(client),
-    };
     // As patient as a node: who is ejected here is out for the next writer too.
     let config = writer::Config {
         eject_after: Some(DEFAULT_EJECT_AFTER),
         settle_patience: DEFAULT_EJECT_AFTER,
         ..writer::Config::default()
     };
-    let disk = ReplicatedDisk::new(writer.record, owner, config, around);
-    let ordered = writer.take_over;
-    disk.orders().change(|orders| {
-        orders.take_over = if ordered {
-            TakeOver::Ordered
-        } else {
-            TakeOver::Own
+    let take_over = match writer.take_over {
+        true => TakeOver::Ordered,
+        false => TakeOver::Own,
+    };
+    let until = Instant::now() + LETTING_GO;
+    let mut record = writer.record;
+    loop {
+        let id = record.id;
+        let around = Surroundings {
+            near: None,
+            links: links.clone(),
+            placement: Arc::new(client.clone()),
         };
-    });
-    let opened = DiskIo::open(disk).await;
-    opened.map_err(|why| {
-        Failure::new(Code::Refused, "the disk could not be opened")
-            .because(why)
-            .into()
-    })
+        let disk = ReplicatedDisk::new(record, owner.clone(), config.clone(), around);
+        disk.orders().change(|orders| orders.take_over = take_over);
+        match DiskIo::open(disk).await {
+            Ok(io) => return Ok(io),
+            // Whoever copied for it while nobody had it has been told to let go.
+            Err(NotStarted::AlreadyOpen { .. }) if Instant::now() < until => {}
+            Err(why) => {
+                let failure = Failure::new(Code::Refused, "the disk could not be opened");
+                return Err(failure.because(why).into());
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+        record = client.record(id).await?.record;
+    }
 }
