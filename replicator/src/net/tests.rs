@@ -466,6 +466,44 @@ async fn a_newer_peer_and_an_unknown_store_are_told_so() {
 }
 
 #[tokio::test]
+async fn a_peer_of_the_version_before_is_spoken_to_as_it_understands() {
+    let cluster = Cluster::start().await;
+    let older = Hello {
+        versions: VersionRange { min: 1, max: 2 },
+        store: STORE,
+    };
+    let (_endpoint, connection) = cluster.raw().await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.write_all(&older.encode()).await.unwrap();
+    let mut welcome = [0; 48];
+    let welcomed = timeout(PATIENCE, recv.read_exact(&mut welcome)).await;
+    welcomed.unwrap().unwrap();
+    let welcome = Welcome::decode(&welcome).unwrap().0;
+    assert_eq!(welcome.verdict, Verdict::Speak(2));
+
+    let mut decoder = Decoder::<Reply>::new();
+    let mut answers = Vec::new();
+    for (call, request) in [write(3, pattern(2, 3)), read(3, 2)].iter().enumerate() {
+        assert!(crate::wire::since(request) <= 2);
+        let frame = request.encode(Call(call as u64));
+        send.write_all(&frame.head).await.unwrap();
+        send.write_all(&frame.data).await.unwrap();
+        while answers.len() <= call {
+            let chunk = timeout(PATIENCE, recv.read_chunk(1 << 20, true)).await;
+            decoder.push(chunk.unwrap().unwrap().expect("more").bytes);
+            while let Some((_, reply)) = decoder.next().unwrap() {
+                answers.push(reply);
+            }
+        }
+    }
+    assert_eq!(answers[0], Reply::Written);
+    let Reply::Read(read) = &answers[1] else {
+        panic!("{:?}", answers[1]);
+    };
+    assert_eq!(read.data[..], pattern(2, 3)[..]);
+}
+
+#[tokio::test]
 async fn a_peer_that_does_not_read_stops_being_read() {
     let cluster = Cluster::start().await;
     let (good, mut heard) = link(&cluster.links, STORE);
