@@ -1,5 +1,6 @@
-//! A cluster of real processes on this machine: one placement service, and nodes that share nothing
-//! but loopback, or a network between hosts. All that knows the command line of `ukai` is in this file.
+//! A cluster of real processes on this machine: one placement service over a file, or several over
+//! etcd, and nodes that share nothing but loopback, or a network between hosts. All that knows the command
+//! line of `ukai` is in this file.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::etcd::EtcdMembers;
 use crate::guest::kit;
 use crate::networks::Networks;
 use crate::processes::{Lifetime, Process, Scratch, ask};
@@ -60,11 +62,11 @@ pub const TOKYO_AND_OSAKA: [NodeSpec; 3] = [
 pub struct Cluster {
     ukai: PathBuf,
     data: PathBuf,
-    nodes_at: SocketAddr,
-    operators_at: SocketAddr,
+    /// Of the placement service, unless it is in etcd.
+    catalog: PathBuf,
     lifetime: Lifetime,
-    placement_log: PathBuf,
-    placement: Option<Process>,
+    services: Vec<Service>,
+    etcd: Option<EtcdMembers>,
     nodes: Vec<Node>,
     link: Option<Link>,
     networks: Option<Networks>,
@@ -87,13 +89,27 @@ pub struct Ground {
     pub networks: Option<Networks>,
     /// None: what nodes do when nobody says otherwise.
     pub eject_after: Option<Duration>,
+    /// Where the catalog of three placement services is. None: one service, with a file.
+    pub etcd: Option<EtcdMembers>,
 }
+
+/// A placement service.
+struct Service {
+    host: &'static str,
+    nodes_at: SocketAddr,
+    operators_at: SocketAddr,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+/// One over a file is the first.
+const SERVICES: [&str; 3] = [CONTROL, "control-2", "control-3"];
 
 struct Node {
     spec: &'static NodeSpec,
     listen: SocketAddr,
     /// Where it finds the placement service, and hosts that are reached over the link: HOST=ADDRESS.
-    placement: SocketAddr,
+    placement: Vec<SocketAddr>,
     via: Vec<String>,
     capacity: Option<u64>,
     log: PathBuf,
@@ -124,6 +140,15 @@ impl Cluster {
         Cluster::start_on(scratch, specs, lifetime, ground)
     }
 
+    /// Three placement services over three members of etcd.
+    pub fn start_over_etcd(scratch: &Scratch, specs: &'static [NodeSpec]) -> Result<Cluster> {
+        let ground = Ground {
+            etcd: Some(EtcdMembers::start(scratch)?),
+            ..Ground::default()
+        };
+        Cluster::start_on(scratch, specs, Lifetime::Ours, ground)
+    }
+
     pub fn start_on(
         scratch: &Scratch,
         specs: &'static [NodeSpec],
@@ -134,28 +159,43 @@ impl Cluster {
             link,
             networks,
             eject_after,
+            etcd,
         } = ground;
-        let (nodes_at, operators_at) = match &networks {
-            None => (free_udp()?, free_tcp()?),
-            Some(networks) => {
-                let control = networks.address(CONTROL)?;
-                let at = |port| SocketAddr::new(control, port);
-                (at(NODES_PORT), at(OPERATORS_PORT))
-            }
+        let hosts = match &etcd {
+            Some(_) => &SERVICES[..],
+            None => &SERVICES[..1],
         };
+        let mut services = Vec::new();
+        for host in hosts {
+            let (nodes_at, operators_at) = match &networks {
+                None => (free_udp()?, free_tcp()?),
+                Some(networks) => {
+                    let control = networks.address(host)?;
+                    let at = |port| SocketAddr::new(control, port);
+                    (at(NODES_PORT), at(OPERATORS_PORT))
+                }
+            };
+            services.push(Service {
+                host,
+                nodes_at,
+                operators_at,
+                log: scratch.log(&format!("placement-{host}")),
+                process: None,
+            });
+        }
         let mut cluster = Cluster {
             ukai: kit::built("ukai", "UKAI_BIN")?,
             data: scratch.data().to_owned(),
-            nodes_at,
-            operators_at,
+            catalog: scratch.path("catalog.redb"),
             lifetime,
-            placement_log: scratch.log("placement"),
-            placement: None,
+            services,
+            etcd,
             nodes: Vec::new(),
             link,
             networks,
             eject_after,
         };
+        let nodes_at: Vec<SocketAddr> = cluster.services.iter().map(|s| s.nodes_at).collect();
         for spec in specs {
             let listen = match &cluster.networks {
                 None => free_udp()?,
@@ -164,7 +204,7 @@ impl Cluster {
             cluster.nodes.push(Node {
                 spec,
                 listen,
-                placement: cluster.nodes_at,
+                placement: nodes_at.clone(),
                 via: Vec::new(),
                 capacity: None,
                 log: scratch.log(spec.host),
@@ -173,7 +213,9 @@ impl Cluster {
         }
         cluster.lay_out_link()?;
         cluster.make_certificates()?;
-        cluster.start_placement()?;
+        for host in hosts {
+            cluster.start_service(host)?;
+        }
         for spec in specs {
             cluster.start_node(spec.host)?;
         }
@@ -197,13 +239,13 @@ impl Cluster {
             let at = link.udp(way, node.listen)?.address;
             list.push(format!("{}={at}", node.spec.host));
         }
-        let placement = link.udp(Way::Back, self.nodes_at)?.address;
+        let placement = link.udp(Way::Back, self.services[0].nodes_at)?.address;
         for node in &mut self.nodes {
             if is_home(node) {
                 node.via = from_home.clone();
             } else {
                 node.via = to_home.clone();
-                node.placement = placement;
+                node.placement = vec![placement];
             }
         }
         Ok(())
@@ -224,7 +266,7 @@ impl Cluster {
         let hosts: Vec<&str> = self.nodes.iter().map(|node| node.spec.host).collect();
         for host in hosts {
             self.kill_node_9(host)?;
-            let placement = self.nodes_at;
+            let placement = vec![self.services[0].nodes_at];
             let node = self.node(host)?;
             node.via.clear();
             node.placement = placement;
@@ -350,7 +392,7 @@ impl Cluster {
             ])
             .args([
                 "--placement",
-                &node.placement.to_string(),
+                &listed(&node.placement),
                 "--listen",
                 &node.listen.to_string(),
             ])
@@ -380,29 +422,71 @@ impl Cluster {
     }
 
     pub fn kill_placement_9(&mut self) -> Result<()> {
-        self.placement
+        self.kill_service_9(SERVICES[0])
+    }
+
+    pub fn start_placement(&mut self) -> Result<()> {
+        self.start_service(SERVICES[0])
+    }
+
+    /// One of several placement services, by its host.
+    pub fn kill_service_9(&mut self, host: &str) -> Result<()> {
+        self.service(host)?
+            .process
             .take()
             .context("the placement service is not running")?
             .kill_9();
         Ok(())
     }
 
-    pub fn start_placement(&mut self) -> Result<()> {
-        let mut command = self.command(CONTROL)?;
+    pub fn start_service(&mut self, host: &str) -> Result<()> {
+        let mut command = self.command(host)?;
+        command.args(["placement", "--host", host, "--catalog"]);
+        match &self.etcd {
+            Some(etcd) => command
+                .arg(etcd.address())
+                .arg("--etcd-pki")
+                .arg(etcd.pki()),
+            None => command.arg(&self.catalog),
+        };
+        let lifetime = self.lifetime;
+        let service = self.service(host)?;
         command
-            .args(["placement", "--host", CONTROL])
-            .arg("--catalog")
-            .arg(self.data.join("catalog.redb"))
-            .args(["--nodes", &self.nodes_at.to_string()])
-            .args(["--operators", &self.operators_at.to_string()]);
-        let log = &self.placement_log;
-        self.placement = Some(Process::start_for(
-            self.lifetime,
-            "the placement service",
-            command,
-            log,
-        )?);
+            .args(["--nodes", &service.nodes_at.to_string()])
+            .args(["--operators", &service.operators_at.to_string()]);
+        let name = format!("the placement service {host}");
+        let started = Process::start_for(lifetime, &name, command, &service.log)?;
+        service.process = Some(started);
         Ok(())
+    }
+
+    /// The file where the placement service keeps its catalog from its next start on.
+    pub fn set_catalog(&mut self, file: PathBuf) {
+        self.catalog = file;
+    }
+
+    /// The host of the placement service that leads, as etcd knows it.
+    pub fn leader(&self) -> Result<Option<String>> {
+        let leader = self.etcd()?.connect()?.leads()?;
+        Ok(leader.map(|leader| leader.name))
+    }
+
+    pub fn etcd(&self) -> Result<&EtcdMembers> {
+        self.etcd.as_ref().context("this cluster has no etcd")
+    }
+
+    pub fn etcd_mut(&mut self) -> Result<&mut EtcdMembers> {
+        self.etcd.as_mut().context("this cluster has no etcd")
+    }
+
+    /// How many hosts the cluster was made with.
+    pub fn hosts(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Where nodes reach the placement services.
+    pub fn nodes_at(&self) -> Vec<SocketAddr> {
+        self.services.iter().map(|s| s.nodes_at).collect()
     }
 
     pub fn wait_up(&mut self) -> Result<()> {
@@ -411,16 +495,12 @@ impl Cluster {
         loop {
             let status = self.ukai(&["status"]);
             if let Ok(status) = &status
-                && status["hosts_up"] == wanted
+                && status["hosts_up"].as_u64() >= Some(wanted)
                 && status["stores_up"] == wanted
             {
                 return Ok(());
             }
-            let processes = self
-                .placement
-                .iter_mut()
-                .chain(self.nodes.iter_mut().filter_map(|n| n.process.as_mut()));
-            for process in processes {
+            for process in self.processes() {
                 process.must_run()?;
             }
             if Instant::now() >= deadline {
@@ -434,6 +514,17 @@ impl Cluster {
     pub fn ukai(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.table(&[arguments, &["--json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("ukai {}: {text}", arguments.join(" ")))
+    }
+
+    /// An operator's command that is to be refused: its exit code, and what it says.
+    pub fn refused(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = self.command(CONTROL)?;
+        command.args(arguments);
+        let line = format!("ukai {}", arguments.join(" "));
+        let answer = ask(&line, command, COMMAND_BOUND)?;
+        let code = answer.status.code().filter(|code| *code != 0);
+        let code = code.with_context(|| format!("{line}: {}\n{}", answer.status, answer.out))?;
+        Ok((code, answer.err))
     }
 
     /// An operator's command, its answer as people see it.
@@ -461,8 +552,9 @@ impl Cluster {
 
     /// For a person's shell: what lets `ukai` find this cluster.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let services: Vec<SocketAddr> = self.services.iter().map(|s| s.operators_at).collect();
         vec![
-            ("UKAI_SERVICE", self.operators_at.to_string()),
+            ("UKAI_SERVICE", listed(&services)),
             ("UKAI_PKI", self.pki().display().to_string()),
         ]
     }
@@ -473,15 +565,10 @@ impl Cluster {
 
     fn make_certificates(&self) -> Result<()> {
         let pki = self.pki().display().to_string();
-        let mut arguments = vec![
-            "init",
-            "--dir",
-            &pki,
-            "--placement",
-            CONTROL,
-            "--operator",
-            "operator",
-        ];
+        let mut arguments = vec!["init", "--dir", &pki, "--operator", "operator"];
+        for service in &self.services {
+            arguments.extend(["--placement", service.host]);
+        }
         for node in &self.nodes {
             arguments.extend(["--node", node.spec.host]);
         }
@@ -498,16 +585,21 @@ impl Cluster {
         Ok(command)
     }
 
-    fn pki(&self) -> PathBuf {
+    pub fn pki(&self) -> PathBuf {
         self.data.join("pki")
     }
 
     fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
-        self.placement.iter_mut().chain(
-            self.nodes
-                .iter_mut()
-                .filter_map(|node| node.process.as_mut()),
-        )
+        let services = self.services.iter_mut();
+        let nodes = self.nodes.iter_mut();
+        services
+            .filter_map(|service| service.process.as_mut())
+            .chain(nodes.filter_map(|node| node.process.as_mut()))
+    }
+
+    fn service(&mut self, host: &str) -> Result<&mut Service> {
+        let found = self.services.iter_mut().find(|s| s.host == host);
+        found.with_context(|| format!("no placement service {host}"))
     }
 
     fn node(&mut self, host: &str) -> Result<&mut Node> {
@@ -516,11 +608,36 @@ impl Cluster {
     }
 }
 
+/// Looks until something is there. Questions may fail meanwhile: of the last one it is said why.
+pub fn wait_for<T>(
+    what: &str,
+    bound: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + bound;
+    loop {
+        let seen = look();
+        if let Ok(Some(found)) = seen {
+            return Ok(found);
+        }
+        if Instant::now() >= deadline {
+            let why = seen.err().map(|error| format!(": {error:#}"));
+            bail!("there is no {what}{}", why.unwrap_or_default());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn listed(all: &[SocketAddr]) -> String {
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+    all.join(",")
+}
+
 /// Free now; nobody else on a test machine is likely to take it before the daemon does.
 fn free_udp() -> Result<SocketAddr> {
     Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-fn free_tcp() -> Result<SocketAddr> {
+pub(crate) fn free_tcp() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

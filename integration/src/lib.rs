@@ -2,7 +2,9 @@
 //!
 //! - [`chaos`]: everything that can be done to real processes under a guest that verifies.
 //! - [`cluster`]: a placement service and nodes as processes of this machine.
+//! - [`etcd`]: what keeps the catalog where there are several placement services.
 //! - [`guest`]: QEMU guests that are driven by commands.
+//! - [`lone_writer`]: a disk that is written all the while, without a guest.
 //! - [`migration`]: a guest's move between datacenters, recorded and compared.
 //! - [`networks`]: a network namespace for each host, with cuts.
 //! - [`processes`]: programs that a test starts, and nothing of them left behind.
@@ -11,7 +13,9 @@
 
 pub mod chaos;
 pub mod cluster;
+pub mod etcd;
 pub mod guest;
+pub mod lone_writer;
 pub mod migration;
 pub mod networks;
 pub mod processes;

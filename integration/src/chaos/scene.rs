@@ -112,6 +112,7 @@ impl<'a> Scene<'a> {
             link,
             networks,
             eject_after: Some(times.eject_after),
+            ..Ground::default()
         };
         let cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
         for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {

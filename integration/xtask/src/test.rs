@@ -97,6 +97,16 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
         tests(workspace).args(["--package", "integration", "--test", "security"]),
         3 * MINUTE,
     )?;
+    run.program(
+        "placement services over etcd",
+        tests(workspace).args(["--package", "integration", "--test", "placement_ha"]),
+        5 * MINUTE,
+    )?;
+    run.program(
+        "a catalog that is restored",
+        tests(workspace).args(["--package", "integration", "--test", "placement_restore"]),
+        5 * MINUTE,
+    )?;
     let guests = guest_tests(workspace).args(["--", "--test-threads=1"]);
     run.program("guests", guests, 15 * MINUTE)?;
     if quick {
