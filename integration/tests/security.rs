@@ -86,7 +86,7 @@ fn names_stay_names(cluster: &Cluster, scratch: &Scratch) -> Result<()> {
     ] {
         let created = cluster.ukai(&["disk", "create", "--size", "64M", "--", name]);
         ensure!(created.is_err(), "{name:?} was taken for a name");
-        let removed = cluster.ukai(&["disk", "delete", "--", name]);
+        let removed = cluster.ukai(&["disk", "delete", "--yes", "--", name]);
         ensure!(removed.is_err(), "{name:?} was taken for a name");
     }
     let names = |files: &[PathBuf]| -> Vec<PathBuf> {
