@@ -1,5 +1,6 @@
 //! Tests that see the whole: the simulator, and real processes with real guests.
 //!
+//! - [`bench`]: how fast it is, beside others.
 //! - [`chaos`]: everything that can be done to real processes under a guest that verifies.
 //! - [`cluster`]: a placement service and nodes as processes of this machine.
 //! - [`etcd`]: what keeps the catalog where there are several placement services.
@@ -11,6 +12,7 @@
 //! - [`relay`]: a distance between datacenters, with delay, a rate and cuts.
 //! - [`sim`]: writers, stores and the placement map in virtual time, with everything going wrong.
 
+pub mod bench;
 pub mod chaos;
 pub mod cluster;
 pub mod etcd;

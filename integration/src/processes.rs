@@ -316,10 +316,16 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new(name: &str) -> Result<Scratch> {
+        Scratch::new_in(&std::env::temp_dir(), name)
+    }
+
+    /// The same with its data in a directory of a certain file system.
+    pub fn new_in(parent: &Path, name: &str) -> Result<Scratch> {
         clean_up_on_signals();
         let data = tempfile::Builder::new()
             .prefix(&format!("ukai-{name}-"))
-            .tempdir()?
+            .tempdir_in(parent)
+            .with_context(|| format!("make a directory in {}", parent.display()))?
             .keep();
         left_behind(|left| left.directories.insert(data.clone(), ()));
         let logs = crate::guest::kit::cache()

@@ -104,7 +104,7 @@ pub struct Goal {
     pub met: bool,
 }
 
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     AtMost(f64),
@@ -112,14 +112,14 @@ pub enum Bound {
 }
 
 impl Bound {
-    fn holds(self, ratio: f64) -> bool {
+    pub fn holds(self, ratio: f64) -> bool {
         match self {
             Bound::AtMost(most) => ratio <= most,
             Bound::AtLeast(least) => ratio >= least,
         }
     }
 
-    fn words(self) -> String {
+    pub fn words(self) -> String {
         match self {
             Bound::AtMost(most) => format!("at most {most}"),
             Bound::AtLeast(least) => format!("at least {least}"),

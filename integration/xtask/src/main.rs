@@ -3,6 +3,7 @@
 //! It stands alone and builds in seconds: what needs the product's crates is a program of the
 //! `integration` crate, which this one builds and runs with a bound on its time.
 
+mod bench;
 mod chaos;
 mod demo;
 mod fuzz;
@@ -48,6 +49,12 @@ enum Task {
     /// The same guest moved by Ukai and by QEMU's blockdev-mirror, side by side; writes docs/migration-figures.md
     CompareMigration {
         /// Arguments of the program: --json, --pairs N, --disk-mib N, --link-mib N, --delay-ms N, --only WAY
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Speed and cost beside qemu-storage-daemon and others, in one run; writes docs/performance.md
+    Bench {
+        /// Arguments of the program: --quick, --only NAME, --json, --list, --pairs N (all: --help after --)
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -105,6 +112,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => setup::run(&workspace),
         Task::Demo { keep, plot } => demo::run(&workspace, keep, plot.as_deref()),
         Task::CompareMigration { arguments } => migration::compare(&workspace, &arguments),
+        Task::Bench { arguments } => bench::run(&workspace, &arguments),
         Task::Soak { arguments } => migration::soak(&workspace, &arguments),
         Task::Chaos { arguments } => chaos::run(&workspace, &arguments),
         Task::Test { quick } => test::run(&workspace, quick),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::bench;
 use crate::demo;
 use crate::run::{self, Program};
 use crate::setup;
@@ -107,6 +108,7 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
         tests(workspace).args(["--package", "integration", "--test", "placement_restore"]),
         5 * MINUTE,
     )?;
+    run.step("bench, one tiny job", |log| bench::smoke(workspace, log))?;
     let guests = guest_tests(workspace).args(["--", "--test-threads=1"]);
     run.program("guests", guests, 15 * MINUTE)?;
     if quick {

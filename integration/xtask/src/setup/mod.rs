@@ -45,6 +45,13 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// What the bench compares with.
+pub fn peers() -> Result<()> {
+    let all = missing().into_iter();
+    let needs: Vec<Need> = all.filter(|need| need.package == "qemu-utils").collect();
+    apt::install(&needs)
+}
+
 /// A C++ compiler is only for libFuzzer.
 pub fn cxx() -> Result<()> {
     match which("c++") {

@@ -1,0 +1,362 @@
+//! What is compared with whom, and how well it should do.
+
+use serde::Serialize;
+
+use super::load::{Doing, Load, MIB};
+use super::side::Kind;
+use super::statistics::Figures;
+use crate::migration::figures::Bound;
+use Bound::{AtLeast, AtMost};
+use Metric::{Cpu, Iops, P50};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    Iops,
+    P50,
+    /// CPU time a request, of all processes of the side.
+    Cpu,
+}
+
+impl Metric {
+    pub fn of(self, figures: &Figures) -> f64 {
+        match self {
+            Metric::Iops => figures.iops,
+            Metric::P50 => figures.p50_us,
+            Metric::Cpu => figures.cpu_us,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Iops => "IOPS",
+            Metric::P50 => "p50, us",
+            Metric::Cpu => "CPU, us a request",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Goal {
+    pub metric: Metric,
+    pub bound: Bound,
+}
+
+const fn goal(metric: Metric, bound: Bound) -> Goal {
+    Goal { metric, bound }
+}
+
+/// Whether what is read may be in the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// All of it is, for those who have one.
+    Warm,
+    /// Nothing is.
+    Cold,
+    /// As it comes.
+    Any,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub ours: Kind,
+    pub peer: Kind,
+    pub load: Load,
+    pub cache: Cache,
+    pub goals: &'static [Goal],
+}
+
+const READ_1: Load = Load::random(Doing::Read, 1);
+const READ_32: Load = Load::random(Doing::Read, 32);
+const READ_128: Load = Load::random(Doing::Read, 128);
+const WRITE_1: Load = Load::random(Doing::Write, 1);
+const WRITE_32: Load = Load::random(Doing::Write, 32);
+const WRITE_128: Load = Load::random(Doing::Write, 128);
+const FLUSH_1: Load = Load::random(Doing::WriteAndFlush, 1);
+const FLUSH_16: Load = Load::random(Doing::WriteAndFlush, 16);
+
+const AS_GOOD: &[Goal] = &[goal(Iops, AtLeast(1.0)), goal(Cpu, AtMost(1.0))];
+const NEARLY: &[Goal] = &[goal(Iops, AtLeast(0.95))];
+const SOONER: &[Goal] = &[goal(P50, AtMost(0.6))];
+const TWICE: &[Goal] = &[goal(Iops, AtLeast(2.0))];
+const SOONER_CHEAPER: &[Goal] = &[goal(P50, AtMost(0.6)), goal(Cpu, AtMost(0.6))];
+const TWICE_CHEAPER: &[Goal] = &[goal(Iops, AtLeast(2.0)), goal(Cpu, AtMost(0.6))];
+const HALF: &[Goal] = &[goal(Iops, AtLeast(0.5))];
+
+const fn job(
+    name: &'static str,
+    what: &'static str,
+    sides: (Kind, Kind),
+    load: Load,
+    goals: &'static [Goal],
+) -> Job {
+    Job {
+        name,
+        what,
+        ours: sides.0,
+        peer: sides.1,
+        load,
+        cache: Cache::Any,
+        goals,
+    }
+}
+
+const fn warm(job: Job) -> Job {
+    Job {
+        cache: Cache::Warm,
+        ..job
+    }
+}
+
+const fn cold(job: Job) -> Job {
+    Job {
+        cache: Cache::Cold,
+        load: job.load.once(),
+        ..job
+    }
+}
+
+const CACHED: (Kind, Kind) = (Kind::OneCopy, Kind::Memory);
+const LOCAL: (Kind, Kind) = (Kind::OneCopy, Kind::File);
+const MIRROR: (Kind, Kind) = (Kind::TwoCopies, Kind::Quorum);
+const SECOND: (Kind, Kind) = (Kind::TwoCopies, Kind::OneCopy);
+const REMOTE: (Kind, Kind) = (Kind::FarCopy, Kind::MemoryNbdTls);
+
+/// Those with goals first, in the order of the table of goals.
+pub const JOBS: &[Job] = &[
+    warm(job(
+        "cached-read-1",
+        "4 KiB random read, cached, depth 1",
+        CACHED,
+        READ_1,
+        AS_GOOD,
+    )),
+    warm(job(
+        "cached-read-32",
+        "4 KiB random read, cached, depth 32",
+        CACHED,
+        READ_32,
+        AS_GOOD,
+    )),
+    cold(job(
+        "cold-read-1",
+        "4 KiB random read, cold, depth 1",
+        LOCAL,
+        READ_1,
+        NEARLY,
+    )),
+    cold(job(
+        "cold-read-32",
+        "4 KiB random read, cold, depth 32",
+        LOCAL,
+        READ_32,
+        NEARLY,
+    )),
+    job(
+        "write-1",
+        "4 KiB random write, depth 1",
+        LOCAL,
+        WRITE_1,
+        SOONER,
+    ),
+    job(
+        "write-32",
+        "4 KiB random write, depth 32",
+        LOCAL,
+        WRITE_32,
+        TWICE,
+    ),
+    job(
+        "flush-1",
+        "4 KiB write + FLUSH each, depth 1",
+        LOCAL,
+        FLUSH_1,
+        &[goal(Iops, AtLeast(1.0))],
+    ),
+    job(
+        "flush-16",
+        "4 KiB write + FLUSH each, 16 writers",
+        LOCAL,
+        FLUSH_16,
+        &[goal(Iops, AtLeast(3.0))],
+    ),
+    job(
+        "two-write-1",
+        "4 KiB random write, two copies, depth 1",
+        MIRROR,
+        WRITE_1,
+        SOONER_CHEAPER,
+    ),
+    job(
+        "two-write-32",
+        "4 KiB random write, two copies, depth 32",
+        MIRROR,
+        WRITE_32,
+        TWICE_CHEAPER,
+    ),
+    job(
+        "second-write-1",
+        "4 KiB random write, two copies and one, depth 1",
+        SECOND,
+        WRITE_1,
+        HALF,
+    ),
+    job(
+        "second-write-32",
+        "4 KiB random write, two copies and one, depth 32",
+        SECOND,
+        WRITE_32,
+        HALF,
+    ),
+    job(
+        "two-sequential",
+        "1 MiB sequential write, two copies",
+        MIRROR,
+        Load::sequential(Doing::Write, MIB, 4),
+        &[goal(Iops, AtLeast(1.2))],
+    ),
+    warm(job(
+        "far-read-1",
+        "4 KiB random read, far copy, depth 1",
+        REMOTE,
+        READ_1,
+        &[goal(P50, AtMost(1.1))],
+    )),
+    warm(job(
+        "far-read-32",
+        "4 KiB random read, far copy, depth 32",
+        REMOTE,
+        READ_32,
+        &[goal(Iops, AtLeast(1.0))],
+    )),
+    // Without goals: what is left of the picture.
+    warm(job(
+        "cached-read-128",
+        "4 KiB random read, cached, depth 128",
+        CACHED,
+        READ_128,
+        &[],
+    )),
+    cold(job(
+        "cold-read-128",
+        "4 KiB random read, cold, depth 128",
+        LOCAL,
+        READ_128,
+        &[],
+    )),
+    job(
+        "write-128",
+        "4 KiB random write, depth 128",
+        LOCAL,
+        WRITE_128,
+        &[],
+    ),
+    job(
+        "mixed-32",
+        "4 KiB random, 70 % reads, depth 32",
+        LOCAL,
+        Load::random(Doing::Mixed(70), 32),
+        &[],
+    ),
+    job(
+        "two-mixed-32",
+        "4 KiB random, 70 % reads, two copies, depth 32",
+        MIRROR,
+        Load::random(Doing::Mixed(70), 32),
+        &[],
+    ),
+    job(
+        "write-16k-32",
+        "16 KiB random write, depth 32",
+        LOCAL,
+        WRITE_32.of_bytes(16 << 10),
+        &[],
+    ),
+    warm(job(
+        "cached-read-16k-32",
+        "16 KiB random read, cached, depth 32",
+        CACHED,
+        READ_32.of_bytes(16 << 10),
+        &[],
+    )),
+    job(
+        "two-write-16k-32",
+        "16 KiB random write, two copies, depth 32",
+        MIRROR,
+        WRITE_32.of_bytes(16 << 10),
+        &[],
+    ),
+    job(
+        "two-write-128",
+        "4 KiB random write, two copies, depth 128",
+        MIRROR,
+        WRITE_128,
+        &[],
+    ),
+    job(
+        "two-flush-1",
+        "4 KiB write + FLUSH each, two copies, depth 1",
+        MIRROR,
+        FLUSH_1,
+        &[],
+    ),
+    job(
+        "two-flush-16",
+        "4 KiB write + FLUSH each, two copies, 16 writers",
+        MIRROR,
+        FLUSH_16,
+        &[],
+    ),
+    job(
+        "sequential-write",
+        "1 MiB sequential write",
+        LOCAL,
+        Load::sequential(Doing::Write, MIB, 4),
+        &[],
+    ),
+    warm(job(
+        "sequential-read",
+        "1 MiB sequential read, cached",
+        CACHED,
+        Load::sequential(Doing::Read, MIB, 4),
+        &[],
+    )),
+    cold(job(
+        "cold-sequential-read",
+        "1 MiB read, cold",
+        LOCAL,
+        Load::sequential(Doing::Read, MIB, 4),
+        &[],
+    )),
+    job(
+        "write-4-queues",
+        "4 KiB random write, 4 queues, depth 8 each",
+        LOCAL,
+        Load::random(Doing::Write, 8).on_queues(4),
+        &[],
+    ),
+    warm(job(
+        "cached-read-4-queues",
+        "4 KiB random read, cached, 4 queues, depth 8 each",
+        CACHED,
+        Load::random(Doing::Read, 8).on_queues(4),
+        &[],
+    )),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unlike_and_those_with_goals_come_first() {
+        let names: BTreeSet<_> = JOBS.iter().map(|job| job.name).collect();
+        assert_eq!(names.len(), JOBS.len());
+        let without = JOBS.iter().position(|job| job.goals.is_empty());
+        let first = without.unwrap_or(JOBS.len());
+        assert!(JOBS[first..].iter().all(|job| job.goals.is_empty()));
+    }
+}

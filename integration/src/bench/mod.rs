@@ -1,0 +1,22 @@
+//! How fast it is, beside others that do the same, in one run: `cargo xtask bench`.
+//!
+//! - [`front_end`]: the guest's half of a disk, the same for all.
+//! - [`load`]: what is asked, and in which order; [`measure`]: one load on one side, and its cost;
+//!   [`verify`]: that the answers are right.
+//! - [`side`]: who can be asked: ours with one copy and more, and the peers ([`storage_daemon`]).
+//! - [`job`]: what is compared with whom, and what the goal is.
+//! - [`compare`]: both sides by turns; [`statistics`], [`cost`]: figures out of that.
+//! - [`report`]: the figures for people and machines; [`machine`]: what they were measured on.
+
+pub mod compare;
+pub mod cost;
+pub mod front_end;
+pub mod job;
+pub mod load;
+pub mod machine;
+pub mod measure;
+pub mod report;
+pub mod side;
+pub mod statistics;
+pub mod storage_daemon;
+pub mod verify;

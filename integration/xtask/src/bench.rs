@@ -1,0 +1,85 @@
+//! How fast it is, beside its peers: a program of the integration crate.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::demo;
+use crate::run::{self, Program};
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// All jobs, five pairs each, take about ten minutes; with the guest's, an hour.
+const BOUND: Duration = Duration::from_secs(3 * 3600);
+const SMOKE_BOUND: Duration = Duration::from_secs(90);
+const PAGE: &str = "docs/performance.md";
+const PICTURES: &str = "docs/images";
+
+/// A run of all jobs is written into the docs; a part of them is for looking at.
+pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let has = |name: &str| {
+        let mut names = arguments.iter();
+        names.any(|argument| argument == name || argument.starts_with(&format!("{name}=")))
+    };
+    if has("--list") || has("--help") {
+        run::inherit(build(workspace).arg("--quiet"), demo::BUILD_BOUND)?;
+        return run::inherit(program(workspace).args(arguments), BOUND);
+    }
+    let log = workspace.log("build");
+    setup::peers()?;
+    for build in [build(workspace), product(workspace)] {
+        // Machines read the standard output.
+        match has("--json") {
+            true => run::logged(build, demo::BUILD_BOUND, &log),
+            false => run::inherit(build.arg("--quiet"), demo::BUILD_BOUND),
+        }?;
+    }
+    let mut program = program(workspace).args(arguments);
+    if !has("--quick") && !has("--only") && !has("--document") {
+        program = program
+            .arg("--document")
+            .arg(workspace.root.join(PAGE))
+            .arg("--pictures")
+            .arg(workspace.root.join(PICTURES));
+    }
+    run::inherit(program, BOUND)
+}
+
+/// One tiny job, to see that it still works. Its figures mean nothing on a machine that is busy.
+pub fn smoke(workspace: &Workspace, log: &Path) -> Result<()> {
+    let tiny = [
+        "--quick",
+        "--only",
+        "two-write-1",
+        "--pairs",
+        "1",
+        "--run-ms",
+        "100",
+        "--disk-mib",
+        "32",
+    ];
+    run::logged(program(workspace).args(tiny), SMOKE_BOUND, log)
+}
+
+fn program(workspace: &Workspace) -> Program {
+    demo::guest_program(workspace, "ukai-bench")
+}
+
+fn build(workspace: &Workspace) -> Program {
+    workspace.cargo("build").args([
+        "--release",
+        "--locked",
+        "--package",
+        "integration",
+        "--bin",
+        "ukai-bench",
+    ])
+}
+
+/// The product as users have it: alone, without the hooks for planted bugs that the simulator switches on.
+fn product(workspace: &Workspace) -> Program {
+    workspace
+        .cargo("build")
+        .args(["--release", "--locked", "--package", "cli"])
+}
