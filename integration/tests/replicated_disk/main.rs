@@ -1,6 +1,7 @@
 //! The disk as a device sees it, over a near and a far store with real files and real QUIC, against
 //! a model in memory: what was written is what is read, across restarts of everything.
 
+mod returns;
 mod stalls;
 
 use bytes::Bytes;
