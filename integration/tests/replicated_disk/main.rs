@@ -1,6 +1,7 @@
 //! The disk as a device sees it, over a near and a far store with real files and real QUIC, against
 //! a model in memory: what was written is what is read, across restarts of everything.
 
+mod damage;
 mod returns;
 mod stalls;
 
@@ -17,7 +18,7 @@ use replicator::words::{
 use replicator::writer::{Config, NotStarted, SwapOutcome, TakeOver};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};

@@ -395,6 +395,12 @@ impl SharedStore {
         core.store.as_ref().map(Store::usage).unwrap_or_default()
     }
 
+    /// From now on it is scrubbed at this rate.
+    pub fn scrub_at(&self, rate: ScrubRate) {
+        self.threads.shared.core.lock().scrub = rate;
+        self.threads.shared.scrub_wanted.notify_all();
+    }
+
     /// A write or a sync failed: everything is refused until the store is opened anew.
     pub fn has_failed(&self) -> bool {
         let core = self.threads.shared.core.lock();
