@@ -48,6 +48,28 @@ pub struct Asker {
     pub incarnation: Incarnation,
 }
 
+/// How far a store's log had come when it answered, and in which of the store's runs. A store that was put back
+/// to an older copy of itself is not where it was, or was never there (rule S6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    /// Drawn at each start of the store; zero: it does not say.
+    pub run: u64,
+    /// Rises with each frame of the log, from run to run.
+    pub at: u64,
+}
+
+impl Reach {
+    pub const UNKNOWN: Reach = Reach { run: 0, at: 0 };
+}
+
+/// The furthest that a store has said to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Known {
+    /// The incarnation that it was when it said so: another one may have lost what it had not synced.
+    pub incarnation: Incarnation,
+    pub reach: Reach,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Request {
     /// Show an epoch: the store promises durably to refuse every lower one (rule S3), and says what it has.
@@ -60,6 +82,8 @@ pub enum Request {
         /// The disk's record as the asker has it, for a catalog that was lost; at most
         /// [`MAX_RECORD_BYTES`]. Empty: nothing.
         record: Bytes,
+        /// What the asker was told by this store: a store that is not beyond that has forgotten (rule S6).
+        known: Known,
     },
     /// Become a member for `extents` from epoch `from` on. Durable before it is answered; what the
     /// store held before is unproven from then on (rule R1). Asking again for the same `from` changes nothing.
@@ -175,6 +199,7 @@ impl Request {
             epoch,
             grant: Bytes::new(),
             record: Bytes::new(),
+            known: Known::default(),
         }
     }
 
@@ -271,8 +296,8 @@ pub fn checksum(bytes: &[u8]) -> u32 {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     Sealed(Sealed),
-    Joined,
-    Written,
+    Joined(Reach),
+    Written(Reach),
     Read(ReadBlocks),
     Surveyed {
         /// Blocks that the entry has, in order, neighbours in one run.
@@ -287,12 +312,21 @@ pub enum Reply {
         blocks: Vec<ListedBlock>,
         more: bool,
     },
-    Settled,
-    Kept,
+    Settled(Reach),
+    Kept(Reach),
     Collapsed,
     Digested(Digested),
     Verified(Verified),
     Refused(Refusal),
+}
+
+#[cfg(test)]
+impl Reply {
+    /// As stores answer that do not say how far they are.
+    pub const JOINED: Reply = Reply::Joined(Reach::UNKNOWN);
+    pub const WRITTEN: Reply = Reply::Written(Reach::UNKNOWN);
+    pub const SETTLED: Reply = Reply::Settled(Reach::UNKNOWN);
+    pub const KEPT: Reply = Reply::Kept(Reach::UNKNOWN);
 }
 
 /// The answer to [`Request::Digest`].
@@ -365,6 +399,7 @@ pub struct Sealed {
     pub starts: Starts,
     /// The highest version that some writer said all members hold.
     pub watermark: Version,
+    pub reach: Reach,
     /// In order of extents, without overlap; gaps are "no replica".
     pub replicas: Vec<ReplicaState>,
 }
@@ -399,6 +434,7 @@ pub struct Pulled {
     pub same: u32,
     /// Bytes of data that crossed, compressed where they were.
     pub bytes: u64,
+    pub reach: Reach,
 }
 
 /// The answer to [`Request::Fetch`], block by block; `data` holds those that are data, one after
@@ -457,6 +493,10 @@ pub enum Refusal {
     Superseded { shown: Epoch },
     #[error("the store has only been shown epoch {shown}: seal it first")]
     NotShown { shown: Epoch },
+    #[error(
+        "the store is not what it was when it last answered: its directory is an older copy of itself"
+    )]
+    Forgot,
     #[error("the store may have lost unsynced data: it is incarnation {} now", now.0)]
     OtherIncarnation { now: Incarnation },
     #[error("the store has no replica of these blocks")]

@@ -69,10 +69,12 @@ pub enum Plant {
     SettlesWithoutWaiting,
     /// A store that shows fewer starts than before is let in [S1].
     RolledBackLetIn,
+    /// A member that was put back to an older copy of itself goes on as if it had all that it answered [S6].
+    ForgotUnseen,
 }
 
 impl Plant {
-    pub const ALL: [Plant; 32] = [
+    pub const ALL: [Plant; 33] = [
         Plant::AcknowledgeOnSend,
         Plant::FlushIgnoresIncarnation,
         Plant::EpochNotSynced,
@@ -105,6 +107,7 @@ impl Plant {
         Plant::WatermarkRunsAhead,
         Plant::SettlesWithoutWaiting,
         Plant::RolledBackLetIn,
+        Plant::ForgotUnseen,
     ];
 }
 

@@ -86,7 +86,7 @@ impl StoreNode {
     /// Opens the store in a new process. The error is a violation, or says that the disk is full.
     pub fn start(&mut self) -> Result<(), String> {
         let boot = BootId(self.media.boot());
-        match Store::open(self.media.clone(), options(), boot) {
+        match Store::open(self.media.clone(), self.options(), boot) {
             Ok((core, recovery)) => {
                 // A power loss was counted when it happened; a failed sync is seen now.
                 let counted = std::mem::take(&mut self.lost_power);
@@ -111,6 +111,14 @@ impl StoreNode {
                 Ok(())
             }
             Err(error) => Err(format!("{} does not open: {error}", name(self.id))),
+        }
+    }
+
+    /// Each process is a run of its own, also of a directory that was put back.
+    fn options(&self) -> Options {
+        Options {
+            run: self.process + 1,
+            ..options()
         }
     }
 

@@ -39,7 +39,7 @@ impl Good {
         let call = CallId(self.calls);
         self.link
             .send(call, &write(self.calls, pattern(256, self.calls)));
-        assert_eq!(self.heard.reply().await, (call, Reply::Written));
+        assert_eq!(self.heard.reply().await, (call, Reply::WRITTEN));
     }
 }
 

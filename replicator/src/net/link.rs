@@ -308,16 +308,16 @@ impl Expected {
         let fits = match (self, &reply) {
             (_, Reply::Refused(_))
             | (Expected::Sealed, Reply::Sealed(_))
-            | (Expected::Joined, Reply::Joined)
-            | (Expected::Written, Reply::Written)
+            | (Expected::Joined, Reply::Joined(_))
+            | (Expected::Written, Reply::Written(_))
             | (Expected::Synced, Reply::Synced)
             | (Expected::Listed, Reply::Listed { .. })
-            | (Expected::Settled, Reply::Settled)
+            | (Expected::Settled, Reply::Settled(_))
             | (Expected::Surveyed, Reply::Surveyed { .. })
             | (Expected::Pulled, Reply::Pulled(_))
             | (Expected::Digested, Reply::Digested(_))
             | (Expected::Verified, Reply::Verified(_))
-            | (Expected::Kept, Reply::Kept)
+            | (Expected::Kept, Reply::Kept(_))
             | (Expected::Collapsed, Reply::Collapsed) => true,
             (Expected::Fetched(blocks), Reply::Fetched(fetched)) => fetched.found.len() == blocks,
             (Expected::Read(blocks), Reply::Read(read)) => read.found.len() == blocks,

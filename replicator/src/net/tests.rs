@@ -60,7 +60,7 @@ impl Shelf {
                 for (i, block) in blocks.iter().enumerate() {
                     shelf.insert(block, payload.data.slice(i * 4096..(i + 1) * 4096));
                 }
-                Reply::Written
+                Reply::WRITTEN
             }
             Request::Read { blocks, .. } => {
                 let shelf = self.blocks.lock();
@@ -289,7 +289,7 @@ async fn small_and_large_writes_arrive_and_read_back() {
         link.send(CallId(n as u64), &write(n as u64 * 1000, data));
     }
     for _ in sizes {
-        assert_eq!(heard.reply().await.1, Reply::Written);
+        assert_eq!(heard.reply().await.1, Reply::WRITTEN);
     }
     for (n, &blocks) in sizes.iter().enumerate() {
         link.send(CallId(n as u64), &read(n as u64 * 1000, blocks as u32));
@@ -324,7 +324,7 @@ async fn answers_come_in_any_order_and_find_their_link() {
     }
     cluster.node.shelf.release(|held| held.reverse());
     for n in (0..8).rev() {
-        assert_eq!(heard_one.reply().await, (CallId(n), Reply::Written));
+        assert_eq!(heard_one.reply().await, (CallId(n), Reply::WRITTEN));
         assert_eq!(heard_two.reply().await, (CallId(n), Reply::Synced));
     }
     drop(one);
@@ -363,7 +363,7 @@ async fn a_link_comes_back_when_the_node_does() {
     link.send(CallId(3), &write(5, pattern(1, 5)));
     assert_eq!(
         heard.reply().await,
-        (CallId(3), Reply::Written),
+        (CallId(3), Reply::WRITTEN),
         "and nothing of before"
     );
 }
@@ -496,7 +496,7 @@ async fn a_peer_of_the_version_before_is_spoken_to_as_it_understands() {
             }
         }
     }
-    assert_eq!(answers[0], Reply::Written);
+    assert_eq!(answers[0], Reply::WRITTEN);
     let Reply::Read(read) = &answers[1] else {
         panic!("{:?}", answers[1]);
     };
@@ -509,7 +509,7 @@ async fn a_peer_that_does_not_read_stops_being_read() {
     let (good, mut heard) = link(&cluster.links, STORE);
     assert_eq!(heard.next().await, LinkEvent::Connected);
     good.send(CallId(0), &write(0, pattern(256, 1)));
-    assert_eq!(heard.reply().await.1, Reply::Written);
+    assert_eq!(heard.reply().await.1, Reply::WRITTEN);
 
     let (_endpoint, connection) = cluster.raw().await;
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
@@ -576,7 +576,7 @@ async fn links_that_are_kept_open_are_measured() {
     assert_eq!(first[0].host, Some(host("osaka-1")));
     assert!(first[0].round_trip < Duration::from_secs(1));
     link.send(CallId(1), &write(0, pattern(256, 7)));
-    assert_eq!(heard.reply().await.1, Reply::Written);
+    assert_eq!(heard.reply().await.1, Reply::WRITTEN);
     tokio::time::sleep(Duration::from_millis(150)).await;
     let rate = cluster.links.measurements()[0].bytes_per_second;
     assert!(rate > 1 << 18, "{rate} bytes/s");

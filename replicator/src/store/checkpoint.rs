@@ -447,6 +447,7 @@ impl<M: Media> Store<M> {
             incarnation: self.incarnation,
             boot: self.boot,
             controls: self.holdings.controls,
+            runs: self.runs,
         };
         let segments = self
             .log

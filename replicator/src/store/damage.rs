@@ -207,6 +207,7 @@ impl<M: Media> Store<M> {
                 pulled.copied += 1;
             }
         }
+        pulled.reach = self.reach();
         Ok(pulled)
     }
 

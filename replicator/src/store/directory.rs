@@ -11,6 +11,7 @@ use super::index::Reader;
 use super::media::{Media, MediaFile};
 use super::place::{MAX_UNITS, Place};
 use super::replica::{Membership, Replica};
+use super::runs::Runs;
 use super::segment::Segment;
 use crate::message::checksum;
 use crate::words::{
@@ -55,6 +56,7 @@ pub fn write_first<M: Media>(media: &M, store: StoreId) -> io::Result<()> {
         incarnation: Incarnation(0),
         boot: BootId(0),
         controls: 0,
+        runs: Runs::default(),
     };
     let bytes = directory.encode(store, std::iter::empty(), &BTreeMap::new());
     for name in names(1) {
@@ -75,6 +77,7 @@ pub struct Directory {
     pub incarnation: Incarnation,
     pub boot: BootId,
     pub controls: u64,
+    pub runs: Runs,
 }
 
 /// A checkpoint as read.
@@ -99,6 +102,10 @@ impl Directory {
         to.u64(self.incarnation.0);
         to.0.extend(self.boot.0.to_le_bytes());
         to.u64(self.controls);
+        to.list(self.runs.iter(), |to, (run, began)| {
+            to.u64(run);
+            to.point(began);
+        });
         to.list(segments, |to, (id, segment, weight)| {
             to.u32(id);
             to.u64(segment.bytes);
@@ -126,7 +133,7 @@ impl Directory {
             return None;
         }
         let mut from = Reader(&bytes[HEAD_BYTES..]);
-        let directory = Directory {
+        let mut directory = Directory {
             number: from.u32()?,
             replay_from: point(&mut from)?,
             synced: point(&mut from)?,
@@ -134,7 +141,14 @@ impl Directory {
             incarnation: Incarnation(from.u64()?),
             boot: BootId(from.u128()?),
             controls: from.u64()?,
+            runs: Runs::default(),
         };
+        if version > 2 {
+            for _ in 0..from.u32()? {
+                let run = from.u64()?;
+                directory.runs.begin(run, point(&mut from)?);
+            }
+        }
         let mut segments = BTreeMap::new();
         let mut holdings = Holdings {
             controls: directory.controls,

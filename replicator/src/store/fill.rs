@@ -180,6 +180,7 @@ impl<M: Media> Store<M> {
         }
         self.append_filled(asker.disk, &frames, membership.from)?;
         self.adopt(asker.disk, &adopted, membership)?;
+        pulled.reach = self.reach();
         Ok(pulled)
     }
 

@@ -125,7 +125,7 @@ impl<M: Media> Store<M> {
             let disk = self.holdings.disk(asker.disk);
             disk.replicas.keep(extents, below);
         }
-        Ok(self.promise(asker.disk, asker.epoch, Reply::Kept))
+        Ok(self.promise(asker.disk, asker.epoch, Reply::Kept(self.reach())))
     }
 
     /// No entry of `extents` began before `oldest` any more. Not synced: where it is lost, more is kept than

@@ -332,15 +332,28 @@ pub struct OpenedPayload {
     pub starts: U64,
     pub incarnation: U64,
     pub boot: U128,
+    pub run: U64,
 }
 
 impl OpenedPayload {
-    pub fn new(starts: Starts, incarnation: Incarnation, boot: u128) -> Self {
+    pub fn new(starts: Starts, incarnation: Incarnation, boot: u128, run: u64) -> Self {
         OpenedPayload {
             starts: starts.0.into(),
             incarnation: incarnation.0.into(),
             boot: boot.into(),
+            run: run.into(),
         }
+    }
+
+    /// Before version 3 there were no runs.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let mut bytes = [0; size_of::<OpenedPayload>()];
+        let known = [bytes.len() - size_of::<U64>(), bytes.len()];
+        if !known.contains(&payload.len()) {
+            return None;
+        }
+        bytes[..payload.len()].copy_from_slice(payload);
+        OpenedPayload::read_from_bytes(&bytes).ok()
     }
 }
 

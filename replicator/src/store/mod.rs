@@ -43,6 +43,7 @@ mod read;
 mod recover;
 mod replica;
 mod requests;
+mod runs;
 mod scrub;
 mod segment;
 mod shared;
@@ -72,7 +73,7 @@ pub use sync::Promise;
 pub use usage::{DiskUsage, Usage};
 pub use verify::VerifyPlan;
 
-use crate::message::Reply;
+use crate::message::{Known, Reach, Reply};
 use crate::words::{DiskId, Epoch, Incarnation, Starts, StoreId};
 use bytes::Bytes;
 use media::Media;
@@ -97,6 +98,7 @@ pub struct Store<M: Media> {
     id: StoreId,
     incarnation: Incarnation,
     starts: Starts,
+    runs: runs::Runs,
     /// This very open found that unsynced data may be lost.
     lost_tail: bool,
     boot: BootId,
@@ -133,6 +135,18 @@ impl<M: Media> Store<M> {
 
     pub fn starts(&self) -> Starts {
         self.starts
+    }
+
+    /// How far the log is (rule S6).
+    fn reach(&self) -> Reach {
+        self.runs.reach(self.options.run, self.log.end())
+    }
+
+    /// Whether it has all that it had when it said this.
+    pub fn remembers(&self, known: &Known) -> bool {
+        known.reach == Reach::UNKNOWN
+            || known.incarnation != self.incarnation
+            || self.runs.have(known.reach, self.log.end())
     }
 
     /// The disks that it knows, deleted ones included.

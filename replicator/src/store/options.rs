@@ -17,6 +17,9 @@ pub struct Options {
     pub open_files: usize,
     /// How fast all of it is read and checked, again and again.
     pub scrub: ScrubRate,
+    /// A number that no other start of the store has (rule S6); zero: it tells nobody how far it is.
+    /// [`SharedStore`](super::SharedStore) draws its own.
+    pub run: u64,
 }
 
 impl Default for Options {
@@ -28,6 +31,7 @@ impl Default for Options {
             garbage_percent: 25,
             open_files: 512,
             scrub: ScrubRate::Monthly,
+            run: 0,
         }
     }
 }

@@ -79,7 +79,9 @@ impl<M: Media> Store<M> {
         walk.remove_leftovers(&names, evidence)?;
 
         identity::upgrade(&media, id)?;
-        let payload = OpenedPayload::new(starts, incarnation, boot.0);
+        let mut runs = walk.runs;
+        runs.begin(options.run, walk.end);
+        let payload = OpenedPayload::new(starts, incarnation, boot.0, options.run);
         let header = Header::control(Kind::Opened).with_payload(payload.as_bytes());
         let start = Start {
             segment: next_id,
@@ -99,6 +101,7 @@ impl<M: Media> Store<M> {
             id,
             incarnation,
             starts,
+            runs,
             lost_tail,
             boot,
             checkpoints: Checkpoints::after(walk.number, replay_from, &options),

@@ -30,7 +30,11 @@ impl<M: Media> Store<M> {
                 epoch,
                 grant,
                 record,
-            } => self.seal(disk, epoch, grant, record),
+                known,
+            } => match self.remembers(&known) {
+                true => self.seal(disk, epoch, grant, record),
+                false => self.forgot(disk, epoch),
+            },
             Request::Join {
                 asker,
                 extents,
@@ -122,7 +126,9 @@ impl<M: Media> Store<M> {
         self.write_out();
         if self.has_failed() {
             // Nobody knows what of it reached the media.
-            let held = replies.iter_mut().filter(|reply| **reply == Reply::Written);
+            let held = replies
+                .iter_mut()
+                .filter(|reply| matches!(reply, Reply::Written(_)));
             held.for_each(|reply| *reply = Reply::Refused(Refusal::Failed));
         }
         replies
@@ -154,6 +160,19 @@ impl<M: Media> Store<M> {
             });
         }
         Ok(())
+    }
+
+    /// Somebody was told more by this store than it knows (rule S6): to that asker it is of no use.
+    fn forgot(&self, disk: DiskId, epoch: Epoch) -> Result<Handled<M>, Refusal> {
+        let shown = self.shown(disk);
+        if epoch < shown {
+            return Err(Refusal::Superseded { shown });
+        }
+        tracing::error!(
+            store = %self.id, %disk,
+            "the store has answered what it does not know any more: its directory is an older copy of itself"
+        );
+        Err(Refusal::Forgot)
     }
 
     /// `grant` proves who was given the epoch. Whoever let the request in has checked it; here it is
@@ -214,6 +233,7 @@ impl<M: Media> Store<M> {
             incarnation: self.incarnation,
             starts: self.starts,
             watermark: state.watermark,
+            reach: self.reach(),
             replicas: state.replicas.states(self.whole_since()),
         };
         if planted(Plant::EpochNotSynced) {
@@ -267,7 +287,7 @@ impl<M: Media> Store<M> {
             self.append_control(header, change.encode().as_bytes())?;
             self.holdings.disk(asker.disk).join(&change, join);
         }
-        Ok(self.promise(asker.disk, asker.epoch, Reply::Joined))
+        Ok(self.promise(asker.disk, asker.epoch, Reply::Joined(self.reach())))
     }
 
     fn settle(&mut self, asker: Asker, extents: Extents) -> Result<Handled<M>, Refusal> {
@@ -289,7 +309,7 @@ impl<M: Media> Store<M> {
         self.append_control(header, change.encode().as_bytes())?;
         let disk = self.holdings.disk(asker.disk);
         disk.replicas.settle(extents, change.incarnation);
-        Ok(self.promise(asker.disk, asker.epoch, Reply::Settled))
+        Ok(self.promise(asker.disk, asker.epoch, Reply::Settled(self.reach())))
     }
 
     fn sync(&mut self, asker: Asker) -> Result<Handled<M>, Refusal> {

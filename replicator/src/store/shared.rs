@@ -137,6 +137,10 @@ impl SharedStore {
         let name = dir.display().to_string();
         let boot = BootId::of_this_host().doing(&name, "asking the kernel which boot this is")?;
         let scrub = options.scrub;
+        let options = Options {
+            run: uuid::Uuid::new_v4().as_u64_pair().0 | 1,
+            ..options
+        };
         let (store, recovery) = Store::open(media(dir)?, options, boot)?;
         let identity = (store.id(), store.incarnation(), store.starts());
         let shared = Arc::new(Shared {

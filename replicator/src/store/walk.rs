@@ -13,13 +13,13 @@ use super::frame::{
 use super::holdings::{Holdings, LoadFault};
 use super::media::{Media, MediaFile};
 use super::place::Place;
+use super::runs::Runs;
 use super::segment::{self, Files, Segment, Window, file_name};
 use super::{BootId, Options};
 use crate::message::checksum;
 use crate::words::{Incarnation, Starts, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use zerocopy::FromBytes;
 
 /// What the log says about the processes that wrote it.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,7 @@ pub struct Walk<M: Media> {
     /// The same, from anything valid anywhere behind: computed when first needed.
     proof: Option<Proof>,
     pub past: Past,
+    pub runs: Runs,
     pub clean: bool,
     /// Frames stand behind the log's end.
     pub lost: bool,
@@ -141,6 +142,7 @@ impl<M: Media> Walk<M> {
                 incarnation: directory.incarnation,
                 boot: directory.boot,
             },
+            runs: directory.runs,
             clean: false,
             lost: false,
             frames: 0,
@@ -276,8 +278,11 @@ impl<M: Media> Walk<M> {
             self.synced = self.synced.max(link.synced);
         }
         if header.kind == Kind::Opened {
-            let opened = OpenedPayload::read_from_bytes(payload)
-                .map_err(|_| self.damaged("a start's frame makes no sense", place.to_string()))?;
+            let opened = OpenedPayload::decode(payload)
+                .ok_or_else(|| self.damaged("a start's frame makes no sense", place.to_string()))?;
+            if let Some(link) = header.link() {
+                self.runs.begin(opened.run.get(), link.ended);
+            }
             self.past = Past {
                 starts: Starts(opened.starts.get()),
                 incarnation: Incarnation(opened.incarnation.get()),

@@ -67,7 +67,7 @@ impl<M: Media> Store<M> {
             let disk = self.holdings.disk(asker.disk);
             disk.note_watermark(asker.epoch, watermark.0);
         }
-        Ok(Reply::Written)
+        Ok(Reply::Written(self.reach()))
     }
 
     /// The parts of `blocks` that hold nothing as new as this: a newer version is never overwritten

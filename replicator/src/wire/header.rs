@@ -16,12 +16,14 @@ pub(super) struct RequestHeader {
     pub disk: U128,
     pub epoch: U64,
     pub incarnation: U64,
+    /// Seal: run of the store, as the asker knows it.
     pub block: U64,
     pub count: U32,
     pub zero_2: U32,
     /// Write: seq. Read, Survey, Pull, Heal, Fetch, Join, Digest: from. List: the epoch of `above`. Collapse: oldest.
     pub first: U64,
-    /// Write: watermark. Read, Survey, Pull, Heal, Fetch, Keep: below. Join: bytes of an extent. List: the seq of `above`.
+    /// Write: watermark. Read, Survey, Pull, Heal, Fetch, Keep: below. Join: bytes of an extent. List: the seq of `above`. Seal: how far the
+    /// store was in its run, as the asker knows it.
     pub second: U64,
     pub extents_first: U32,
     pub extents_end: U32,
@@ -37,9 +39,9 @@ pub(super) struct ReplyHeader {
     /// Refused: which refusal. Read, fetched, digested: how many descriptors.
     pub code: U16,
     pub call: U64,
-    /// Sealed: incarnation. Surveyed: where to go on. Verified: blocks. Refused: see `reply.rs`.
+    /// Joined, written, settled, kept, pulled: run. Sealed: incarnation. Surveyed: where to go on. Verified: blocks. Refused: see `reply.rs`.
     pub first: U64,
-    /// Sealed: starts. Refused: see `reply.rs`.
+    /// Joined, written, settled, kept, pulled: how far the log is in that run. Sealed: starts. Refused: see `reply.rs`.
     pub second: U64,
 }
 
@@ -69,6 +71,14 @@ pub(super) struct PulledBytes {
     pub same: U32,
     pub zero: U32,
     pub bytes: U64,
+}
+
+/// How far a store's log is.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct ReachBytes {
+    pub run: U64,
+    pub at: U64,
 }
 
 /// What one extent comes to.
@@ -131,6 +141,7 @@ pub(super) const REQUEST: usize = size_of::<RequestHeader>();
 pub(super) const REPLY: usize = size_of::<ReplyHeader>();
 pub(super) const FOUND: usize = size_of::<FoundBytes>();
 pub(super) const SEALED: usize = size_of::<VersionBytes>();
+pub(super) const REACH: usize = size_of::<ReachBytes>();
 pub(super) const REPLICA: usize = size_of::<ReplicaBytes>();
 pub(super) const LISTED: usize = size_of::<ListedBytes>();
 pub(super) const BLOCKS: usize = size_of::<BlocksBytes>();

@@ -20,7 +20,8 @@ pub use decoder::{Decoder, Message};
 pub use hello::{Hello, Verdict, VersionRange, Welcome};
 
 use crate::message::{
-    MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_LISTED, MAX_RECORD_BYTES, Refusal, Reply, Request,
+    MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_LISTED, MAX_RECORD_BYTES, Pulled, Reach, Refusal, Reply,
+    Request, Sealed,
 };
 use crate::words::{BLOCK_BYTES, ExtentSize};
 use bytes::Bytes;
@@ -30,7 +31,8 @@ use std::borrow::Cow;
 pub const ALPN: &[u8] = b"ukai-replica/1";
 /// The versions of the protocol that this build speaks.
 pub const VERSIONS: VersionRange = VersionRange { min: 2, max: 3 };
-/// From this version on a seal carries a grant and a record, and a fetch the proof of one.
+/// From this version on a seal carries a grant, a record and what is known of the store, a fetch the proof of a
+/// grant, and stores say how far they are.
 pub const SEALS_CARRY: u16 = 3;
 
 /// The most blocks that one write of zeroes may name: the largest extent.
@@ -41,7 +43,7 @@ pub const MAX_REPLICA_RANGES: usize = 65_536;
 /// largest answer to a seal.
 pub const MAX_PAYLOAD: usize = {
     let read = MAX_DATA_BLOCKS as usize * (BLOCK_BYTES as usize + header::FOUND);
-    let sealed = header::SEALED + MAX_REPLICA_RANGES * header::REPLICA;
+    let sealed = header::SEALED + header::REACH + MAX_REPLICA_RANGES * header::REPLICA;
     let listed = MAX_LISTED * header::LISTED;
     assert!(MAX_GRANT_BYTES + MAX_RECORD_BYTES < read);
     let larger = if read > sealed { read } else { sealed };
@@ -113,10 +115,22 @@ pub(crate) fn spoken(request: &Request, version: u16) -> Cow<'_, Request> {
 
 /// As [`spoken`], of a reply.
 pub(crate) fn answered(reply: Reply, version: u16) -> Reply {
+    let unknown = Reach::UNKNOWN;
     match reply {
-        Reply::Refused(Refusal::NotGranted { why }) if version < SEALS_CARRY => {
-            Reply::Refused(Refusal::Invalid { why })
-        }
+        _ if version >= SEALS_CARRY => reply,
+        Reply::Sealed(sealed) => Reply::Sealed(Sealed {
+            reach: unknown,
+            ..sealed
+        }),
+        Reply::Pulled(pulled) => Reply::Pulled(Pulled {
+            reach: unknown,
+            ..pulled
+        }),
+        Reply::Joined(_) => Reply::Joined(unknown),
+        Reply::Written(_) => Reply::Written(unknown),
+        Reply::Settled(_) => Reply::Settled(unknown),
+        Reply::Kept(_) => Reply::Kept(unknown),
+        Reply::Refused(Refusal::NotGranted { why }) => Reply::Refused(Refusal::Invalid { why }),
         other => other,
     }
 }

@@ -2,13 +2,14 @@
 
 use super::header::{
     BLOCKS, DAMAGED, DIGEST, DamagedBytes, DigestBytes, FOUND, FoundBytes, LISTED, ListedBytes,
-    PULLED, PulledBytes, REPLICA, REPLY, ReplicaBytes, ReplyHeader, SEALED, VersionBytes,
+    PULLED, PulledBytes, REACH, REPLICA, REPLY, ReachBytes, ReplicaBytes, ReplyHeader, SEALED,
+    VersionBytes,
 };
 use super::request::{MAX_BLOCK, blocks, blocks_bytes, seq};
 use super::{Call, Frame, MAX_REPLICA_RANGES, Message, WireError};
 use crate::message::{
     DamagedBlock, Digest, Digested, Fetch, Fetched, Found, ListedBlock, MAX_DAMAGED,
-    MAX_DATA_BLOCKS, MAX_DIGESTS, MAX_LISTED, MAX_SURVEYED, Pulled, ReadBlocks, Refusal,
+    MAX_DATA_BLOCKS, MAX_DIGESTS, MAX_LISTED, MAX_SURVEYED, Pulled, Reach, ReadBlocks, Refusal,
     ReplicaState, Reply, Sealed, SourceFault, Verified,
 };
 use crate::packed::Packed;
@@ -33,6 +34,8 @@ const DIGESTED: u8 = 0x8e;
 const VERIFIED: u8 = 0x8f;
 const REFUSED: u8 = 0xff;
 
+/// Of what a seal was answered with: how far the store is stands behind the watermark.
+const REACHES: u8 = 1;
 /// Of a list or a survey: there is more behind the last block named.
 const MORE: u8 = 1;
 /// Of fetched blocks: the data is one zstd frame, smaller than the blocks.
@@ -61,12 +64,17 @@ impl Message for Reply {
                 header.first = U64::new(sealed.incarnation.0);
                 header.second = U64::new(sealed.starts.0);
                 tables.put_slice(version_bytes(sealed.watermark).as_bytes());
+                if sealed.reach != Reach::UNKNOWN {
+                    header.flags = REACHES;
+                    let (run, at) = (U64::new(sealed.reach.run), U64::new(sealed.reach.at));
+                    tables.put_slice(ReachBytes { run, at }.as_bytes());
+                }
                 for replica in &sealed.replicas {
                     tables.put_slice(replica_bytes(replica).as_bytes());
                 }
             }
-            Reply::Joined => header.kind = JOINED,
-            Reply::Written => header.kind = WRITTEN,
+            Reply::Joined(reach) => header.set_reach(JOINED, *reach),
+            Reply::Written(reach) => header.set_reach(WRITTEN, *reach),
             Reply::Read(read) => {
                 header.kind = READ;
                 header.code = U16::new(read.found.len() as u16);
@@ -84,7 +92,7 @@ impl Message for Reply {
                 }
             }
             Reply::Pulled(pulled) => {
-                header.kind = PULLED_KIND;
+                header.set_reach(PULLED_KIND, pulled.reach);
                 tables.put_slice(pulled_bytes(pulled).as_bytes());
                 for run in &pulled.absent {
                     tables.put_slice(blocks_bytes(*run).as_bytes());
@@ -102,7 +110,7 @@ impl Message for Reply {
                 };
             }
             Reply::Collapsed => header.kind = COLLAPSED,
-            Reply::Kept => header.kind = KEPT,
+            Reply::Kept(reach) => header.set_reach(KEPT, *reach),
             Reply::Digested(digested) => {
                 header.kind = DIGESTED;
                 header.code = U16::new(digested.digests.len() as u16);
@@ -125,7 +133,7 @@ impl Message for Reply {
                     tables.put_slice(listed_bytes(block).as_bytes());
                 }
             }
-            Reply::Settled => header.kind = SETTLED,
+            Reply::Settled(reach) => header.set_reach(SETTLED, *reach),
             Reply::Refused(refusal) => {
                 header.kind = REFUSED;
                 let (code, first, second) = refusal_fields(refusal);
@@ -146,6 +154,7 @@ impl Message for Reply {
         let header = parse(header)?;
         let got = header.payload.get() as usize;
         let (fixed, each, most) = match header.kind {
+            SEALED_KIND if header.flags == REACHES => (SEALED + REACH, REPLICA, MAX_REPLICA_RANGES),
             SEALED_KIND => (SEALED, REPLICA, MAX_REPLICA_RANGES),
             READ | FETCHED => {
                 let count = usize::from(header.code.get());
@@ -192,7 +201,8 @@ impl Message for Reply {
         let header = parse(header)?;
         let (first, second) = (header.first.get(), header.second.get());
         let (uses_first, uses_second, uses_code, flags) = match header.kind {
-            SEALED_KIND => (true, true, false, 0),
+            SEALED_KIND => (true, true, false, REACHES),
+            JOINED | WRITTEN | SETTLED | KEPT | PULLED_KIND => (true, true, false, 0),
             REFUSED => (true, true, true, 0),
             READ => (false, false, true, 0),
             LISTED_KIND => (false, false, false, MORE),
@@ -211,9 +221,17 @@ impl Message for Reply {
         if header.flags & !flags != 0 {
             return Err(WireError::Field("flags"));
         }
+        let reach = Reach {
+            run: first,
+            at: second,
+        };
         let reply = match header.kind {
             SEALED_KIND => {
                 let watermark = version(&take(&mut payload)?)?;
+                let reach = match header.flags {
+                    REACHES => reach_of(&take(&mut payload)?)?,
+                    _ => Reach::UNKNOWN,
+                };
                 let replicas = table(&payload, replica)?;
                 if !replicas.is_sorted_by(|a, b| a.extents.end <= b.extents.first) {
                     return Err(WireError::Field("order of replicas"));
@@ -222,11 +240,12 @@ impl Message for Reply {
                     incarnation: Incarnation(first),
                     starts: Starts(second),
                     watermark,
+                    reach,
                     replicas,
                 })
             }
-            JOINED => Reply::Joined,
-            WRITTEN => Reply::Written,
+            JOINED => Reply::Joined(reach),
+            WRITTEN => Reply::Written(reach),
             READ => {
                 let found = payload.split_to(usize::from(header.code.get()) * FOUND);
                 let found = table(&found, self::found)?;
@@ -260,7 +279,7 @@ impl Message for Reply {
                 }
                 Reply::Listed { blocks, more }
             }
-            SETTLED => Reply::Settled,
+            SETTLED => Reply::Settled(reach),
             SURVEYED => {
                 let runs = payload
                     .chunks_exact(BLOCKS)
@@ -274,10 +293,10 @@ impl Message for Reply {
                 }
                 Reply::Surveyed { runs, next }
             }
-            PULLED_KIND => Reply::Pulled(pulled(payload)?),
+            PULLED_KIND => Reply::Pulled(pulled(payload, reach)?),
             FETCHED => Reply::Fetched(fetched(&header, payload)?),
             COLLAPSED => Reply::Collapsed,
-            KEPT => Reply::Kept,
+            KEPT => Reply::Kept(reach),
             DIGESTED => {
                 let digests = payload.split_to(usize::from(header.code.get()) * DIGEST);
                 Reply::Digested(Digested {
@@ -298,7 +317,7 @@ impl Message for Reply {
 
 fn table_bytes(reply: &Reply) -> usize {
     match reply {
-        Reply::Sealed(sealed) => SEALED + sealed.replicas.len() * REPLICA,
+        Reply::Sealed(sealed) => SEALED + REACH + sealed.replicas.len() * REPLICA,
         Reply::Read(read) => read.found.len() * FOUND,
         Reply::Listed { blocks, .. } => blocks.len() * LISTED,
         Reply::Surveyed { runs, .. } => runs.len() * BLOCKS,
@@ -463,7 +482,7 @@ fn pulled_bytes(pulled: &Pulled) -> PulledBytes {
     }
 }
 
-fn pulled(mut payload: Bytes) -> Result<Pulled, WireError> {
+fn pulled(mut payload: Bytes, reach: Reach) -> Result<Pulled, WireError> {
     let raw: PulledBytes = take(&mut payload)?;
     zero(raw.zero.as_bytes())?;
     let absent = payload
@@ -479,7 +498,27 @@ fn pulled(mut payload: Bytes) -> Result<Pulled, WireError> {
         zeroes: raw.zeroes.get(),
         same: raw.same.get(),
         bytes: raw.bytes.get(),
+        reach,
     })
+}
+
+impl ReplyHeader {
+    fn set_reach(&mut self, kind: u8, reach: Reach) {
+        self.kind = kind;
+        self.first = U64::new(reach.run);
+        self.second = U64::new(reach.at);
+    }
+}
+
+fn reach_of(raw: &ReachBytes) -> Result<Reach, WireError> {
+    let reach = Reach {
+        run: raw.run.get(),
+        at: raw.at.get(),
+    };
+    match reach == Reach::UNKNOWN {
+        true => Err(WireError::Field("reach")),
+        false => Ok(reach),
+    }
 }
 
 fn digest(raw: &DigestBytes) -> Result<Digest, WireError> {
@@ -543,6 +582,7 @@ fn refusal_fields(refusal: &Refusal) -> (u16, u64, u64) {
         Refusal::Invalid { .. } => (9, 0, 0),
         Refusal::Source(fault) => (10, fault as u64, 0),
         Refusal::NotGranted { .. } => (11, 0, 0),
+        Refusal::Forgot => (12, 0, 0),
     }
 }
 
@@ -569,6 +609,7 @@ fn refusal(code: u16, first: u64, second: u64) -> Result<Refusal, WireError> {
         },
         9 => Refusal::Invalid { why: INVALID_THERE },
         11 => Refusal::NotGranted { why: INVALID_THERE },
+        12 => Refusal::Forgot,
         10 => Refusal::Source(match first {
             0 => SourceFault::Away,
             1 => SourceFault::Unsealed,

@@ -6,8 +6,8 @@ use super::header::{
 use super::reply::{version, version_bytes};
 use super::{Call, Frame, MAX_ZERO_BLOCKS, Message, WireError};
 use crate::message::{
-    Asker, Content, GrantDigest, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES, Payload,
-    Request, Source,
+    Asker, Content, GrantDigest, Known, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES,
+    Payload, Reach, Request, Source,
 };
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq,
@@ -106,6 +106,13 @@ impl Message for Request {
                     epoch: Epoch::from_u64(header.epoch.get()),
                     grant,
                     record,
+                    known: Known {
+                        incarnation: Incarnation(header.incarnation.get()),
+                        reach: Reach {
+                            run: header.block.get(),
+                            at: header.second.get(),
+                        },
+                    },
                 }
             }
             JOIN => Request::Join {
@@ -216,8 +223,12 @@ fn header(request: &Request, call: Call) -> RequestHeader {
             epoch,
             grant,
             record,
+            known,
         } => {
             header.kind = SEAL;
+            header.incarnation = U64::new(known.incarnation.0);
+            header.block = U64::new(known.reach.run);
+            header.second = U64::new(known.reach.at);
             header.disk = U128::new(disk.as_u128());
             header.epoch = U64::new(epoch.as_u64());
             header.first = U64::new(grant.len() as u64);

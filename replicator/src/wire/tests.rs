@@ -4,9 +4,9 @@
 use super::reply::INVALID_THERE;
 use super::*;
 use crate::message::{
-    Asker, Content, DamagedBlock, Digest, Digested, Fetch, Fetched, Found, GrantDigest,
-    ListedBlock, Payload, Pulled, ReadBlocks, Refusal, ReplicaState, Sealed, Source, SourceFault,
-    Verified, checksum,
+    Asker, Content, DamagedBlock, Digest, Digested, Fetch, Fetched, Found, GrantDigest, Known,
+    ListedBlock, Payload, Pulled, Reach, ReadBlocks, Refusal, ReplicaState, Sealed, Source,
+    SourceFault, Verified, checksum,
 };
 use crate::packed::Packed;
 use crate::words::{
@@ -142,6 +142,10 @@ impl Dice {
                 epoch: asker.epoch,
                 grant: self.opaque(MAX_GRANT_BYTES),
                 record: self.opaque(MAX_RECORD_BYTES),
+                known: Known {
+                    incarnation: Incarnation(self.below(9)),
+                    reach: self.reach(),
+                },
             },
             1 => Request::Join {
                 asker,
@@ -266,6 +270,7 @@ impl Dice {
                 zeroes: self.roll() as u32,
                 same: self.roll() as u32,
                 bytes: self.roll(),
+                reach: self.reach(),
             }),
             9 => {
                 let found: Vec<Fetch> = (0..self.below(12)).map(|_| self.fetch()).collect();
@@ -280,7 +285,7 @@ impl Dice {
                 Reply::Fetched(Fetched { found, data })
             }
             10 => Reply::Collapsed,
-            11 => Reply::Kept,
+            11 => Reply::Kept(self.reach()),
             0 => {
                 let count = self.below(20);
                 let extents = |n: u64| Extents::new(Extent(7 * n as u32), Extent(7 * n as u32 + 7));
@@ -288,6 +293,7 @@ impl Dice {
                     incarnation: Incarnation(self.roll()),
                     starts: Starts(self.roll()),
                     watermark: self.version(),
+                    reach: self.reach(),
                     replicas: (0..count)
                         .map(|n| ReplicaState {
                             extents: extents(n),
@@ -297,8 +303,8 @@ impl Dice {
                         .collect(),
                 })
             }
-            1 => Reply::Joined,
-            2 => Reply::Written,
+            1 => Reply::Joined(self.reach()),
+            2 => Reply::Written(self.reach()),
             3 => {
                 let count = self.below(12);
                 let found: Vec<Found> = (0..count).map(|_| self.found()).collect();
@@ -324,8 +330,18 @@ impl Dice {
                     more: count > 0 && self.below(2) == 0,
                 }
             }
-            6 => Reply::Settled,
+            6 => Reply::Settled(self.reach()),
             _ => Reply::Refused(self.refusal()),
+        }
+    }
+
+    fn reach(&mut self) -> Reach {
+        match self.below(4) {
+            0 => Reach::UNKNOWN,
+            _ => Reach {
+                run: self.roll(),
+                at: self.roll(),
+            },
         }
     }
 
@@ -458,7 +474,7 @@ fn a_header_that_announces_too_much_is_refused_before_anything_arrives() {
         Err(WireError::Length { bound: 0, .. })
     ));
 
-    let mut header = Reply::Written.encode(Call(1)).head.to_vec();
+    let mut header = Reply::WRITTEN.encode(Call(1)).head.to_vec();
     header[4] = 0x84;
     header[6..8].copy_from_slice(&257u16.to_le_bytes());
     let mut decoder = Decoder::<Reply>::new();
@@ -533,6 +549,10 @@ fn a_seal_for_version_2_is_what_it_always_was() {
         epoch: asker.epoch,
         grant: Bytes::from_static(b"granted"),
         record: Bytes::from_static(b"the record"),
+        known: Known {
+            incarnation: Incarnation(3),
+            reach: Reach { run: 4, at: 5 },
+        },
     };
     let frame = spoken(&seal, 2).encode(Call(9));
     assert_eq!(frame.head.len(), 88);
@@ -543,12 +563,37 @@ fn a_seal_for_version_2_is_what_it_always_was() {
 }
 
 #[test]
+fn answers_for_version_2_are_what_they_always_were() {
+    let reach = Reach { run: 4, at: 5 };
+    let sealed = |reach| {
+        Reply::Sealed(Sealed {
+            incarnation: Incarnation(1),
+            starts: Starts(2),
+            watermark: Version::ZERO,
+            reach,
+            replicas: vec![],
+        })
+    };
+    for (now, then) in [
+        (Reply::Written(reach), Reply::WRITTEN),
+        (Reply::Kept(reach), Reply::KEPT),
+        (sealed(reach), sealed(Reach::UNKNOWN)),
+    ] {
+        assert_eq!(answered(now.clone(), 2), then);
+        assert_eq!(answered(now.clone(), 3), now);
+    }
+    let old = sealed(Reach::UNKNOWN).encode(Call(1));
+    assert_eq!(old.head.len(), 32 + 16, "as version 2 had it");
+}
+
+#[test]
 fn a_seal_that_announces_too_much_is_refused_before_it_arrives() {
     let most = Request::Seal {
         disk: DiskId::from_u128(1),
         epoch: Epoch::from_u64(1),
         grant: Bytes::from(vec![0; MAX_GRANT_BYTES]),
         record: Bytes::from(vec![0; MAX_RECORD_BYTES]),
+        known: Known::default(),
     };
     let header = most.encode(Call(1)).head.slice(..88).to_vec();
     let with = |grant: u64, payload: u32| {

@@ -60,6 +60,7 @@ impl Writer {
             }
             _ => return,
         }
+        self.forget_known();
         self.phase = Phase::Starting(Starting {
             take_over,
             sets: Vec::new(),
@@ -341,6 +342,7 @@ impl Writer {
             self.calls.remove(id);
         }
         let peer = self.peer(store);
+        peer.connected = peer.session;
         peer.sealed = None;
         peer.sealing = false;
         peer.preparing = 0;

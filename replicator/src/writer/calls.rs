@@ -23,6 +23,8 @@ pub(super) struct Call {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Purpose {
     Seal,
+    /// A seal once more in a new session: what it has answered in the last one it has to have still.
+    Prove,
     /// A join, or the clearing of a lost-tail mark, on the way to serving.
     Prepare,
     Write {
@@ -136,7 +138,7 @@ impl Writer {
         };
         self.calls.put_back(id, call);
         self.connect(store);
-        if self.peers[&store].connected {
+        if self.may_send(store, purpose) {
             self.send(id);
         }
         id
@@ -169,10 +171,16 @@ impl Writer {
         {
             let call = self.calls.open.get_mut(&id).expect("an open call");
             call.hold_until = None;
-            if self.peers[&call.store].connected {
+            let (store, purpose) = (call.store, call.purpose);
+            if self.may_send(store, purpose) {
                 self.send(id);
             }
         }
+    }
+
+    fn may_send(&self, store: StoreId, purpose: Purpose) -> bool {
+        let peer = &self.peers[&store];
+        peer.connected || (purpose == Purpose::Prove && peer.session)
     }
 
     /// Forgets every question of an epoch that is over: the answers no longer count (rule W7).

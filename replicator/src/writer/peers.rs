@@ -1,15 +1,35 @@
 //! The stores as the writer sees them: sessions, seals, and what a refusal means.
+//!
+//! A session that breaks may have broken because the store's process ended, and what answers in the next one may
+//! be an older copy of its directory. So the store is sealed in the same epoch once more, first of all, and has to be
+//! beyond all that it has answered (rule S6):
+//!
+//! ```text
+//!   writer                                   store
+//!     |--- Write (E, 7) ----------------------->|
+//!     |<-- Written: run 4, at 900 --------------|
+//!     |                                         X   put back to where run 4 was at 600
+//!     |--- Seal E, known: run 4, at 900 ------->|   run 5 began at 600
+//!     |<-- Refused: Forgot ---------------------|
+//!     |--- Swap(Eject) --> placement                it missed writes like any other (W6)
+//! ```
 
 use super::attach::Opening;
 use super::calls::{Call, Purpose};
 use super::{Aim, CallId, Effect, Now, Phase, Writer};
-use crate::message::{Asker, Refusal, Reply, Request, Sealed};
+use crate::message::{Asker, Known, Reach, Refusal, Reply, Request, Sealed};
+use crate::plant::{Plant, planted};
 use crate::words::{Epoch, Incarnation, StoreId};
 use bytes::Bytes;
 
 #[derive(Default)]
 pub(super) struct Peer {
+    /// There is a session.
+    pub session: bool,
+    /// And nothing is known against asking it.
     pub connected: bool,
+    /// The furthest that it has said to be, as long as anything is expected of it.
+    pub known: Known,
     /// Its incarnation when it was sealed in the current epoch; nothing else is asked before.
     pub sealed: Option<Incarnation>,
     pub sealing: bool,
@@ -40,6 +60,30 @@ impl Writer {
     }
 
     pub(super) fn connected(&mut self, store: StoreId) {
+        self.peer(store).session = true;
+        match self.has_to_prove(store) {
+            true => {
+                let request = self.seal_request(store);
+                self.call(store, request, Aim::Nowhere, Purpose::Prove);
+            }
+            false => self.may_be_asked(store),
+        }
+    }
+
+    /// Whether the store has answered anything in this epoch that it may have forgotten since (rule S6).
+    fn has_to_prove(&self, store: StoreId) -> bool {
+        let asks = !matches!(
+            self.phase,
+            Phase::Idle | Phase::Starting(_) | Phase::Superseded
+        );
+        let peer = &self.peers[&store];
+        asks && peer.sealed.is_some()
+            && peer.known.reach != Reach::UNKNOWN
+            && !peer.sealing
+            && !planted(Plant::ForgotUnseen)
+    }
+
+    fn may_be_asked(&mut self, store: StoreId) {
         self.peer(store).connected = true;
         self.fill.exhausted = false;
         for id in self
@@ -52,7 +96,8 @@ impl Writer {
     }
 
     pub(super) fn disconnected(&mut self, store: StoreId) {
-        self.peer(store).connected = false;
+        let peer = self.peer(store);
+        (peer.session, peer.connected) = (false, false);
         for id in self.calls.ids(|call| call.store == store) {
             let mut call = self.calls.remove(id).expect("an open call");
             match call.purpose {
@@ -63,6 +108,7 @@ impl Writer {
                 }
                 Purpose::Heal { block } => self.heal_cut_off(store, block),
                 Purpose::Look { look } => self.look_failed(store, look),
+                Purpose::Prove => {}
                 _ => {
                     call.sent = false;
                     self.calls.put_back(id, call);
@@ -77,7 +123,7 @@ impl Writer {
         let peer = self.peer(store);
         if peer.sealed.is_none() && !peer.sealing {
             peer.sealing = true;
-            let request = self.seal_request();
+            let request = self.seal_request(store);
             self.call(store, request, Aim::Nowhere, Purpose::Seal);
         }
     }
@@ -85,17 +131,18 @@ impl Writer {
     /// Tells the stores how the record has become within the epoch, for a catalog that is lost later. If
     /// they do not hear of it, it is rebuilt as it was when they last did.
     pub(super) fn tell_record(&mut self) {
+        self.forget_strangers();
         for store in self.record.stores() {
             let sealed = |peer: &Peer| peer.connected && peer.sealed.is_some();
             if self.peers.get(&store).is_some_and(sealed) {
-                let request = self.seal_request();
+                let request = self.seal_request(store);
                 self.call(store, request, Aim::Nowhere, Purpose::Collapse);
             }
         }
     }
 
     /// With the record, so that it stands wherever the epoch does. The shell adds the grant.
-    fn seal_request(&mut self) -> Request {
+    fn seal_request(&mut self, store: StoreId) -> Request {
         let revision = self.record.revision;
         let kept = self.kept_record.take();
         let kept = kept.filter(|(of, _)| *of == revision);
@@ -106,6 +153,35 @@ impl Writer {
             epoch: self.record.epoch,
             grant: Bytes::new(),
             record,
+            known: match planted(Plant::ForgotUnseen) {
+                true => Known::default(),
+                false => self.peer(store).known,
+            },
+        }
+    }
+
+    /// A store that no entry names may have forgotten what it likes: it joins as one that has nothing (F4).
+    fn forget_strangers(&mut self) {
+        let stores = self.record.stores();
+        for (store, peer) in &mut self.peers {
+            if !stores.contains(store) {
+                peer.known = Known::default();
+            }
+        }
+    }
+
+    /// A new start: others may have had the disk meanwhile, and dealt with what stores forgot.
+    pub(super) fn forget_known(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.known = Known::default();
+        }
+    }
+
+    /// The store has answered for something, and said how far it is with it.
+    fn reached(&mut self, store: StoreId, reach: Reach) {
+        let known = &mut self.peer(store).known;
+        if reach != Reach::UNKNOWN && (known.reach.run != reach.run || known.reach.at < reach.at) {
+            known.reach = reach;
         }
     }
 
@@ -129,15 +205,27 @@ impl Writer {
         if self.full == Some(store) {
             self.full = None;
         }
+        match &reply {
+            Reply::Written(reach)
+            | Reply::Joined(reach)
+            | Reply::Settled(reach)
+            | Reply::Kept(reach) => self.reached(store, *reach),
+            Reply::Pulled(pulled) => self.reached(store, pulled.reach),
+            _ => {}
+        }
         match (call.purpose, reply) {
             (Purpose::Read { piece }, _) if self.is_withdrawing(piece) => self.read_ended(piece),
             (_, Reply::Refused(refusal)) => self.refused(id, call, refusal),
             (Purpose::Seal, Reply::Sealed(sealed)) => self.sealed(store, sealed),
-            (Purpose::Prepare, Reply::Joined | Reply::Settled | Reply::Kept) => {
+            (Purpose::Prove, Reply::Sealed(sealed)) => {
+                self.knows(store, &sealed);
+                self.may_be_asked(store);
+            }
+            (Purpose::Prepare, Reply::Joined(_) | Reply::Settled(_) | Reply::Kept(_)) => {
                 self.prepared(store)
             }
             (Purpose::Collapse, _) => {}
-            (Purpose::Write { piece }, Reply::Written) => self.written(piece, store),
+            (Purpose::Write { piece }, Reply::Written(_)) => self.written(piece, store),
             (Purpose::Read { piece }, Reply::Read(blocks)) => {
                 self.read_answered(piece, store, blocks)
             }
@@ -161,7 +249,7 @@ impl Writer {
                 self.heal_answered(store, block, pulled.copied);
             }
             (Purpose::Look { look }, reply) => self.looked(store, look, reply),
-            (Purpose::Seed { extents }, Reply::Joined) => self.seed_joined(store, extents),
+            (Purpose::Seed { extents }, Reply::Joined(_)) => self.seed_joined(store, extents),
             _ => {
                 let why = "the answer does not belong to the question";
                 self.refused(id, call, Refusal::Invalid { why });
@@ -177,6 +265,7 @@ impl Writer {
 
     fn sealed(&mut self, store: StoreId, sealed: Sealed) {
         let member = self.is_member(store);
+        self.knows(store, &sealed);
         let peer = self.peer(store);
         peer.sealing = false;
         peer.sealed = Some(sealed.incarnation);
@@ -189,6 +278,13 @@ impl Writer {
             _ => {}
         }
         self.retry_reads();
+    }
+
+    fn knows(&mut self, store: StoreId, sealed: &Sealed) {
+        self.peer(store).known = Known {
+            incarnation: sealed.incarnation,
+            reach: sealed.reach,
+        };
     }
 
     /// A store did not do what it was asked. What follows depends on why, on whether it is a
@@ -272,7 +368,10 @@ impl Writer {
             "I4: a writer's epochs only go forward"
         );
         self.void_calls();
+        self.forget_strangers();
         for peer in self.peers.values_mut() {
+            // The seal of this epoch is proof enough.
+            peer.connected = peer.session;
             peer.sealed = None;
             peer.sealing = false;
             peer.preparing = 0;
@@ -292,7 +391,6 @@ impl Writer {
 
 impl Call {
     fn flush_may_ignore(&self, refusal: &Refusal) -> bool {
-        use crate::plant::{Plant, planted};
         planted(Plant::FlushIgnoresIncarnation)
             && matches!(self.purpose, Purpose::Sync { .. })
             && matches!(refusal, Refusal::OtherIncarnation { .. })

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::message::{
-    Content, Found, ListedBlock, ReadBlocks, Refusal, ReplicaState, Reply, Request, Sealed,
-    SourceFault,
+    Content, Found, Known, ListedBlock, Reach, ReadBlocks, Refusal, ReplicaState, Reply, Request,
+    Sealed, SourceFault,
 };
 use crate::words::*;
 use bytes::Bytes;
 
 mod damage;
+mod forgot;
 mod moving;
 mod stalls;
 mod verify;
@@ -230,6 +231,7 @@ impl Script {
             incarnation: Incarnation(incarnation),
             starts: Starts(1),
             watermark: Version::ZERO,
+            reach: Reach::UNKNOWN,
             replicas,
         };
         let request = self.answer(store, Reply::Sealed(sealed));
@@ -302,9 +304,9 @@ fn absent() -> Reply {
 fn a_write_is_done_when_every_member_holds_it() {
     let mut script = Script::open(&[A, B]);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), None);
-    script.answer(B, Reply::Written);
+    script.answer(B, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
 }
 
@@ -317,7 +319,7 @@ fn a_new_disk_is_joined_before_it_is_served() {
     script.seal(B, 1, 0, false);
     assert!(!script.writer.is_serving());
     for store in [A, B] {
-        let request = script.answer(store, Reply::Joined);
+        let request = script.answer(store, Reply::JOINED);
         assert!(matches!(request, Request::Join { .. }));
     }
     assert!(script.writer.is_serving());
@@ -331,7 +333,7 @@ fn a_tail_lost_after_a_clean_close_was_not_this_disks() {
     script.seal(A, 1, 1, true);
     script.seal(B, 1, 1, true);
     for store in [A, B] {
-        let request = script.answer(store, Reply::Settled);
+        let request = script.answer(store, Reply::SETTLED);
         assert!(matches!(request, Request::Settle { .. }));
     }
     assert!(script.writer.is_serving());
@@ -359,10 +361,10 @@ fn overlapping_writes_take_turns() {
     assert!(!script.is_asked(A), "W2: the second waits");
     script.event(Event::Reply {
         call,
-        reply: Reply::Written,
+        reply: Reply::WRITTEN,
     });
     assert!(script.is_done(first).is_some());
-    let request = script.answer(A, Reply::Written);
+    let request = script.answer(A, Reply::WRITTEN);
     assert_eq!(Script::version(&request), (2, 2));
     assert!(script.is_done(second).is_some());
 }
@@ -376,7 +378,7 @@ fn a_read_waits_for_the_write_before_it() {
     assert!(!script.is_asked(A));
     script.event(Event::Reply {
         call,
-        reply: Reply::Written,
+        reply: Reply::WRITTEN,
     });
     script.answer(
         A,
@@ -393,7 +395,7 @@ fn a_partial_write_is_merged_into_what_is_below() {
     let mut script = Script::open(&[A]);
     let id = script.write(512, 512, 9);
     script.answer(A, Reply::Read(found((1, 5), 3)));
-    let request = script.answer(A, Reply::Written);
+    let request = script.answer(A, Reply::WRITTEN);
     let Request::Write {
         content: Content::Data(payload),
         ..
@@ -411,7 +413,7 @@ fn a_partial_write_is_merged_into_what_is_below() {
 fn a_member_that_missed_a_write_is_out_before_the_write_is_acknowledged() {
     let mut script = Script::open(&[A, B]);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     let now = Incarnation(2);
     script.answer(B, Reply::Refused(Refusal::OtherIncarnation { now }));
     assert_eq!(script.is_done(id), None);
@@ -420,7 +422,7 @@ fn a_member_that_missed_a_write_is_out_before_the_write_is_acknowledged() {
     // W7: what A said in the old epoch does not count.
     assert_eq!(script.is_done(id), None);
     script.seal(A, 1, 1, false);
-    let request = script.answer(A, Reply::Written);
+    let request = script.answer(A, Reply::WRITTEN);
     assert_eq!(Script::version(&request), (3, 1));
     assert_eq!(script.is_done(id), Some(Ok(())));
 }
@@ -429,7 +431,7 @@ fn a_member_that_missed_a_write_is_out_before_the_write_is_acknowledged() {
 fn a_lost_answer_of_an_ejection_is_found_out_by_asking_again() {
     let mut script = Script::open(&[A, B]);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.answer(B, Reply::Refused(Refusal::Failed));
     let (call, _, change) = script.swaps.pop_front().unwrap();
     script.record = script.record.apply(G, &change).unwrap();
@@ -442,7 +444,7 @@ fn a_lost_answer_of_an_ejection_is_found_out_by_asking_again() {
     script.commit();
     assert_eq!(script.writer.stall(), None);
     script.seal(A, 1, 1, false);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
 }
 
@@ -453,14 +455,14 @@ fn the_last_member_is_waited_for() {
     script.wait(60);
     assert_eq!(script.writer.stall(), Some(&Stall::LastMembers(vec![A, B])));
     assert!(script.swaps.is_empty());
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     // B alone is missing now, and can go when it has had its time: it was as slow as A so far.
     assert!(script.swaps.is_empty());
     script.wait(3);
     script.commit();
     script.seal(A, 1, 1, false);
     script.asked.retain(|(to, ..)| *to == A);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
 }
 
@@ -483,7 +485,7 @@ fn a_flush_waits_for_the_members_that_it_asked_and_for_none_of_another_incarnati
 fn a_later_epoch_at_a_store_ends_everything() {
     let mut script = Script::open(&[A, B]);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     let shown = Epoch::from_u64(9);
     script.answer(B, Reply::Refused(Refusal::Superseded { shown }));
     assert_eq!(script.is_done(id), Some(Err(Failure::Superseded)));
@@ -608,7 +610,7 @@ fn a_take_over_rewrites_what_differs_with_the_authoritys_content_before_it_serve
     script.answer(B, listed((2, 2)));
     script.answer(A, Reply::Read(found((2, 1), 5)));
     for store in [A, B] {
-        let request = script.answer(store, Reply::Written);
+        let request = script.answer(store, Reply::WRITTEN);
         assert_eq!(Script::version(&request), (3, 1));
     }
     for store in [A, B] {
@@ -663,7 +665,7 @@ fn a_take_over_drops_who_lost_its_tail_but_waits_for_all_when_all_did() {
     both.commit();
     for store in [A, B] {
         assert!(matches!(
-            both.answer(store, Reply::Settled),
+            both.answer(store, Reply::SETTLED),
             Request::Settle { .. }
         ));
     }
@@ -676,8 +678,8 @@ fn a_stop_drains_syncs_and_closes() {
     let id = script.write(0, 4096, 7);
     let successor = Some(owner(2).backend);
     script.event(Event::Stop { successor });
-    script.answer(A, Reply::Written);
-    script.answer(B, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
+    script.answer(B, Reply::WRITTEN);
     assert!(script.is_done(id).is_some());
     script.answer(A, Reply::Synced);
     assert!(script.swaps.is_empty());
@@ -748,12 +750,12 @@ fn a_read_that_may_still_land_is_withdrawn_before_the_request_ends() {
 fn what_was_not_answered_is_sent_again_in_the_next_session() {
     let mut script = Script::open(&[A, B]);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     let (late, _) = script.asked(B);
     script.event(Event::Disconnected { store: B });
     script.event(Event::Reply {
         call: late,
-        reply: Reply::Written,
+        reply: Reply::WRITTEN,
     });
     assert_eq!(
         script.is_done(id),
@@ -761,7 +763,7 @@ fn what_was_not_answered_is_sent_again_in_the_next_session() {
         "an answer of the old session is void"
     );
     script.event(Event::Connected { store: B });
-    script.answer(B, Reply::Written);
+    script.answer(B, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
 }
 
@@ -793,9 +795,9 @@ fn a_write_across_extents_is_one_request_and_several_versions() {
     script.seal(A, 1, 1, false);
     script.seal(C, 1, 2, false);
     let id = script.write(EXTENT - 4096, 8192, 1);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), None);
-    let request = script.answer(C, Reply::Written);
+    let request = script.answer(C, Reply::WRITTEN);
     assert_eq!(Script::version(&request), (2 + 1, 2));
     assert_eq!(script.is_done(id), Some(Ok(())));
 }

@@ -7,7 +7,7 @@ use super::inbox::Inbox;
 use super::placement::Placement;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use replicator::message::{Refusal, Reply, Request};
+use replicator::message::{Known, Refusal, Reply, Request};
 use replicator::words::{DiskId, Epoch, StoreId};
 use replicator::writer::Event;
 use std::collections::HashSet;
@@ -53,11 +53,13 @@ impl Grants {
                 epoch,
                 grant,
                 record,
+                known,
             } if grant.is_empty() => Request::Seal {
                 disk,
                 epoch,
                 grant: self.of(epoch),
                 record,
+                known,
             },
             other => other,
         }
@@ -109,6 +111,7 @@ impl Grants {
             epoch: state.epoch,
             grant: state.grant.clone(),
             record: Bytes::new(),
+            known: Known::default(),
         };
         let ready = std::mem::take(&mut state.ready).into_iter();
         match state.grant.is_empty() {

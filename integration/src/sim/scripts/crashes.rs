@@ -286,6 +286,76 @@ pub(super) fn store_rolled_back(w: &mut World, way: u64) -> Told {
     w.close(1)
 }
 
+/// A member's sync fails under a flush; the media would take the next one, but what the first was to write is
+/// gone. The flush ends when that member is out, or has it after all, and then it holds whoever loses power (S2).
+pub(super) fn failed_sync_is_final(w: &mut World, way: u64) -> Told {
+    let failing = HERE[(way & 1) as usize];
+    w.attach(0, &HERE)?;
+    w.write(0, 0, 4)?;
+    if way & 2 != 0 {
+        w.flush(0)?;
+    }
+    w.write(0, 1, 4)?;
+    w.stores[failing].media.fail_syncs(true);
+    w.issue_flush(0);
+    if way & 4 != 0 {
+        w.issue_write(0, World::span(2, 1), false);
+    }
+    w.run_until("a sync fails", 500_000, |w| {
+        w.stores[failing].has_failed() || w.stores[failing].losses > 0
+    })?;
+    w.stores[failing].media.fail_syncs(false);
+    w.done(0)?;
+    for store in HERE {
+        w.power_lost(store);
+    }
+    w.takes_over(1, true);
+    w.serving(1)?;
+    w.read(1, 0, 6)?;
+    w.settled()?;
+    w.read(1, 0, 6)?;
+    w.close(1)
+}
+
+/// Its directory was put back while its process was down, to what it was since the epoch began: incarnation, epoch
+/// and number of starts are as they should be, and what was acknowledged in between is gone (S6).
+pub(super) fn put_back_within_the_epoch(w: &mut World, way: u64) -> Told {
+    w.attach(0, &HERE)?;
+    w.write(0, 0, 6)?;
+    w.flush(0)?;
+    let older = w.stores[2].media.fork();
+    if way & 1 != 0 {
+        // The copy does not know of the last start.
+        w.process_down(2);
+        w.up(2);
+    }
+    w.write(0, 2, 3)?;
+    if way & 2 != 0 {
+        w.flush(0)?;
+    }
+    if way & 4 != 0 {
+        w.issue_write(0, World::span(1, 2), false);
+    }
+    w.process_down(2);
+    w.stores[2].media = older;
+    w.up(2);
+    w.done(0)?;
+    w.write(0, 5, 1)?;
+    // Whoever has only the other one must not hear what that says.
+    w.process_down(0);
+    w.issue_read(0, World::span(0, 6));
+    let end = w.now + 30_000;
+    w.run_until("time passes", 100_000, |w| w.now >= end)?;
+    w.up(0);
+    w.done(0)?;
+    // It joins again, and takes what it lacks.
+    w.settled()?;
+    w.process_down(0);
+    w.read(0, 0, 6)?;
+    w.up(0);
+    w.close(0)
+}
+
 /// A member is gone, and the service too. Before the ejection is made the writer and the member that it has
 /// left die: what nobody but they have must not have been acknowledged (W6).
 pub(super) fn ejection_not_made(w: &mut World, way: u64) -> Told {

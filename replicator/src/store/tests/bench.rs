@@ -180,7 +180,7 @@ impl Bench {
             extent_size: ExtentSize::new(1 << 20).unwrap(),
             from: Epoch::from_u64(from),
         };
-        assert_eq!(self.ask(request), Reply::Joined);
+        assert_eq!(self.ask(request), Reply::JOINED);
         self.oracle.bounds.push(from);
     }
 

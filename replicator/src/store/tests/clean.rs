@@ -64,7 +64,7 @@ fn a_cleaner_without_room_waits_and_loses_nothing() {
     let mut bench = with_garbage();
     bench.media.set_capacity(Some(0));
     while bench.store.log.release_spare() {}
-    while bench.write(600, 1, true) == Reply::Written {}
+    while bench.write(600, 1, true) == Reply::WRITTEN {}
     for _ in 0..300 {
         bench.store.housekeep();
     }

@@ -183,7 +183,7 @@ impl Work {
         let writes: Vec<_> = (0..together).map(|_| self.draw_write()).collect();
         for reply in self.bench.write_all(&writes) {
             assert!(
-                matches!(reply, Reply::Written | Reply::Refused(Refusal::Full { .. })),
+                matches!(reply, Reply::WRITTEN | Reply::Refused(Refusal::Full { .. })),
                 "{reply:?}"
             );
         }

@@ -33,7 +33,7 @@ fn sample() -> (SimMedia, super::bench::Oracle, Options) {
         extents,
         below,
     };
-    assert_eq!(bench.ask(request), Reply::Kept);
+    assert_eq!(bench.ask(request), Reply::KEPT);
     let request = Request::Collapse {
         asker,
         extents,

@@ -74,7 +74,7 @@ fn a_rejoined_store_is_filled_and_then_says_all_of_it() {
         copied: 1,
         zeroes: 3,
         same: 2,
-        bytes: 0,
+        ..Pulled::default()
     };
     assert_eq!(pulled, expected);
     let all = [
@@ -351,8 +351,8 @@ fn who_stays_keeps_what_stood_there_when_another_joined() {
         extents,
         below,
     };
-    assert_eq!(bench.ask(keep.clone()), Reply::Kept);
-    assert_eq!(bench.ask(keep), Reply::Kept, "again, for nothing");
+    assert_eq!(bench.ask(keep.clone()), Reply::KEPT);
+    assert_eq!(bench.ask(keep), Reply::KEPT, "again, for nothing");
     bench.oracle.bounds.push(below.as_u64());
     let overwrite = |bench: &mut Bench| {
         // The last of them say that all members hold the first.

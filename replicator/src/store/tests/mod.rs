@@ -11,6 +11,7 @@ mod heal;
 mod moves;
 mod old_format;
 mod rng;
+mod runs;
 mod script;
 mod scrub;
 mod space;

@@ -139,7 +139,7 @@ impl Work {
     fn write(&mut self) {
         let (blocks, zero) = (self.some_blocks(), self.rng.below(5) == 0);
         let reply = self.bench.write(blocks.first.0, blocks.count, zero);
-        if reply != Reply::Written {
+        if reply != Reply::WRITTEN {
             assert!(matches!(reply, Reply::Refused(Refusal::Full { .. })));
             return self.leave_and_join(0);
         }

@@ -100,6 +100,7 @@ fn a_store_of_the_format_before_is_opened_and_goes_on_in_this_one() {
         epoch,
         grant: Bytes::from_static(grant),
         record: Bytes::new(),
+        known: Default::default(),
     };
     let Reply::Sealed(sealed) = ask(&store, seal(b"granted")) else {
         panic!("the epoch that it was shown last");

@@ -11,9 +11,9 @@ fn v(epoch: u64, seq: u64) -> Version {
 #[test]
 fn what_is_written_is_read_back_with_its_version() {
     let mut bench = Bench::ready();
-    assert_eq!(bench.write(0, 1, false), Reply::Written);
-    assert_eq!(bench.write(2, 8, false), Reply::Written);
-    assert_eq!(bench.write(4, 2, true), Reply::Written);
+    assert_eq!(bench.write(0, 1, false), Reply::WRITTEN);
+    assert_eq!(bench.write(2, 8, false), Reply::WRITTEN);
+    assert_eq!(bench.write(4, 2, true), Reply::WRITTEN);
     bench.check(true);
     let read = bench.read(0, 6).unwrap();
     assert!(matches!(read.found[0], Found::Data { version, .. } if version == v(1, 1)));
@@ -37,7 +37,7 @@ fn a_killed_process_loses_nothing() {
     );
     assert_eq!(bench.store.starts().0, 2);
     bench.check(true);
-    assert_eq!(bench.write(0, 4, false), Reply::Written);
+    assert_eq!(bench.write(0, 4, false), Reply::WRITTEN);
     bench.kill().check(true);
 }
 
@@ -47,12 +47,12 @@ fn writes_that_come_together_are_one_write_to_the_media_across_the_end_of_a_segm
     bench.write(0, 1, false);
     let before = bench.media.work().writes;
     let replies = bench.write_all(&[(1, 2, false), (2, 1, true), (9, 1, false), (1, 1, false)]);
-    assert_eq!(replies, vec![Reply::Written; 4]);
+    assert_eq!(replies, vec![Reply::WRITTEN; 4]);
     assert_eq!(bench.media.work().writes - before, 1);
     let segment = bench.options.segment_bytes / 4096;
     let many: Vec<_> = (0..2 * segment).map(|i| (i % 40, 1, false)).collect();
     let replies = bench.write_all(&many);
-    assert!(replies.iter().all(|reply| *reply == Reply::Written));
+    assert!(replies.iter().all(|reply| *reply == Reply::WRITTEN));
     bench.check(true);
     bench.kill().check(true);
 }
@@ -60,7 +60,7 @@ fn writes_that_come_together_are_one_write_to_the_media_across_the_end_of_a_segm
 #[test]
 fn where_the_media_fail_nobody_of_those_that_came_together_is_told_that_it_was_written() {
     let mut bench = Bench::ready();
-    assert_eq!(bench.write(0, 1, false), Reply::Written);
+    assert_eq!(bench.write(0, 1, false), Reply::WRITTEN);
     bench.media.tear_after(5_000);
     let replies = bench.write_all(&[(1, 1, false), (2, 1, false), (3, 1, false)]);
     assert_eq!(replies, vec![Reply::Refused(Refusal::Failed); 3]);
@@ -94,7 +94,7 @@ fn a_host_crash_changes_the_incarnation_and_a_second_restart_does_not_hide_it() 
         asker: bench.asker(),
         extents: Extents::new(Extent(0), Extent(64)),
     };
-    assert_eq!(bench.ask(request), Reply::Settled);
+    assert_eq!(bench.ask(request), Reply::SETTLED);
     assert!(!bench.seal(3).replicas[0].lost);
     assert!(!bench.kill().seal(4).replicas[0].lost);
 }
@@ -102,7 +102,7 @@ fn a_host_crash_changes_the_incarnation_and_a_second_restart_does_not_hide_it() 
 #[test]
 fn a_sync_that_fails_on_a_full_disk_is_another_incarnation() {
     let mut bench = Bench::ready();
-    assert_eq!(bench.write(0, 1, false), Reply::Written);
+    assert_eq!(bench.write(0, 1, false), Reply::WRITTEN);
     let before = bench.store.incarnation();
     bench.media.set_capacity(Some(0));
     bench.media.fail_syncs(true);
@@ -185,7 +185,7 @@ fn nothing_is_answered_in_an_epoch_before_its_promise_is_synced() {
     let reply = bench.ask(early.clone());
     assert_eq!(reply, Reply::Refused(Refusal::NotShown { shown: epoch }));
     assert!(matches!(bench.wait(promise), Reply::Sealed(_)));
-    assert_eq!(bench.ask(early), Reply::Written);
+    assert_eq!(bench.ask(early), Reply::WRITTEN);
 }
 
 #[test]
@@ -195,12 +195,12 @@ fn a_resend_changes_nothing_and_an_older_version_never_wins() {
     bench.write(2, 1, false);
     let before = bench.store.appended();
     let again = bench.write_request(1, Blocks::new(Block(0), 4), false);
-    assert_eq!(bench.ask(again), Reply::Written);
+    assert_eq!(bench.ask(again), Reply::WRITTEN);
     assert_eq!(bench.store.appended(), before, "nothing was appended");
     bench.check(true);
     // A part of it was never here: only that is taken.
     let wider = bench.write_request(1, Blocks::new(Block(2), 4), true);
-    assert_eq!(bench.ask(wider), Reply::Written);
+    assert_eq!(bench.ask(wider), Reply::WRITTEN);
     assert_eq!(bench.version(Block(2)).unwrap(), Some(v(1, 2)));
     let read = bench.read(4, 2).unwrap();
     assert_eq!(read.found, [Found::Zeroes(v(1, 1)); 2]);
@@ -213,7 +213,7 @@ fn without_a_record_the_answer_is_no_replica() {
     assert_eq!(bench.write(0, 1, false), Reply::Refused(Refusal::NoReplica));
     assert_eq!(bench.read(0, 1), Err(Refusal::NoReplica));
     bench.join(0..1, 1);
-    assert_eq!(bench.write(0, 1, false), Reply::Written);
+    assert_eq!(bench.write(0, 1, false), Reply::WRITTEN);
     assert_eq!(
         bench.write(256, 1, false),
         Reply::Refused(Refusal::NoReplica)
@@ -325,7 +325,7 @@ fn a_write_that_fails_is_another_incarnation() {
 fn an_open_that_fails_to_read_or_sync_is_followed_by_another_incarnation() {
     for reads in [true, false] {
         let mut bench = Bench::ready();
-        assert_eq!(bench.write(0, 1, false), Reply::Written);
+        assert_eq!(bench.write(0, 1, false), Reply::WRITTEN);
         let before = bench.store.incarnation();
         let Bench {
             media,

@@ -18,7 +18,7 @@ fn a_full_disk_refuses_writes_untorn_and_discards_bring_it_back() {
     let mut full = None;
     for i in 0..400 {
         match bench.write(i * 8 % 2048, 8, false) {
-            Reply::Written => {}
+            Reply::WRITTEN => {}
             Reply::Refused(Refusal::Full { needed, .. }) => {
                 assert!(needed > 0);
                 full = Some(i);
@@ -39,7 +39,7 @@ fn a_full_disk_refuses_writes_untorn_and_discards_bring_it_back() {
     for i in 0..full {
         assert_eq!(
             bench.write(i * 8 % 2048, 8, true),
-            Reply::Written,
+            Reply::WRITTEN,
             "discard {i} of {full}"
         );
         if i % 16 == 0 {
@@ -58,7 +58,7 @@ fn a_full_disk_refuses_writes_untorn_and_discards_bring_it_back() {
     );
     assert_eq!(
         bench.write(0, 8, false),
-        Reply::Written,
+        Reply::WRITTEN,
         "it recovered by itself"
     );
     bench.kill().check(true);
@@ -69,7 +69,7 @@ fn a_file_system_without_space_is_the_same_and_the_store_opens_when_some_returns
     let mut bench = Bench::ready();
     bench.media.set_capacity(Some(12 * (64 << 10)));
     let mut i = 0;
-    while bench.write(i * 8, 8, false) == Reply::Written {
+    while bench.write(i * 8, 8, false) == Reply::WRITTEN {
         i += 1;
         assert!(i < 200);
     }
@@ -82,7 +82,7 @@ fn a_file_system_without_space_is_the_same_and_the_store_opens_when_some_returns
         Reply::Refused(Refusal::Full { .. })
     ));
     bench.media.set_capacity(None);
-    assert_eq!(bench.write(0, 8, false), Reply::Written);
+    assert_eq!(bench.write(0, 8, false), Reply::WRITTEN);
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn full_of_scattered_blocks() -> (Bench, Vec<u64>) {
     loop {
         let block = blocks.len() as u64 * 3_000_017 % (16384 * 256);
         match bench.write(block, 1, false) {
-            Reply::Written => blocks.push(block),
+            Reply::WRITTEN => blocks.push(block),
             Reply::Refused(Refusal::Full { .. }) => break,
             other => panic!("{other:?}"),
         }
@@ -222,9 +222,9 @@ fn a_full_store_with_much_of_its_index_changed_gets_its_space_back_by_discards()
         bench.flush();
         bench.tidy();
         for (i, block) in blocks.iter().enumerate() {
-            if bench.write(*block, 1, true) != Reply::Written {
+            if bench.write(*block, 1, true) != Reply::WRITTEN {
                 bench.tidy();
-                assert_eq!(bench.write(*block, 1, true), Reply::Written, "discard {i}");
+                assert_eq!(bench.write(*block, 1, true), Reply::WRITTEN, "discard {i}");
             }
             if i % 16 == 0 {
                 bench.flush();
@@ -235,10 +235,10 @@ fn a_full_store_with_much_of_its_index_changed_gets_its_space_back_by_discards()
         bench.tidy();
         let usage = bench.store.usage();
         assert!(usage.used < usage.capacity / 2, "{usage:?}");
-        assert_eq!(bench.write(5, 8, false), Reply::Written);
+        assert_eq!(bench.write(5, 8, false), Reply::WRITTEN);
         bench.check(true);
         let mut bench = bench.kill();
         bench.check(true);
-        assert_eq!(bench.write(5, 8, false), Reply::Written);
+        assert_eq!(bench.write(5, 8, false), Reply::WRITTEN);
     }
 }

@@ -56,10 +56,10 @@ fn switched(before: &[StoreId], after: &[StoreId], fill: FillOrders) -> Script {
     }
     for store in after {
         let request = if joining.contains(store) {
-            script.answer(*store, Reply::Joined)
+            script.answer(*store, Reply::JOINED)
         } else {
             // It may come to be the only one that has what stood there before.
-            script.answer(*store, Reply::Kept)
+            script.answer(*store, Reply::KEPT)
         };
         match request {
             Request::Join { from, .. } => assert_eq!(from, three()),
@@ -85,7 +85,7 @@ fn members_are_switched_between_two_writes() {
     script.orders(&[(0, 4, &[A, B])], paused());
     // The guest does not wait for a store that is to join and has not answered.
     let (in_flight, _) = script.asked(A);
-    let reply = Reply::Written;
+    let reply = Reply::WRITTEN;
     script.event(Event::Reply {
         call: in_flight,
         reply,
@@ -100,7 +100,7 @@ fn members_are_switched_between_two_writes() {
         !script.is_asked(A),
         "W8: the sync waits for what is in flight"
     );
-    let reply = Reply::Written;
+    let reply = Reply::WRITTEN;
     script.event(Event::Reply {
         call: in_flight,
         reply,
@@ -111,10 +111,10 @@ fn members_are_switched_between_two_writes() {
     assert!(matches!(script.commit(), Change::Switch { .. }));
     script.seal(A, 1, 1, false);
     script.seal(B, 1, 0, false);
-    script.answer(A, Reply::Kept);
-    script.answer(B, Reply::Joined);
+    script.answer(A, Reply::KEPT);
+    script.answer(B, Reply::JOINED);
     for store in [A, B] {
-        let request = script.answer(store, Reply::Written);
+        let request = script.answer(store, Reply::WRITTEN);
         assert_eq!(Script::version(&request), (3, 1));
     }
     assert_eq!(script.is_done(held), Some(Ok(())));
@@ -131,7 +131,7 @@ fn a_store_that_does_not_answer_keeps_nobody_waiting() {
         Some(&Hindrance::NoAnswer(vec![B]))
     );
     let id = script.write(0, 4096, 1);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
     script.orders(&[], paused());
     assert_eq!(script.writer.hindrance(), None);
@@ -354,12 +354,12 @@ fn a_move_is_cancelled_by_switching_back() {
 fn a_member_that_others_are_filled_from_may_be_ejected_and_is_still_asked() {
     let mut script = switched(&[B], &[B, A], paused());
     let id = script.write(0, 4096, 1);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     let now = Incarnation(2);
     script.answer(B, Reply::Refused(Refusal::OtherIncarnation { now }));
     assert!(matches!(script.commit(), Change::Eject { stores, .. } if stores == [B]));
     script.seal(A, 1, 3, false);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
     let history = &script.record.map[0].history;
     assert_eq!(
@@ -439,7 +439,7 @@ fn time_to_fill(yields: bool, guest_writes: bool) -> Duration {
                     pulls += 1;
                     copied(blocks.count)
                 }
-                _ => Reply::Written,
+                _ => Reply::WRITTEN,
             };
             script.event(Event::Reply { call, reply });
         }
@@ -536,14 +536,14 @@ fn a_copy_ahead_that_was_deleted_begins_anew_and_its_store_is_not_lost() {
     }));
     script.seal(C, 1, 0, false);
     script.answer(C, Reply::Refused(Refusal::NoReplica));
-    script.answer(C, Reply::Joined);
+    script.answer(C, Reply::JOINED);
     script.answer(A, surveyed(&[(0, 1)]));
     let request = script.answer(C, Reply::Refused(Refusal::NoReplica));
     assert!(matches!(request, Request::Pull { .. }), "{request:?}");
     script.wait(1);
     // Asked in the same session: it was not taken for another incarnation.
     script.answer(C, Reply::Refused(Refusal::NoReplica));
-    let request = script.answer(C, Reply::Joined);
+    let request = script.answer(C, Reply::JOINED);
     assert!(matches!(request, Request::Join { .. }), "{request:?}");
     script.answer(A, surveyed(&[(0, 1)]));
     let request = script.answer(C, copied(1));
@@ -564,7 +564,7 @@ fn a_copy_ahead_joins_nothing_and_is_pulled_like_any_other() {
     }));
     script.seal(C, 1, 0, false);
     script.answer(C, Reply::Refused(Refusal::NoReplica));
-    let request = script.answer(C, Reply::Joined);
+    let request = script.answer(C, Reply::JOINED);
     assert!(matches!(request, Request::Join { from, .. } if from == two()));
     script.answer(A, surveyed(&[(0, 2)]));
     let request = script.answer(C, copied(2));
@@ -583,7 +583,7 @@ fn an_attach_takes_the_ordered_members_if_they_are_there() {
     script.start(TakeOver::Own);
     assert!(matches!(script.commit(), Change::Attach { sets, .. } if sets.len() == 1));
     script.seal(A, 1, 0, false);
-    script.answer(A, Reply::Joined);
+    script.answer(A, Reply::JOINED);
     assert!(script.writer.is_serving());
     assert_eq!(script.record.members(), [A]);
 }

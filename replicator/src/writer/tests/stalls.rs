@@ -36,7 +36,7 @@ fn min_copies(script: &mut Script, min_copies: u8) {
 fn a_silent_member_is_ejected_two_seconds_after_the_others_answered() {
     let mut script = Script::open(&[A, B]);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.wait(1);
     assert!(script.swaps.is_empty());
     script.wait(2);
@@ -44,7 +44,7 @@ fn a_silent_member_is_ejected_two_seconds_after_the_others_answered() {
     assert!(matches!(change, Change::Eject { stores, .. } if stores == [B]));
     script.seal(A, 1, 1, false);
     script.asked.retain(|(to, ..)| *to == A);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
     let ends = script.completed.iter().filter(|(done, _)| *done == id);
     assert_eq!(ends.count(), 1, "what was in flight completes once");
@@ -69,30 +69,30 @@ fn members_that_sync_equally_slowly_eject_nobody() {
 fn without_the_placement_service_the_guest_goes_on_when_the_store_comes_back() {
     let mut script = Script::open(&[A, B]);
     let first = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.wait(3);
     unknown(&mut script);
     assert_eq!(script.writer.stall(), Some(&Stall::PlacementAway));
     let second = script.write(8192, 4096, 8);
     assert!(!script.is_asked(A), "new writes wait for the next epoch");
-    script.answer(B, Reply::Written);
+    script.answer(B, Reply::WRITTEN);
     assert_eq!(script.is_done(first), Some(Ok(())));
     assert_eq!(script.writer.stall(), None);
     let flush = script.guest(GuestOp::Flush);
     for store in [A, B] {
-        script.answer(store, Reply::Written);
+        script.answer(store, Reply::WRITTEN);
         script.answer(store, Reply::Synced);
     }
     assert_eq!(script.is_done(second), Some(Ok(())));
     assert_eq!(script.is_done(flush), Some(Ok(())));
     // The swap may have happened: it is asked again until that is known.
     let third = script.write(0, 4096, 9);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.wait(1);
     script.commit();
     script.seal(A, 1, 1, false);
     script.asked.retain(|(to, ..)| *to == A);
-    let request = script.answer(A, Reply::Written);
+    let request = script.answer(A, Reply::WRITTEN);
     assert_eq!(Script::version(&request), (3, 1), "W7");
     assert_eq!(script.is_done(third), Some(Ok(())));
 }
@@ -101,7 +101,7 @@ fn without_the_placement_service_the_guest_goes_on_when_the_store_comes_back() {
 fn without_the_placement_service_the_guest_goes_on_when_the_service_comes_back() {
     let mut script = Script::open(&[A, B]);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.wait(3);
     for _ in 0..50 {
         unknown(&mut script);
@@ -112,7 +112,7 @@ fn without_the_placement_service_the_guest_goes_on_when_the_service_comes_back()
     script.commit();
     script.seal(A, 1, 1, false);
     script.asked.retain(|(to, ..)| *to == A);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
     assert_eq!(script.writer.stall(), None);
 }
@@ -122,7 +122,7 @@ fn an_ejection_that_leaves_too_few_copies_is_not_made() {
     let mut script = Script::open(&[A, B]);
     min_copies(&mut script, 2);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.wait(60);
     assert!(script.swaps.is_empty());
     let stores = vec![B];
@@ -134,24 +134,24 @@ fn an_ejection_that_leaves_too_few_copies_is_not_made() {
     script.commit();
     script.seal(A, 1, 1, false);
     script.asked.retain(|(to, ..)| *to == A);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
 
     let mut script = Script::open(&[A, B, C]);
     min_copies(&mut script, 2);
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
-    script.answer(B, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
+    script.answer(B, Reply::WRITTEN);
     script.wait(3);
     assert!(matches!(script.commit(), Change::Eject { stores, .. } if stores == [C]));
     for store in [A, B] {
         script.seal(store, 1, 1, false);
     }
     script.asked.retain(|(to, ..)| *to != C);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.wait(60);
     assert!(script.swaps.is_empty(), "the next one stays");
-    script.answer(B, Reply::Written);
+    script.answer(B, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
     assert_eq!(script.writer.stall(), None);
 }
@@ -203,7 +203,7 @@ fn answer_all(script: &mut Script, store: StoreId) -> Vec<u8> {
                 if let Content::Data(payload) = content {
                     seen.push(payload.data[0]);
                 }
-                Reply::Written
+                Reply::WRITTEN
             }
             Request::Sync { .. } => Reply::Synced,
             other => panic!("{other:?}"),
@@ -226,7 +226,7 @@ fn what_waits_too_long_fails_and_keeps_its_place() {
     let mut script = with(&[A, B], five_seconds);
     let late = script.write(0, 4096, 7);
     let flush = script.guest(GuestOp::Flush);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.wait(4);
     let behind = script.write(0, 4096, 8);
     let read = script.read(0, 4096);
@@ -293,12 +293,12 @@ fn writes_that_failed_are_bounded_in_memory() {
         "at once"
     );
     for _ in 0..4 {
-        script.answer(A, Reply::Written);
-        script.answer(B, Reply::Written);
+        script.answer(A, Reply::WRITTEN);
+        script.answer(B, Reply::WRITTEN);
     }
     let id = script.write(0, 4096, 2);
-    script.answer(A, Reply::Written);
-    script.answer(B, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
+    script.answer(B, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
 }
 
@@ -337,7 +337,7 @@ fn who_was_cut_off_acknowledges_nothing_and_its_guest_gets_errors() {
     taken_over(&mut script);
     // Its own store was never shown the new epoch, and takes all that it is sent.
     let write = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     let flush = script.guest(GuestOp::Flush);
     script.answer(A, Reply::Synced);
     // Cut off from the placement service too, it waits.
@@ -356,7 +356,7 @@ fn who_was_cut_off_acknowledges_nothing_and_its_guest_gets_errors() {
     let (call, _) = script.asked(B);
     script.event(Event::Reply {
         call,
-        reply: Reply::Written,
+        reply: Reply::WRITTEN,
     });
     assert!(script.completed.iter().all(|(_, result)| result.is_err()));
     assert!(!script.writer.is_serving());

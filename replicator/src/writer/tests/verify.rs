@@ -147,8 +147,8 @@ fn what_is_written_meanwhile_is_no_difference_and_is_looked_at_again() {
     script.extents_asked(A, digested(&[1, 2, 3, 4]));
     let id = script.write(EXTENT, 4096, 1);
     script.extents_asked(B, digested(&[1, 5, 3, 4]));
-    script.answer(A, Reply::Written);
-    script.answer(B, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
+    script.answer(B, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
     script.wait(1);
     assert_eq!(script.extents_asked(A, digested(&[5])), 1..2);
@@ -282,7 +282,7 @@ fn an_ejection_in_between_begins_the_look_anew_without_the_one_that_is_out() {
     script.verify(false);
     script.extents_asked(A, digested(&[1, 2, 3, 4]));
     let id = script.write(0, 4096, 1);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     // Its digest, that is.
     script.answer(B, Reply::Refused(Refusal::Failed));
     script.asked.clear();
@@ -291,7 +291,7 @@ fn an_ejection_in_between_begins_the_look_anew_without_the_one_that_is_out() {
         script.seal(store, 1, 1, false);
     }
     for store in [A, C] {
-        let request = script.answer(store, Reply::Written);
+        let request = script.answer(store, Reply::WRITTEN);
         assert!(matches!(request, Request::Write { .. }));
     }
     assert_eq!(script.is_done(id), Some(Ok(())));
