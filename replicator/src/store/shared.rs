@@ -3,6 +3,7 @@
 //! Writes are appended on the caller's thread, reads served there from the page cache. Whatever must
 //! wait for the media runs on the store's own threads: one for syncs (one sync serves all who wait:
 //! group commit), one for housekeeping, one for the scrub, a few for reads. All of them sleep while nothing happens.
+//! None has a lower priority than the others: whoever has the store's lock and no processor holds up every guest.
 
 use super::error::Doing;
 use super::media::FileMedia;
@@ -647,8 +648,6 @@ impl Shared {
 
     /// Reads a stretch of the log, checks it, pauses.
     fn scrub_loop(&self) {
-        // Everybody else goes first. Not being allowed to step back is no reason to stop.
-        let _ = rustix::process::setpriority_process(None, 15);
         let mut core = self.core.lock();
         let (mut bytes, mut took) = (STRETCH_BYTES, Duration::ZERO);
         while !core.closing {
@@ -695,8 +694,6 @@ impl Shared {
     }
 
     fn housekeeping_loop(&self) {
-        // Everybody else goes first. Not being allowed to step back is no reason to stop.
-        let _ = rustix::process::setpriority_process(None, 10);
         let mut core = self.core.lock();
         while !core.closing {
             if !std::mem::take(&mut core.housekeep_now) {
