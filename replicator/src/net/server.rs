@@ -10,7 +10,7 @@ use crate::wire::ALPN;
 use crate::words::{DiskId, Epoch, StoreId};
 use bytes::Bytes;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What answers requests: a store, behind whatever threads it needs.
@@ -84,18 +84,15 @@ impl<S: Serve> Server<S> {
     ) -> io::Result<Server<S>> {
         let gate = Gate::new(credentials, &[Role::Node, Role::Operator], &[ALPN])
             .with_transport(transport::config(1));
-        let mut config = gate.quic();
-        config.max_incoming(MAX_HANDSHAKES);
-        let endpoint =
-            transport::listening(config, UdpSocket::bind(listen)?, credentials.reset_seed())?;
+        let rules = Rules {
+            credentials: credentials.clone(),
+            accept_ungranted: false,
+        };
         Ok(Server {
-            endpoint,
+            endpoint: listening(listen, &gate, &rules)?,
             gate,
             find: Arc::new(find),
-            rules: Rules {
-                credentials: credentials.clone(),
-                accept_ungranted: false,
-            },
+            rules,
             handshakes: Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES / 2),
             peers: Places::new(MAX_CONNECTIONS, MAX_FROM_ONE_PEER),
         })
@@ -106,6 +103,19 @@ impl<S: Serve> Server<S> {
     pub fn accept_ungranted(mut self, accept: bool) -> Server<S> {
         self.rules.accept_ungranted = accept;
         self
+    }
+
+    /// Another one on the same address, for another thread: the kernel gives each connection to one of them, and
+    /// all of it is then done there. Call it on the runtime of that thread. Together they let in as many as one.
+    pub fn another(&self) -> io::Result<Server<S>> {
+        Ok(Server {
+            endpoint: listening(self.local_addr()?, &self.gate, &self.rules)?,
+            gate: self.gate.clone(),
+            find: self.find.clone(),
+            rules: self.rules.clone(),
+            handshakes: self.handshakes.clone(),
+            peers: self.peers.clone(),
+        })
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -143,6 +153,13 @@ impl<S: Serve> Server<S> {
             });
         }
     }
+}
+
+fn listening(at: SocketAddr, gate: &Gate, rules: &Rules) -> io::Result<quinn::Endpoint> {
+    let mut config = gate.quic();
+    config.max_incoming(MAX_HANDSHAKES);
+    let socket = transport::shared_socket(at)?;
+    transport::listening(config, socket, rules.credentials.reset_seed())
 }
 
 impl<S> Drop for Server<S> {

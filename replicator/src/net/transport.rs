@@ -119,6 +119,20 @@ pub fn any_socket() -> io::Result<UdpSocket> {
         .or_else(|_| UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
 }
 
+/// A socket at `at`, beside others of this user there: the kernel gives all that comes from one peer's socket to
+/// the same of them.
+pub fn shared_socket(at: SocketAddr) -> io::Result<UdpSocket> {
+    use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+    let family = match at {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    net::bind(&socket, &at)?;
+    Ok(socket.into())
+}
+
 /// A burst of 1 MiB writes from a few peers does not fit in the default of 200 KiB. As much as the
 /// system allows; less is slower, not wrong.
 fn enlarge_buffers(socket: &UdpSocket) {

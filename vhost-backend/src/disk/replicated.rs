@@ -29,7 +29,7 @@ use replicator::writer::{
 };
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -77,6 +77,9 @@ pub struct ReplicatedDisk {
     /// Writes that the near store is to get with the next append, and how large they are.
     near_writes: Vec<(CallId, Request)>,
     near_write_bytes: usize,
+    /// Far stores were sent writes meanwhile; and the network had its turn.
+    far_first: bool,
+    gave_way: bool,
     /// Reads of far stores that are to land in a guest's memory.
     aimed: HashMap<CallId, Aimed>,
     /// Reads of the near store that land there by themselves.
@@ -136,6 +139,8 @@ impl ReplicatedDisk {
             asking,
             near_writes: Vec::new(),
             near_write_bytes: 0,
+            far_first: false,
+            gave_way: false,
             aimed: HashMap::new(),
             near_reads: HashSet::new(),
             waiting_reads: WaitingReads::new(),
@@ -229,6 +234,12 @@ impl ReplicatedDisk {
                 self.handle(event);
             }
             if !self.near_writes.is_empty() {
+                if std::mem::take(&mut self.far_first) && !self.gave_way {
+                    // What goes over the network travels while the near store writes: its tasks run first.
+                    self.gave_way = true;
+                    let _ = pin!(tokio::task::yield_now()).poll(context);
+                    return Poll::Pending;
+                }
                 self.write_near();
                 continue;
             }
@@ -511,6 +522,7 @@ impl ReplicatedDisk {
             if let Some(aimed) = aimed {
                 self.aimed.insert(call, aimed);
             }
+            self.far_first |= matches!(request, Request::Write { .. });
             link.send(call, &request);
             return;
         }
@@ -586,6 +598,7 @@ impl ReplicatedDisk {
             return;
         }
         self.near_write_bytes = 0;
+        self.gave_way = false;
         let near = self.near.as_ref().expect("there are writes for it");
         let inbox = self.inbox.clone();
         near.submit_writes(&mut self.near_writes, move |call, reply| {

@@ -12,6 +12,7 @@ mod heartbeat;
 mod kept;
 mod reactor;
 mod runs;
+mod serving;
 mod supervisor;
 
 use crate::addresses::Addresses;
@@ -21,18 +22,17 @@ use heartbeat::Heart;
 use placement_service::client::PlacementClient;
 use reactor::Reactor;
 use replicator::net::identity::Credentials;
-use replicator::net::{Links, Puller, PullingStore, Server};
+use replicator::net::{Links, Puller, PullingStore};
 use replicator::store::{Options, ScrubRate, SharedStore};
 use replicator::words::{DatacenterName, HostName, RackName, StoreId};
+use serving::Serving;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::Supervisor;
-use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use vhost_backend::disk::NearStore;
 
@@ -95,16 +95,8 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         let puller = pulls.clone();
         Some(PullingStore { store, puller })
     };
-    // Its sessions write to the store: where that hangs, the rest of the node goes on.
-    let stores = ServingRuntime::new()?;
-    let guard = stores.enter();
-    let server = Server::bind(config.listen, &config.credentials, find)
-        .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?
-        .accept_ungranted(config.accept_ungranted);
-    let listen = server.local_addr()?;
-    let endpoint = server.endpoint();
-    let serving = tokio::spawn(server.run());
-    drop(guard);
+    let serving = Serving::start(&config, find)?;
+    let listen = serving.listen;
     let client = PlacementClient::new(&config.credentials, config.placement.clone())?;
     let reactors = (0..config.threads)
         .map(Reactor::spawn)
@@ -144,8 +136,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     supervisor.stop_all().await;
     let disks_ms = millis(pause);
     keeping.abort();
-    endpoint.close(0u32.into(), b"this node is stopping");
-    serving.await.context("the server of the store died")?;
+    serving.stop().await;
     let close = async move {
         match store {
             Some(store) => tokio::task::spawn_blocking(move || store.close())
@@ -171,38 +162,6 @@ async fn checkpoint(store: Option<SharedStore>) {
 
 fn millis(since: Instant) -> u64 {
     since.elapsed().as_millis() as u64
-}
-
-/// The threads on which other nodes' writers are served.
-struct ServingRuntime(Option<Runtime>);
-
-impl ServingRuntime {
-    fn new() -> anyhow::Result<ServingRuntime> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("store-server")
-            .enable_all()
-            .build()
-            .context("cannot start threads for other nodes")?;
-        Ok(ServingRuntime(Some(runtime)))
-    }
-}
-
-impl Deref for ServingRuntime {
-    type Target = Runtime;
-
-    fn deref(&self) -> &Runtime {
-        self.0.as_ref().expect("until it is dropped")
-    }
-}
-
-impl Drop for ServingRuntime {
-    fn drop(&mut self) {
-        // Within the node's own runtime nothing may wait for another one to end.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 /// Opens the store in `dir`, or makes one there if there is nothing yet.
