@@ -479,6 +479,11 @@ impl Cluster {
         self.etcd.as_mut().context("this cluster has no etcd")
     }
 
+    /// The hosts of the placement services.
+    pub fn services(&self) -> Vec<&'static str> {
+        self.services.iter().map(|service| service.host).collect()
+    }
+
     /// How many hosts the cluster was made with.
     pub fn hosts(&self) -> usize {
         self.nodes.len()

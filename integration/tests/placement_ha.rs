@@ -68,6 +68,48 @@ fn outlives(scratch: &Scratch) -> Result<()> {
     cluster.ukai(&["disk", "export", "web1", to])?;
     ensure!(std::fs::read(&out)? == image, "what was written is lost");
     ensure!(self::leader(&cluster)? == third);
+    copies_of_etcd(&mut cluster, scratch, &third)
+}
+
+/// The catalog in etcd is copied and put back, when no service uses it.
+fn copies_of_etcd(cluster: &mut Cluster, scratch: &Scratch, leader: &str) -> Result<()> {
+    let etcd = cluster.etcd()?;
+    let (from, pki) = (etcd.address(), etcd.pki().display().to_string());
+    let to = format!("{from}/after");
+    let backup = scratch.path("backup").display().to_string();
+    let copy = [
+        "placement",
+        "backup",
+        &backup,
+        "--catalog",
+        &from,
+        "--etcd-pki",
+        &pki,
+    ];
+    let (code, why) = cluster.refused(&copy)?;
+    ensure!(code == 3 && why.contains(leader), "{code}: {why}");
+    for host in cluster.services() {
+        // One of them was killed above.
+        let _ = cluster.kill_service_9(host);
+    }
+    let copied = wait_for("backup once nobody leads", BOUND, || {
+        cluster.ukai(&copy).map(Some)
+    })?;
+    let restored = cluster.ukai(&[
+        "placement",
+        "restore",
+        &backup,
+        "--catalog",
+        &to,
+        "--etcd-pki",
+        &pki,
+    ])?;
+    ensure!(restored["keys"] == copied["keys"], "{restored} {copied}");
+    ensure!(restored["generation"] == 1, "{restored}");
+    // TLS is not left out by mistake.
+    let clear = ["placement", "restore", &backup, "--catalog", &to];
+    let (_, why) = cluster.refused(&clear)?;
+    ensure!(why.contains("--etcd-pki"), "{why}");
     Ok(())
 }
 

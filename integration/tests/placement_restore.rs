@@ -1,8 +1,9 @@
-//! The catalog is lost, and an old backup of it put back, under a disk that is written all the while: no old
-//! epoch comes back with it, and rebuilt from the stores it knows all that happened since.
+//! The catalog is lost under a disk that is written all the while. An old backup of it is put back: no old epoch
+//! comes back with it, and rebuilt from the stores it knows all that happened since. Without a backup the stores
+//! know enough.
 
 use anyhow::{Context, Result, ensure};
-use integration::cluster::{Cluster, TWO_AND_TWO, wait_for};
+use integration::cluster::{Cluster, TOKYO_AND_OSAKA, TWO_AND_TWO, wait_for};
 use integration::lone_writer::LoneWriter;
 use integration::processes::{Lifetime, Scratch, scenario};
 use serde_json::Value;
@@ -17,10 +18,46 @@ const BOUND: Duration = Duration::from_secs(90);
 const LONGER_THAN_AN_EJECTION: Duration = Duration::from_secs(7);
 /// Exit code: the state of the cluster does not allow it.
 const REFUSED: i32 = 3;
+const NOT_FOUND: i32 = 4;
 
 #[test]
 fn an_old_backup_brings_no_old_epoch_back_and_the_stores_know_the_rest() {
     scenario("placement-restore", restores);
+}
+
+#[test]
+fn without_a_backup_the_stores_know_enough() {
+    scenario("placement-lost", comes_back);
+}
+
+fn comes_back(scratch: &Scratch) -> Result<()> {
+    let mut cluster = Cluster::start(scratch, &TOKYO_AND_OSAKA, Lifetime::Ours)?;
+    cluster.create_disk("open", "32M", 2, "tokyo-1")?;
+    cluster.create_disk("closed", "32M", 2, "tokyo-1")?;
+    let closed = import(&cluster, scratch, "closed", 1)?;
+    let mut writer = LoneWriter::attach(&cluster, "open", "tokyo")?;
+    let before = epoch(&cluster, "open")?;
+    cluster.kill_placement_9()?;
+    cluster.set_catalog(scratch.path("empty.redb"));
+    cluster.start_placement()?;
+    cluster.wait_up()?;
+    // A catalog that knows nothing ends nobody, and nobody knows yet what it has lost.
+    writer.progress(3)?;
+    let (code, why) = cluster.refused(&["disk", "map", "open"])?;
+    ensure!(code == NOT_FOUND, "{code}: {why}");
+    let rebuilt = cluster.ukai(&["placement", "rebuild", "--from-stores"])?;
+    ensure!(rebuilt["complete"] == true, "{rebuilt}");
+    ensure!(epoch(&cluster, "open")? == before, "it is open as it was");
+    cluster.kill_node_9("tokyo-2")?;
+    writer.progress(3)?;
+    ensure!(epoch(&cluster, "open")? > before, "nobody was ejected");
+    cluster.start_node("tokyo-2")?;
+    cluster.wait_up()?;
+    let written = writer.finish()?;
+    cluster.detach("open")?;
+    ensure!(export(&cluster, scratch, "open")? == written, "open");
+    ensure!(export(&cluster, scratch, "closed")? == closed, "closed");
+    Ok(())
 }
 
 fn restores(scratch: &Scratch) -> Result<()> {
