@@ -1,12 +1,12 @@
 //! Over loopback, with real certificates: what arrives is what was sent, and a peer that misbehaves
 //! costs only itself.
 
-use super::identity::{Credentials, DEFAULT_VALIDITY, Dial, Expected, Pki, Role};
+use super::identity::{Credentials, DEFAULT_VALIDITY, Dial, Expected, Gate, Pki, Role};
 use super::*;
 use crate::message::{Asker, Content, Found, Payload, ReadBlocks, Refusal, Reply, Request};
 use crate::wire::{ALPN, Call, Decoder, Hello, Message, Verdict, VersionRange, Welcome};
 use crate::words::{
-    BLOCK_BYTES, Block, Blocks, DiskId, Epoch, HostName, Incarnation, Seq, Version,
+    BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, Extents, HostName, Incarnation, Seq, Version,
 };
 use crate::writer::CallId;
 use bytes::Bytes;
@@ -501,6 +501,58 @@ async fn a_peer_of_the_version_before_is_spoken_to_as_it_understands() {
         panic!("{:?}", answers[1]);
     };
     assert_eq!(read.data[..], pattern(2, 3)[..]);
+}
+
+/// What a store's node of the version before does: it greets, and hears a seal.
+async fn older_store(endpoint: quinn::Endpoint) {
+    let connection = endpoint.accept().await.unwrap().await.unwrap();
+    let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+    let mut hello = [0; 48];
+    recv.read_exact(&mut hello).await.unwrap();
+    let hello = Hello::decode(&hello).unwrap().0;
+    let welcome = hello.judge(VersionRange { min: 1, max: 2 }, true);
+    send.write_all(&welcome.encode()).await.unwrap();
+    let mut frame = [0; 88];
+    recv.read_exact(&mut frame).await.unwrap();
+    let (call, seal) = Request::decode(&frame, Bytes::new()).unwrap();
+    assert_eq!(seal, Request::seal(asker().disk, asker().epoch));
+    let answer = Reply::Refused(Refusal::NoReplica).encode(call);
+    send.write_all(&answer.head).await.unwrap();
+    connection.closed().await;
+}
+
+#[tokio::test]
+async fn a_store_of_the_version_before_is_asked_only_what_it_understands() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = credentials(dir.path(), Role::Node, "osaka-1");
+    let gate = Gate::new(&keys, &[Role::Node], &[ALPN]).with_transport(transport::config(1));
+    let endpoint = quinn::Endpoint::server(gate.quic(), anywhere()).unwrap();
+    let addr = endpoint.local_addr().unwrap();
+    let store = tokio::spawn(older_store(endpoint));
+
+    let links = links(&credentials(dir.path(), Role::Node, "tokyo-1"), addr);
+    let (link, mut heard) = link(&links, STORE);
+    assert_eq!(heard.next().await, LinkEvent::Connected);
+    let digest = Request::Digest {
+        asker: asker(),
+        from: Epoch::ZERO,
+        extents: Extents::new(Extent(0), Extent(1)),
+    };
+    link.send(CallId(1), &digest);
+    let (call, reply) = heard.reply().await;
+    let refused = matches!(reply, Reply::Refused(Refusal::Invalid { .. }));
+    assert!(call == CallId(1) && refused, "{reply:?}");
+    let seal = Request::Seal {
+        disk: asker().disk,
+        epoch: asker().epoch,
+        grant: Bytes::from_static(b"granted"),
+        record: Bytes::from_static(b"the record"),
+    };
+    link.send(CallId(2), &seal);
+    let answer = (CallId(2), Reply::Refused(Refusal::NoReplica));
+    assert_eq!(heard.reply().await, answer);
+    drop((link, links));
+    timeout(PATIENCE, store).await.unwrap().unwrap();
 }
 
 #[tokio::test]
