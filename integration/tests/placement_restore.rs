@@ -188,6 +188,8 @@ fn nothing_old_comes_back(cluster: &mut Cluster, writer: &LoneWriter) -> Result<
         let tells = why.contains("ukai placement rebuild");
         ensure!(code == REFUSED && tells, "{disk}: {code}: {why}");
     }
+    let status = cluster.table(&["status"])?;
+    ensure!(status.contains("ukai placement rebuild"), "{status}");
     let stores = cluster.ukai(&["store", "list"])?;
     let stores = stores.as_array().context("stores")?;
     ensure!(

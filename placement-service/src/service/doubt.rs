@@ -125,6 +125,41 @@ impl Service {
         })
     }
 
+    /// What there is of it, for `ukai status`.
+    pub(super) fn doubts(&self) -> Result<Vec<String>, CatalogError> {
+        let (unverified, none) = {
+            let shown = self.shown_epochs();
+            (shown.unverified.clone(), shown.behind.is_empty())
+        };
+        if unverified.is_none() && none {
+            return Ok(Vec::new());
+        }
+        let mut lines = Vec::new();
+        let mut unheard = 0;
+        for record in list::<DiskRecord>(&*self.catalog, key::DISKS)? {
+            match self.doubt(&record.value) {
+                Some(doubt @ Doubt::Behind { .. }) => {
+                    lines.push(format!("disk {}: {doubt}", record.value.name));
+                }
+                Some(Doubt::Unheard(_)) => unheard += 1,
+                None => {}
+            }
+        }
+        match unheard {
+            0 => {}
+            1 => {
+                lines.push("1 disk is left as it is until all of its stores have been heard".into())
+            }
+            more => lines.push(format!(
+                "{more} disks are left as they are until all of their stores have been heard"
+            )),
+        }
+        let why = unverified.map(|unverified| unverified.why);
+        let why = why.unwrap_or_else(|| "stores know better".into());
+        lines.insert(0, format!("the catalog is an older one: {why}; {REBUILD}"));
+        Ok(lines)
+    }
+
     /// For an operator who wants it attached.
     pub(super) fn not_in_doubt(&self, record: &DiskRecord) -> Result<(), ServiceError> {
         match self.doubt(record) {

@@ -178,7 +178,7 @@ impl Service {
             main.is_some_and(|main| main.wanted != Wanted::Copying)
         };
         let copies = |disk: &crate::api::Disk| disk.bytes.saturating_mul(disk.copies.into());
-        let mut problems = Vec::new();
+        let mut problems = self.doubts()?;
         for host in &hosts {
             match host.liveness {
                 Liveness::Up => {}

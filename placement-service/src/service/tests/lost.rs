@@ -91,12 +91,20 @@ fn a_disk_that_was_opened_since_the_backup_gets_no_epoch_and_keeps_its_writer() 
     assert!(desired.attachments.is_empty());
     let refused = play.attach("web1", "t2", false).unwrap_err().to_string();
     assert!(refused.contains("silent"), "{refused}");
+    let problems = |play: &Play| play.service.status(play.now).unwrap().problems.join("\n");
+    let said = problems(&play);
+    assert!(said.contains("restored from a backup") && said.contains("1 disk is left"));
     let desired = beat_as(&play, 1, &record, runs(record.id, backend));
     assert_eq!(desired.attachments[0].backend, backend, "it goes on");
     beat_as(&play, 2, &record, vec![]);
     beat_as(&play, 3, &record, vec![]);
     let refused = play.attach("web1", "t2", false).unwrap_err().to_string();
     assert!(refused.contains("ukai placement rebuild"), "{refused}");
+    let said = problems(&play);
+    assert!(
+        said.contains("disk web1: the catalog has an older record"),
+        "{said}"
+    );
     let again = play.swap(&node("t1"), record.id, backend, open(backend, 2, "t1"));
     assert!(
         matches!(
@@ -128,6 +136,8 @@ fn a_rebuild_takes_the_newest_record_and_epochs_go_on_above_it() {
     assert!(done.done && done.complete);
     assert_eq!(done.generation, Generation(2));
     assert_eq!(play.record(record.id), record);
+    let problems = play.service.status(play.now).unwrap().problems.join("\n");
+    assert!(!problems.contains("rebuild"), "{problems}");
     // Its writer is known again, and goes on as it was: with the next epoch, in the new generation.
     let desired = beat_as(&play, 1, &record, runs(record.id, backend));
     assert_eq!(desired.attachments[0].backend, backend);
