@@ -139,7 +139,7 @@ impl Places {
     /// None: it is over.
     pub fn offset(&mut self) -> Option<u64> {
         let place = match self.order {
-            Order::Random => (u128::from(self.random()) * u128::from(self.count) >> 64) as u64,
+            Order::Random => ((u128::from(self.random()) * u128::from(self.count)) >> 64) as u64,
             Order::Once => u64::from(self.shuffled.pop()?),
             Order::Sequential | Order::Through => {
                 if self.next >= self.count {
