@@ -3,7 +3,7 @@
 //!
 //! A digest is worked out from the index when it is first asked for, and from then on kept up to date by
 //! whatever changes the index ([`Holdings::put`] and those beside it): the touched blocks are summed up
-//! before and after. It is not written to media: after a recovery it is worked out anew, so that it always
+//! before and after; where a write finds nothing but older versions, on its way, without looking for them. It is not written to media: after a recovery it is worked out anew, so that it always
 //! says what the index says.
 
 use super::Store;
@@ -114,10 +114,61 @@ impl Disk {
         }
     }
 
+    /// If the digest of an extent counts `blocks` and nothing of it is as new as `entry`: what to do to it while that
+    /// is put in.
+    pub fn digest_of_older(&self, blocks: Blocks, entry: &Entry) -> Option<Recount> {
+        let extent = self.extent_of(blocks.first)?;
+        let state = self.extents.get(&extent)?;
+        let digest = state.digest?;
+        let replica = self.replicas.of(extent)?;
+        let proof = replica.proof(replica.from);
+        let all_older = state.highest < entry.version && proof.covers(entry);
+        all_older.then(|| Recount {
+            extent,
+            digest,
+            proof,
+            before: Digest::default(),
+            known: true,
+        })
+    }
+
+    /// `entry` is the newest of all `blocks` now.
+    pub fn finish_recount(&mut self, recount: Recount, blocks: Blocks, entry: Entry) {
+        let mut after = Digest::default();
+        for block in blocks.iter() {
+            after.add(block, entry.version, entry.zeroes);
+        }
+        let digest = recount.digest.replaced(recount.before, after);
+        if let Some(state) = self.extents.get_mut(&recount.extent) {
+            state.digest = recount.known.then_some(digest);
+        }
+    }
+
     /// Another membership proves other things.
     pub fn forget_digests(&mut self, extents: Extents) {
         for (_, state) in self.extents.range_mut(extents.first..extents.end) {
             state.digest = None;
+        }
+    }
+}
+
+/// A digest while blocks of its extent are overwritten.
+pub(super) struct Recount {
+    extent: Extent,
+    digest: Digest,
+    proof: Proof,
+    before: Digest,
+    /// What is replaced is what was counted.
+    known: bool,
+}
+
+impl Recount {
+    /// `before` was the newest entry of a block. If it did not count, an older one may have: then the digest is
+    /// worked out anew when it is asked for.
+    pub fn replaces(&mut self, block: Block, before: Entry) {
+        match self.proof.covers(&before) {
+            true => self.before.add(block, before.version, before.zeroes),
+            false => self.known = false,
         }
     }
 }

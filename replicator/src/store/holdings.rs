@@ -96,13 +96,26 @@ impl Holdings {
     /// Data or zeroes at `place` are the content of `blocks` under a version. The index of these
     /// blocks is loaded.
     pub fn put(&mut self, disk: DiskId, blocks: Blocks, entry: Entry) -> Result<(), TooManyEras> {
+        if let Some(mut recount) = self.disk(disk).digest_of_older(blocks, &entry) {
+            let put = self.put_entry(disk, blocks, entry, |block, before| {
+                recount.replaces(block, before);
+            });
+            self.disk(disk).finish_recount(recount, blocks, entry);
+            return put;
+        }
         let before = self.disk(disk).counted_in_digest(blocks);
-        let put = self.put_entry(disk, blocks, entry);
+        let put = self.put_entry(disk, blocks, entry, |_, _| ());
         self.disk(disk).recount_digest(blocks, before);
         put
     }
 
-    fn put_entry(&mut self, disk: DiskId, blocks: Blocks, entry: Entry) -> Result<(), TooManyEras> {
+    fn put_entry(
+        &mut self,
+        disk: DiskId,
+        blocks: Blocks,
+        entry: Entry,
+        mut displaced: impl FnMut(Block, Entry),
+    ) -> Result<(), TooManyEras> {
         let counting = self.counting;
         let state = self.disks.entry(disk).or_default();
         let live = &mut self.live;
@@ -127,10 +140,12 @@ impl Holdings {
                 (part.first.0 - base) as u16,
                 part.count,
                 entry,
-                |block| {
+                |block, before| {
+                    let block = Block(base + u64::from(block));
+                    displaced(block, before);
                     self.superseded.push_back(Superseded {
                         disk,
-                        block: Block(base + u64::from(block)),
+                        block,
                         at: entry.place.point(),
                     });
                 },

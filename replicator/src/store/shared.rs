@@ -621,9 +621,14 @@ impl Shared {
                 self.sync_since.store(0, Ordering::Relaxed);
                 let store = core.store.as_mut().expect("closing waits for what runs");
                 store.finish_sync(job, result);
+                if store.wants_housekeeping() {
+                    self.want_housekeeping(&mut core);
+                }
+            } else {
+                // Nobody has written lately: time for what is left to do.
+                self.want_housekeeping(&mut core);
             }
             self.keep_promises(&mut core);
-            self.want_housekeeping(&mut core);
         }
     }
 

@@ -78,6 +78,14 @@ impl<M: Media> Store<M> {
         self.checkpoint_waits_for_sync() || self.holdings.superseded.len() > MOST_SUPERSEDED
     }
 
+    /// Whether a sync has left so much to do that housekeeping should look now, and not only when it does anyway.
+    pub fn wants_housekeeping(&self) -> bool {
+        self.has_failed()
+            || self.is_checkpointing()
+            || self.log.wants_spares()
+            || self.holdings.superseded.len() > MANY_SUPERSEDED
+    }
+
     /// The answer that was promised; the store is synced up to it, or has failed. The epoch is
     /// checked again: a writer that was superseded meanwhile must hear so (I3).
     pub fn keep(&self, promise: Promise) -> Reply {
@@ -122,5 +130,7 @@ pub(super) fn note_failure<M: Media>(media: &M) {
     }
 }
 
+/// Overwritten versions that are worth looking through after a sync. Fewer wait until somebody looks anyway.
+const MANY_SUPERSEDED: usize = 1 << 10;
 /// Bounds the memory that overwritten versions take while nobody syncs: some 100 MB.
 const MOST_SUPERSEDED: usize = 1 << 20;

@@ -111,7 +111,7 @@ impl Chunk {
 
     /// Makes `entry` the newest of `count` blocks from `first` on; data frames stand one behind
     /// another from `entry.place` on. Where the block already has
-    /// - an older entry: that becomes a predecessor, told to `displaced`;
+    /// - an older entry: that becomes a predecessor, told to `displaced` with its block;
     /// - the same version: its place changes, and the place before is told to `freed`;
     /// - a newer entry: only a predecessor of this very version changes its place.
     ///
@@ -121,7 +121,7 @@ impl Chunk {
         first: u16,
         count: u32,
         entry: Entry,
-        mut displaced: impl FnMut(u16),
+        mut displaced: impl FnMut(u16, Entry),
         mut freed: impl FnMut(Entry),
     ) -> Result<Put, TooManyEras> {
         let era = self.era_of(&entry)?;
@@ -142,7 +142,7 @@ impl Chunk {
                         put.was_data += u32::from(!before.zeroes);
                         let block = unsplit(page, block);
                         self.older.insert((block, before.version), before.into());
-                        displaced(block);
+                        displaced(block, before);
                     }
                 }
                 put.newest += u32::from(to - from) + 1;
@@ -172,7 +172,7 @@ impl Chunk {
                                 put.was_data += u32::from(!before.zeroes);
                                 put.newest += 1;
                                 self.older.insert((absolute, before.version), before.into());
-                                displaced(absolute);
+                                displaced(absolute, before);
                             }
                             None => put.newest += 1,
                         }

@@ -58,7 +58,7 @@ fn it_says_what_a_plain_map_says() {
                 continue;
             }
             chunk
-                .put(first, count, new, |_| (), |_| panic!("nothing moves"))
+                .put(first, count, new, |_, _| (), |_| panic!("nothing moves"))
                 .unwrap();
             for i in 0..count {
                 let versions = model.entry(first + i as u16).or_default();
@@ -94,7 +94,7 @@ fn it_says_what_a_plain_map_says() {
                     *block,
                     1,
                     moved,
-                    |_| panic!("no new version"),
+                    |_, _| panic!("no new version"),
                     |e| freed.push(e),
                 );
                 put.unwrap();
@@ -114,7 +114,7 @@ fn bytes_that_are_no_chunk_are_refused() {
     let mut chunk = Chunk::new();
     for i in 0..64u16 {
         let new = entry(1, u64::from(i) + 1, 1, u64::from(i) * 8192, i % 3 == 0);
-        chunk.put(i * 7, 5, new, |_| (), |_| ()).unwrap();
+        chunk.put(i * 7, 5, new, |_, _| (), |_| ()).unwrap();
     }
     let bytes = chunk.encode();
     for len in 0..bytes.len() {
@@ -163,7 +163,7 @@ fn a_gibibyte_of_random_blocks_costs_at_most_0_6_percent() {
             let new = entry(1, i + 1, place, i % per_segment * DATA_FRAME_BYTES, false);
             let chunk = &mut chunks[(block / u64::from(CHUNK_BLOCKS)) as usize];
             let within = (block % u64::from(CHUNK_BLOCKS)) as u16;
-            chunk.put(within, 1, new, |_| (), |_| ()).unwrap();
+            chunk.put(within, 1, new, |_, _| (), |_| ()).unwrap();
         }
         let cost = cost(&chunks);
         println!("random 4 KiB, {} %: {cost:.3} %", 50 * (half + 1));
@@ -186,7 +186,7 @@ fn written_in_order_it_costs_at_most_a_tenth_of_that() {
                 (segment, offset) = (segment + 1, 64);
             }
             let new = entry(1, seq, segment, offset, false);
-            chunk.put(within, count, new, |_| (), |_| ()).unwrap();
+            chunk.put(within, count, new, |_, _| (), |_| ()).unwrap();
             (block, seq, offset) = (block + u64::from(count), seq + 1, offset + bytes);
         }
         let cost = cost(&chunks);
@@ -207,6 +207,6 @@ fn zeroes_whose_frame_stands_at_the_very_end_of_the_largest_segment_are_read_bac
         zeroes: true,
         filled: None,
     };
-    chunk.put(0, 200, entry, |_| (), |_| ()).unwrap();
+    chunk.put(0, 200, entry, |_, _| (), |_| ()).unwrap();
     assert_eq!(Chunk::decode(&chunk.encode()), Some(chunk));
 }
