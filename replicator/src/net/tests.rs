@@ -547,6 +547,7 @@ async fn a_store_of_the_version_before_is_asked_only_what_it_understands() {
         epoch: asker().epoch,
         grant: Bytes::from_static(b"granted"),
         record: Bytes::from_static(b"the record"),
+        known: Default::default(),
     };
     link.send(CallId(2), &seal);
     let answer = (CallId(2), Reply::Refused(Refusal::NoReplica));
