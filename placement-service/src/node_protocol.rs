@@ -203,6 +203,9 @@ pub struct StoreReport {
     /// The runs that its directory has been through, newest first: this one, then those before it.
     #[serde(default)]
     pub runs: Vec<StoreRun>,
+    /// None: it has not looked yet, or knows no such thing.
+    #[serde(default)]
+    pub log: Option<LogReport>,
     pub incarnation: Incarnation,
     pub capacity_bytes: u64,
     pub used_bytes: u64,
@@ -224,6 +227,19 @@ pub struct StoreReport {
     #[serde(default)]
     pub media: MediaReport,
 }
+
+/// How far a store's log goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogReport {
+    /// Where it ended when the store's run began.
+    pub began: LogPlace,
+    /// Up to here it is on media: a later run begins no earlier.
+    pub synced: LogPlace,
+}
+
+/// Segment, and bytes from its start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct LogPlace(pub u32, pub u64);
 
 /// What a store has found out about its media.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -386,6 +402,10 @@ pub enum StoreFault {
         "the store does not know of its own last start, its {recorded}th: its directory is an older copy of itself, and what was written since is not in it; put the right directory back, or format it anew"
     )]
     Forked { recorded: u64 },
+    #[error(
+        "the store's log ends before what it was known to have on media: its directory is an older copy of itself, and what was written since is not in it; put the right directory back, or format it anew"
+    )]
+    Shortened,
     #[error(
         "the store belongs to host {recorded}, and now shows itself on {shown}: if its directory was carried over on purpose, say so with POST /v1/stores/ID/host; if it was copied, format the copy anew"
     )]

@@ -116,14 +116,17 @@ impl Service {
         for _ in 0..MAX_TRIES {
             let kept = load::<StoreRecord>(&*self.catalog, &key)?;
             let recorded = kept.as_ref().map(|kept| &kept.value);
-            if let Some(fault) = recorded.and_then(|recorded| fault(recorded, host, report)) {
+            let run = report.runs.first().copied();
+            let is_known = recorded
+                .is_some_and(|recorded| recorded.starts == report.starts && recorded.run == run);
+            let shortened = || (!is_known).then(|| self.reached.lacks(report)).flatten();
+            let fault = recorded.and_then(|recorded| fault(recorded, host, report));
+            if let Some(fault) = fault.or_else(shortened) {
                 tracing::warn!(%host, store = %report.id, "store refused: {fault}");
                 return Ok(Err(fault));
             }
-            let run = report.runs.first().copied();
-            if recorded
-                .is_some_and(|recorded| recorded.starts == report.starts && recorded.run == run)
-            {
+            if is_known {
+                self.reached.hear(report);
                 return Ok(Ok(()));
             }
             let record = StoreRecord {
@@ -138,6 +141,7 @@ impl Service {
             // If another heartbeat showed it at the same moment, it is judged by what that one left.
             if self.catalog.commit(&write)? == Committed::Yes {
                 self.course().places_changed();
+                self.reached.hear(report);
                 tracing::info!(%host, store = %report.id, starts = report.starts.0, "a store started");
                 return Ok(Ok(()));
             }

@@ -19,6 +19,7 @@ mod orders;
 mod passes;
 mod policies;
 mod pulse;
+mod reach;
 mod rebalance;
 mod rebuild;
 mod repairs;
@@ -33,6 +34,7 @@ mod wish;
 pub use attach::{AttachState, DetachState};
 pub use error::{Kind, ServiceError};
 pub use pulse::Moment;
+use reach::Reached;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::model;
@@ -61,6 +63,7 @@ pub struct Service {
     /// In which epochs are issued; only grows.
     generation: AtomicU16,
     pulses: Pulses,
+    reached: Reached,
     /// What stores were shown, as far as the catalog may not know it.
     shown: Mutex<Shown>,
     /// What they told of the records that they keep.
@@ -87,6 +90,7 @@ impl Service {
             gathering: Mutex::default(),
             catalog,
             pulses: Pulses::default(),
+            reached: Reached::default(),
             changes: watch::Sender::new(0),
             credentials: None,
         })

@@ -8,8 +8,8 @@ use super::*;
 use crate::api::{Attach, CreateDisk, Detach, Liveness, MoveStore, Place, TakeWriter, Wanted};
 use crate::catalog::{MemoryCatalog, RedbCatalog};
 use crate::node_protocol::{
-    BackendReport, BackendState, DiskUse, Heartbeat, SILENT_AFTER, StoreFault, StoreReport,
-    StoreRun,
+    BackendReport, BackendState, DiskUse, Heartbeat, LogPlace, LogReport, SILENT_AFTER, StoreFault,
+    StoreReport, StoreRun,
 };
 use replicator::words::{
     BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, ExtentSize,
@@ -57,6 +57,7 @@ fn store(n: u128) -> StoreReport {
         id: store_id(n),
         starts: Starts(1),
         runs: vec![],
+        log: None,
         incarnation: Incarnation(1),
         capacity_bytes: 100 * GIB,
         used_bytes: 0,
@@ -305,6 +306,42 @@ fn a_store_that_was_rolled_back_or_shows_up_elsewhere_is_refused_by_name() {
         .unwrap();
     let desired = play.beat("t2", heartbeat(vec![store(2), started(7)]));
     assert!(desired.refused.is_empty());
+}
+
+#[test]
+fn a_copy_of_a_running_store_is_refused_when_it_lacks_what_was_synced_since() {
+    let play = Play::new();
+    let report = |runs: &[u64], began: LogPlace, synced: LogPlace| StoreReport {
+        starts: Starts(runs.len() as u64),
+        runs: runs.iter().copied().map(StoreRun).collect(),
+        log: Some(LogReport { began, synced }),
+        ..store(1)
+    };
+    let refused = |report: StoreReport| play.beat("t1", heartbeat(vec![report])).refused;
+    let (start, first) = (LogPlace(0, 0), &[11][..]);
+    assert!(refused(report(first, start, LogPlace(1, 4096))).is_empty());
+    // Here the copy is made.
+    assert!(refused(report(first, start, LogPlace(2, 8192))).is_empty());
+    let copy = || report(&[22, 11], LogPlace(1, 9000), LogPlace(7, 4096));
+    assert_eq!(refused(copy())[0].why, StoreFault::Shortened);
+    assert_eq!(
+        refused(copy())[0].why,
+        StoreFault::Shortened,
+        "and stays so"
+    );
+    let problems = play.service.status(play.now).unwrap().problems;
+    assert!(problems.iter().any(|p| p.contains("older copy of itself")));
+    // The right directory: what was not synced may be gone, after a power loss.
+    let right = || report(&[12, 11], LogPlace(2, 8192), LogPlace(3, 4096));
+    assert!(refused(right()).is_empty());
+    assert!(refused(right()).is_empty());
+    assert!(!refused(copy()).is_empty());
+    // A node of an older version does not say.
+    let silent = StoreReport {
+        log: None,
+        ..report(&[13, 12, 11], start, start)
+    };
+    assert!(refused(silent).is_empty());
 }
 
 #[test]

@@ -72,6 +72,7 @@ pub struct Log<M: Media> {
     held_from: u64,
     /// Why some that were held could not be written.
     unwritten: Option<io::Error>,
+    began: LogPoint,
     synced: LogPoint,
     syncing: Option<LogPoint>,
     /// Files with bytes that no sync covers.
@@ -139,6 +140,7 @@ impl<M: Media> Log<M> {
             held: Vec::new(),
             held_from: 0,
             unwritten: None,
+            began: accepted,
             synced: accepted,
             syncing: None,
             unsynced: Vec::new(),
@@ -158,6 +160,11 @@ impl<M: Media> Log<M> {
 
     pub fn synced(&self) -> LogPoint {
         self.synced
+    }
+
+    /// Where this process found the log to end. Never before what an earlier one had synced.
+    pub fn began(&self) -> LogPoint {
+        self.began
     }
 
     /// The end of everything appended so far.

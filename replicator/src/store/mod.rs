@@ -70,7 +70,7 @@ pub use recover::Recovery;
 pub use scrub::{Scrub, ScrubProgress, ScrubRate};
 pub use shared::{ReadInto, SharedStore};
 pub use sync::Promise;
-pub use usage::{DiskUsage, Usage};
+pub use usage::{DiskUsage, LogSpan, Usage};
 pub use verify::VerifyPlan;
 
 use crate::message::{Known, Reach, Reply};

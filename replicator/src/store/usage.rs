@@ -1,6 +1,7 @@
 //! What a store uses, and for whom.
 
 use super::Store;
+use super::frame::LogPoint;
 use super::media::Media;
 use super::scrub::ScrubProgress;
 use crate::words::{BLOCK_BYTES, DiskId, Extent};
@@ -25,6 +26,17 @@ pub struct Usage {
     /// Since the store was opened.
     pub healed_blocks: u64,
     pub scrub: ScrubProgress,
+    /// None: the store has not said.
+    pub log: Option<LogSpan>,
+}
+
+/// How much of the log is certainly there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogSpan {
+    /// Where the log ended when the store was opened.
+    pub began: LogPoint,
+    /// Up to here it is on media now.
+    pub synced: LogPoint,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +66,10 @@ impl<M: Media> Store<M> {
             damaged_blocks: self.damages.len() as u64,
             healed_blocks: self.damages.healed,
             scrub: self.scrub_progress(),
+            log: Some(LogSpan {
+                began: self.log.began(),
+                synced: self.log.synced(),
+            }),
         }
     }
 

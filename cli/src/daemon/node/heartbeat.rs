@@ -7,11 +7,12 @@ use super::supervisor::Supervisor;
 use parking_lot::Mutex;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{
-    DiskUse, DropReplica, Heartbeat, LinkReport, MediaReport, StoreReport, StoreRun,
+    DiskUse, DropReplica, Heartbeat, LinkReport, LogPlace, LogReport, MediaReport, StoreReport,
+    StoreRun,
 };
 use replicator::message::Reply;
 use replicator::net::{LinkMeasurement, Links};
-use replicator::store::{SharedStore, Usage};
+use replicator::store::{LogPoint, LogSpan, SharedStore, Usage};
 use replicator::words::{DatacenterName, DiskId, RackName};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -160,6 +161,7 @@ impl Heart {
             id: store.id(),
             starts: store.starts(),
             runs: self.runs.clone(),
+            log: usage.log.map(log_report),
             incarnation: store.incarnation(),
             capacity_bytes: usage.capacity,
             used_bytes: usage.used,
@@ -281,6 +283,14 @@ async fn drop_replica(store: &SharedStore, replica: &DropReplica) -> bool {
     }
     tracing::info!(%disk, "a superfluous copy is deleted");
     true
+}
+
+fn log_report(log: LogSpan) -> LogReport {
+    let place = |point: LogPoint| LogPlace(point.segment, point.offset);
+    LogReport {
+        began: place(log.began),
+        synced: place(log.synced),
+    }
 }
 
 fn link_report(link: &LinkMeasurement) -> LinkReport {
