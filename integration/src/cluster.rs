@@ -103,7 +103,7 @@ struct Service {
 }
 
 /// One over a file is the first.
-const SERVICES: [&str; 3] = [CONTROL, "control-2", "control-3"];
+pub const SERVICES: [&str; 3] = [CONTROL, "control-2", "control-3"];
 
 struct Node {
     spec: &'static NodeSpec,
@@ -143,7 +143,7 @@ impl Cluster {
     /// Three placement services over three members of etcd.
     pub fn start_over_etcd(scratch: &Scratch, specs: &'static [NodeSpec]) -> Result<Cluster> {
         let ground = Ground {
-            etcd: Some(EtcdMembers::start(scratch)?),
+            etcd: Some(EtcdMembers::start(scratch, None)?),
             ..Ground::default()
         };
         Cluster::start_on(scratch, specs, Lifetime::Ours, ground)
@@ -465,10 +465,16 @@ impl Cluster {
         self.catalog = file;
     }
 
+    /// The hosts of the placement services that run, or that do not.
+    pub fn services_that_run(&self, running: bool) -> Vec<&'static str> {
+        let services = self.services.iter();
+        let wanted = services.filter(|service| service.process.is_some() == running);
+        wanted.map(|service| service.host).collect()
+    }
+
     /// The host of the placement service that leads, as etcd knows it.
     pub fn leader(&self) -> Result<Option<String>> {
-        let leader = self.etcd()?.connect()?.leads()?;
-        Ok(leader.map(|leader| leader.name))
+        self.etcd()?.leader()
     }
 
     pub fn etcd(&self) -> Result<&EtcdMembers> {

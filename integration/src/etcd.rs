@@ -1,8 +1,9 @@
-//! Three members of a real etcd on loopback, each with its own data, for a cluster's catalog. They speak TLS
-//! to clients, and let in those that show a certificate.
+//! Three members of a real etcd, each with its own data, for a cluster's catalog: on loopback, or beside the
+//! placement services on hosts of their own. They speak TLS to clients, and let in those that show a
+//! certificate.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,10 +15,13 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use crate::cluster::{free_tcp, wait_for};
+use crate::cluster::{SERVICES, free_tcp, wait_for};
+use crate::networks::{Door, Networks};
 use crate::processes::{Process, Scratch};
 
-const MEMBERS: usize = 3;
+pub const MEMBERS: usize = SERVICES.len();
+const CLIENTS_PORT: u16 = 2379;
+const PEERS_PORT: u16 = 2380;
 const UP_BOUND: Duration = Duration::from_secs(60);
 
 pub struct EtcdMembers {
@@ -27,6 +31,8 @@ pub struct EtcdMembers {
 }
 
 struct Member {
+    /// None: loopback.
+    host: Option<Door>,
     clients_at: SocketAddr,
     peers_at: SocketAddr,
     data: PathBuf,
@@ -36,26 +42,31 @@ struct Member {
 
 impl EtcdMembers {
     /// Returns when they have chosen their leader.
-    pub fn start(scratch: &Scratch) -> Result<EtcdMembers> {
+    pub fn start(scratch: &Scratch, networks: Option<&Networks>) -> Result<EtcdMembers> {
         let mut members = EtcdMembers {
             members: Vec::new(),
             pki: scratch.path("etcd-pki"),
         };
-        make_certificates(&members.pki)?;
-        for index in 0..MEMBERS {
+        for (index, host) in SERVICES.into_iter().enumerate() {
+            let at = |port| match networks {
+                None => free_tcp(),
+                Some(networks) => Ok(SocketAddr::new(networks.address(host)?, port)),
+            };
             members.members.push(Member {
-                clients_at: free_tcp()?,
-                peers_at: free_tcp()?,
+                host: networks.map(|networks| networks.door(host)).transpose()?,
+                clients_at: at(CLIENTS_PORT)?,
+                peers_at: at(PEERS_PORT)?,
                 data: scratch.path(&format!("etcd-{index}")),
                 log: scratch.log(&format!("etcd-{index}")),
                 process: None,
             });
         }
+        let addresses = members.members.iter().map(|member| member.clients_at.ip());
+        make_certificates(&members.pki, addresses)?;
         for index in 0..MEMBERS {
             members.start_member(index)?;
         }
-        let etcd = members.connect()?;
-        wait_for("etcd", UP_BOUND, || Ok(etcd.leads().map(Some)?))?;
+        wait_for("etcd", UP_BOUND, || members.leader().map(Some))?;
         Ok(members)
     }
 
@@ -71,8 +82,22 @@ impl EtcdMembers {
         &self.pki
     }
 
-    pub fn connect(&self) -> Result<Etcd> {
-        Ok(Etcd::new(self.address().parse()?, Some(&self.pki))?)
+    /// The host of the placement service that leads.
+    pub fn leader(&self) -> Result<Option<String>> {
+        let (address, pki) = (self.address().parse()?, self.pki.clone());
+        let ask = move || -> Result<_> { Ok(Etcd::new(address, Some(&pki))?.leads()?) };
+        let leader = match &self.members[0].host {
+            None => ask(),
+            Some(host) => host.inside(ask),
+        };
+        Ok(leader?.map(|leader| leader.name))
+    }
+
+    /// Those that run, or that do not.
+    pub fn members(&self, running: bool) -> Vec<usize> {
+        let members = self.members.iter().enumerate();
+        let wanted = members.filter(|(_, member)| member.process.is_some() == running);
+        wanted.map(|(index, _)| index).collect()
     }
 
     pub fn start_member(&mut self, index: usize) -> Result<()> {
@@ -102,6 +127,9 @@ impl EtcdMembers {
             .args(["--initial-advertise-peer-urls", &peers])
             .args(["--initial-cluster", &cluster.join(",")])
             .args(["--logger", "zap", "--log-level", "warn"]);
+        if let Some(host) = &member.host {
+            host.enter(&mut command);
+        }
         let name = format!("etcd member {index}");
         let started = Process::start(&name, command, &member.log)
             .context("is etcd installed? `cargo xtask setup` does it")?;
@@ -120,7 +148,8 @@ impl EtcdMembers {
 }
 
 /// An authority of etcd's own, a certificate of its members, and one of its clients.
-fn make_certificates(dir: &Path) -> Result<()> {
+fn make_certificates(dir: &Path, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
+    let names: Vec<String> = addresses.map(|address| address.to_string()).collect();
     fs::create_dir_all(dir)?;
     let key = KeyPair::generate()?;
     let mut authority = CertificateParams::default();
@@ -133,7 +162,7 @@ fn make_certificates(dir: &Path) -> Result<()> {
     let both = vec![ExtendedKeyUsagePurpose::ServerAuth, client.clone()];
     for (name, purposes) in [("server", both), ("client", vec![client])] {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![Ipv4Addr::LOCALHOST.to_string()])?;
+        let mut params = CertificateParams::new(names.clone())?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = purposes;
         let certificate = params.signed_by(&key, &issuer)?;

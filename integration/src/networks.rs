@@ -45,6 +45,28 @@ struct Host {
 #[derive(Clone)]
 struct Namespace(Arc<File>);
 
+/// One host's network, for whoever outlives what is borrowed.
+pub struct Door(Namespace);
+
+impl Door {
+    /// The command will run on that host.
+    pub fn enter(&self, command: &mut Command) {
+        self.0.enter(command);
+    }
+
+    /// What is asked of others from there.
+    pub fn inside<T: Send + 'static>(&self, ask: impl FnOnce() -> T + Send + 'static) -> T {
+        let namespace = self.0.clone();
+        let asked = thread::spawn(move || {
+            // SAFETY: a plain system call; only this thread, and what it starts, changes its namespace.
+            let status = unsafe { libc::setns(namespace.0.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(status, 0, "root may enter its own namespaces");
+            ask()
+        });
+        asked.join().expect("no panic in it")
+    }
+}
+
 impl Networks {
     /// Why there can be none here; `Ok` if there can.
     pub fn possible() -> Result<()> {
@@ -92,6 +114,11 @@ impl Networks {
     pub fn enter(&self, host: &str, command: &mut Command) -> Result<()> {
         self.host(host)?.namespace.enter(command);
         Ok(())
+    }
+
+    /// The same for whoever goes there later.
+    pub fn door(&self, host: &str) -> Result<Door> {
+        Ok(Door(self.host(host)?.namespace.clone()))
     }
 
     /// Nothing that `from` sends reaches `to` any more; what `to` sends still reaches `from`.
@@ -216,17 +243,11 @@ mod tests {
     fn reaches(networks: &Networks, from: &str, to: &str) -> Result<bool> {
         use std::net::UdpSocket;
         let inside = |host: &str| -> Result<UdpSocket> {
-            let (namespace, address) = (
-                networks.host(host)?.namespace.clone(),
-                networks.address(host)?,
-            );
-            let socket = thread::spawn(move || {
-                // SAFETY: a plain system call; only this thread changes its namespace.
-                let status = unsafe { libc::setns(namespace.0.as_raw_fd(), libc::CLONE_NEWNET) };
-                assert_eq!(status, 0, "root may enter its own namespaces");
-                UdpSocket::bind((address, 0))
-            });
-            Ok(socket.join().expect("no panic in it")?)
+            let address = networks.address(host)?;
+            let socket = networks
+                .door(host)?
+                .inside(move || UdpSocket::bind((address, 0)));
+            Ok(socket?)
         };
         let (sender, receiver) = (inside(from)?, inside(to)?);
         receiver.set_read_timeout(Some(Duration::from_millis(200)))?;

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use integration::chaos::{Chaos, Fault, Plot};
+use integration::chaos::{Catalog, Chaos, Fault, Plot};
 use integration::processes::scenario;
 
 /// Those that are over in ten seconds; the others would leave no time for them.
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 15] = [
     Fault::StoreKilled,
     Fault::FarStoreKilled,
     Fault::StoreHangs,
@@ -20,6 +20,9 @@ const FAULTS: [Fault; 12] = [
     Fault::WriterKilled,
     Fault::WriterHangs,
     Fault::PlacementAway,
+    Fault::LeaderKilled,
+    Fault::EtcdMember,
+    Fault::EtcdMajority,
     Fault::AllKilled,
 ];
 
@@ -28,6 +31,7 @@ fn a_minute_of_chaos() {
     scenario("chaos", |scratch| {
         let chaos = Chaos {
             plot: Plot::For(Duration::from_secs(60), FAULTS.to_vec()),
+            catalog: Catalog::Etcd,
             seed: rand::random(),
         };
         println!("seed {}", chaos.seed);

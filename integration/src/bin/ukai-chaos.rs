@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use integration::chaos::{Chaos, Fault, Plot, Report, document};
+use integration::chaos::{Catalog, Chaos, Fault, Plot, Report, document};
 use integration::processes::Scratch;
 
 /// Hurt a cluster of real processes under a guest that verifies all it reads.
@@ -25,6 +25,9 @@ struct Arguments {
     /// Every failure once, by itself
     #[arg(long, conflicts_with = "only")]
     each: bool,
+    /// Where the placement services keep what they know; failures of etcd are left out with a file
+    #[arg(long, value_enum, default_value = "etcd")]
+    catalog: Catalog,
     /// The report as JSON instead of lines
     #[arg(long)]
     json: bool,
@@ -71,7 +74,12 @@ fn chaos(scratch: &Scratch, arguments: &Arguments) -> Result<Report> {
     };
     let seed = arguments.seed.unwrap_or_else(rand::random);
     say(&format!("seed {seed}"));
-    let report = Chaos { plot, seed }.run(scratch, say);
+    let chaos = Chaos {
+        plot,
+        catalog: arguments.catalog,
+        seed,
+    };
+    let report = chaos.run(scratch, say);
     let report = report.with_context(|| format!("seed {seed}"))?;
     let mark = if report.wrong().is_empty() {
         "ok  "

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::Report;
 use super::fault::Fault;
 use super::report::{FaultTold, TurnTold};
+use super::{Catalog, Report};
 
 /// What is said about one failure; the figures come from a run.
 struct Said {
@@ -19,8 +19,8 @@ pub fn page(report: &Report) -> String {
     let mut text = format!(
         "# Failures\n\n\
          Each failure: what the guest sees and for how long, what the operator sees, and what repairs it. The figures were\n\
-         measured by `cargo xtask chaos --each`, which wrote this page: real processes, five hosts with a network namespace\n\
-         each, a guest under QEMU without KVM that writes, flushes, reads back and verifies all the while, on two busy cores.\n\
+         measured by `cargo xtask chaos --each`, which wrote this page: real processes, five nodes and {} with a network\n\
+         namespace each, a guest under QEMU without KVM that writes, flushes, reads back and verifies all the while, on two cores.\n\
          One failure alone: `cargo xtask chaos --only NAME`. All of them by chance, overlapping: `cargo xtask chaos --minutes 10`.\n\n\
          The disk has two copies in tokyo, where its VM runs, and one in osaka (`away`); `eject-after` is {} s. *Waits* is the\n\
          longest that one request of the guest took, first to last byte; *out* is when the failed member was no member any\n\
@@ -28,6 +28,10 @@ pub fn page(report: &Report) -> String {
          moment of the failure, which lasted as long as the second column says. 0 errors in the guest and 0 wrong blocks in every\n\
          row, or the command fails. A failure without a row was not played in the run that wrote this page.\n\n\
          | failure | lasts | guest waits | out | whole | well |\n| --- | --- | --- | --- | --- | --- |\n",
+        match report.catalog {
+            Catalog::Etcd => "three hosts with a placement service and a member of etcd",
+            Catalog::Redb => "a placement service",
+        },
         report.eject_after.as_secs_f64()
     );
     let played = |fault: Fault| {
@@ -171,11 +175,29 @@ fn said(fault: Fault) -> Said {
             operator: "`ukai` cannot reach the service; when it is back, the host is silent and copies are missing",
             repair: "start either; then as above",
         },
+        Fault::LeaderKilled => Said {
+            what: "The placement service that leads is killed, two more stand by",
+            guest: "nothing",
+            operator: "for some seconds no placement service leads: `ukai` asks all of them and waits; attaching, moving and ejecting wait as well",
+            repair: "nothing to do: another one leads as soon as the lease of the first has ended (5 s), and nodes find it; the first one stands by when it is back",
+        },
+        Fault::EtcdMember => Said {
+            what: "One of three members of etcd is killed",
+            guest: "nothing",
+            operator: "nothing, or a command that takes a second longer; etcd's own tools name the member",
+            repair: "start it again before a second one goes: two of three must be there",
+        },
+        Fault::EtcdMajority => Said {
+            what: "Two of three members of etcd are killed",
+            guest: "nothing, as if the placement service were away: disks whose members are well do not ask it",
+            operator: "`ukai` says that the catalog cannot be reached; attaching, moving and ejecting wait",
+            repair: "start one of them: etcd elects, a placement service leads again, and goes on",
+        },
         Fault::StoreFull => Said {
             what: "A store's file system is full (ENOSPC)",
-            guest: "writes wait until there is room, or until the member is out; reads go on",
-            operator: "the store says that it is full",
-            repair: "room: it goes on by itself",
+            guest: "writes and flushes wait until there is room: no error, and nothing is acknowledged that only some copies have; reads go on",
+            operator: "`ukai status` says which disk's guest waits for which store, `ukai store list` that it has no room",
+            repair: "room, given back or added: it goes on by itself within a second. A store that cannot have any: `ukai store evacuate`, or its node stopped: it is ejected like one that fails",
         },
         Fault::StoreRolledBack => Said {
             what: "A stopped store's directory is put back to an old copy",

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
-    CopyStore, CutOff, Damage, FillStore, FreeStore, Heal, Hear, Kill, KillPlacement, LoseWriter,
-    Pause, Resume, Speak, Start, StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
+    AwaitFull, CopyStore, CutOff, Damage, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd,
+    KillLeader, KillPlacement, LoseWriter, Pause, Resume, Speak, Start, StartEtcd, StartPlacement,
+    SwapStore, TakeOver, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -30,6 +31,9 @@ pub enum Fault {
     WriterHostLost,
     PlacementAway,
     PlacementAwayStoreKilled,
+    LeaderKilled,
+    EtcdMember,
+    EtcdMajority,
     StoreFull,
     StoreRolledBack,
     WriterStoreRolledBack,
@@ -68,8 +72,14 @@ pub enum Step {
     /// SIGSTOP and SIGCONT to the node.
     Pause(Who),
     Resume(Who),
+    /// SIGKILL to the placement services: to all of them, or to the one that leads; and all that do not run
+    /// are started again.
     KillPlacement,
+    KillLeader,
     StartPlacement,
+    /// SIGKILL to so many of the three members of etcd.
+    KillEtcd(usize),
+    StartEtcd,
     KillAll,
     StartAll,
     /// The datacenters do not reach one another.
@@ -82,8 +92,11 @@ pub enum Step {
     Speak(Who),
     /// Undoes the three above.
     Heal(Who),
-    /// A file takes what is left of the store's file system; the guest then writes as much.
+    /// A file takes what is left of the store's file system, and the guest writes more than the store had
+    /// set aside.
     FillStore(Who),
+    /// Until somebody says that it is full.
+    AwaitFull(Who),
     FreeStore(Who),
     /// A store's directory, copied; put in place of a stopped one's; and the right one again.
     CopyStore {
@@ -135,7 +148,10 @@ impl Fault {
             | Fault::StoreFull => &[Near],
             Fault::FarStoreKilled | Fault::FarStoreHangs | Fault::LinkCut => &[Far],
             Fault::WriterKilled | Fault::WriterHangs => &[Writer],
-            Fault::PlacementAway => &[Control],
+            Fault::PlacementAway
+            | Fault::LeaderKilled
+            | Fault::EtcdMember
+            | Fault::EtcdMajority => &[Control],
             Fault::WriterHostLost
             | Fault::PlacementAwayStoreKilled
             | Fault::StoreRolledBack
@@ -154,7 +170,11 @@ impl Fault {
 
     pub fn stall(self) -> Stall {
         match self {
-            Fault::PlacementAway | Fault::StoreDamaged => Stall::None,
+            Fault::PlacementAway
+            | Fault::LeaderKilled
+            | Fault::EtcdMember
+            | Fault::EtcdMajority
+            | Fault::StoreDamaged => Stall::None,
             Fault::StoreKilled
             | Fault::StoreRolledBack
             | Fault::StoreSwapped
@@ -177,10 +197,25 @@ impl Fault {
 
     /// It needs hosts with networks or file systems of their own.
     pub fn needs_root(self) -> bool {
-        matches!(
+        let of_hosts = matches!(
             self,
             Fault::HostCutOff | Fault::DeafStore | Fault::MuteStore | Fault::StoreFull
+        );
+        of_hosts || self.needs_etcd()
+    }
+
+    /// It needs several placement services, and the catalog in etcd.
+    pub fn needs_etcd(self) -> bool {
+        matches!(
+            self,
+            Fault::LeaderKilled | Fault::EtcdMember | Fault::EtcdMajority
         )
+    }
+
+    /// Somebody has to be elected before the placement service is there again.
+    pub fn elects(self) -> bool {
+        self.touches().contains(&Control)
+            || matches!(self, Fault::PlacementAwayStoreKilled | Fault::AllKilled)
     }
 
     /// What is done when, from the fault's beginning on; `holds` is how long it lasts.
@@ -204,13 +239,20 @@ impl Fault {
                 (holds, Start(Who::Writer)),
             ],
             Fault::PlacementAway => then(KillPlacement, StartPlacement),
+            Fault::LeaderKilled => then(KillLeader, StartPlacement),
+            Fault::EtcdMember => then(KillEtcd(1), StartEtcd),
+            Fault::EtcdMajority => then(KillEtcd(2), StartEtcd),
             Fault::PlacementAwayStoreKilled => vec![
                 (now, KillPlacement),
                 (now, Kill(Who::Near)),
                 (holds, StartPlacement),
                 (holds * 2, Start(Who::Near)),
             ],
-            Fault::StoreFull => then(FillStore(Who::Near), FreeStore(Who::Near)),
+            Fault::StoreFull => vec![
+                (now, FillStore(Who::Near)),
+                (now, AwaitFull(Who::Near)),
+                (holds, FreeStore(Who::Near)),
+            ],
             Fault::StoreRolledBack => rolled_back(Who::Near, holds),
             Fault::WriterStoreRolledBack => rolled_back(Who::Writer, holds),
             Fault::StoreSwapped => vec![
@@ -289,16 +331,17 @@ mod tests {
                     "{fault:?}"
                 );
             }
-            for (done, undone) in [
-                (KillPlacement, StartPlacement),
-                (Step::KillAll, Step::StartAll),
-                (Step::CutLink, Step::HealLink),
-            ] {
-                assert_eq!(
-                    count(&|step| step == done),
-                    count(&|step| step == undone),
-                    "{fault:?}"
-                );
+            let placement = |step| matches!(step, KillPlacement | KillLeader);
+            let pairs: [(&dyn Fn(Step) -> bool, Step); 5] = [
+                (&placement, StartPlacement),
+                (&|step| matches!(step, KillEtcd(_)), StartEtcd),
+                (&|step| step == Step::KillAll, Step::StartAll),
+                (&|step| step == Step::CutLink, Step::HealLink),
+                (&|step| matches!(step, FillStore(_)), FreeStore(Who::Near)),
+            ];
+            for (done, undone) in pairs {
+                let undone = count(&|step| step == undone);
+                assert_eq!(count(done), undone, "{fault:?}");
             }
         }
     }

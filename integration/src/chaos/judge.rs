@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::fault::{Fault, Stall};
+use super::fault::{Fault, Stall, Step};
 use super::report::{FaultTold, TurnTold};
 use super::scene::{Cast, Scene, Sight};
 use super::story::{Times, Turn};
@@ -50,21 +50,28 @@ impl Judge {
             .map(|planned| FaultTold::new(planned, &cast))
             .collect();
         let (begun, begun_at) = (Instant::now(), Stamp::now());
-        let mut script = turn.script().into_iter().peekable();
+        let mut script = turn.script();
         let mut looked: Option<Instant> = None;
         let mut well_since: Option<Instant> = None;
         // The writer's own clock is not stopped by what we do: one request that waits too long is wrong
         // even if it never ends.
         loop {
-            while let Some((at, number, step)) = script.peek().copied()
-                && begun.elapsed() >= at
-            {
-                script.next();
-                let when = begun.elapsed();
-                let taken_over = scene
-                    .perform(step, &cast)
-                    .with_context(|| format!("{step:?} of {:?}", turn.faults[number].fault))?;
-                told.faults[number].performed(step, when, taken_over);
+            for number in 0..turn.faults.len() {
+                while let Some(step) = script.due(number, begun.elapsed()) {
+                    if let Step::AwaitFull(who) = step {
+                        if !told.said.iter().any(|line| line.contains("is full")) {
+                            scene.keep_full(who, &cast)?;
+                            break;
+                        }
+                        script.came(number, begun.elapsed());
+                    }
+                    script.done(number);
+                    let when = begun.elapsed();
+                    let taken_over = scene
+                        .perform(step, &cast)
+                        .with_context(|| format!("{step:?} of {:?}", turn.faults[number].fault))?;
+                    told.faults[number].performed(step, when, taken_over);
+                }
             }
             if let Some(tenant) = scene.tenant() {
                 tenant.must_be_well()?;
@@ -74,13 +81,13 @@ impl Judge {
                 self.waits(scene, told, begun_at)?;
                 if let Some(sight) = scene.look() {
                     note(told, &sight, begun.elapsed());
-                    match sight.all_is_well() && script.peek().is_none() {
+                    match sight.all_is_well() && script.is_over() {
                         true => _ = well_since.get_or_insert_with(Instant::now),
                         false => well_since = None,
                     }
                 }
             }
-            if script.peek().is_none()
+            if script.is_over()
                 && let Some(since) = well_since
                 && since.elapsed() >= STEADY
             {

@@ -20,6 +20,8 @@ mod tenant;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::Serialize;
 
 pub use fault::Fault;
 pub use report::Report;
@@ -34,6 +36,8 @@ use story::{Story, Times, Turn};
 const EJECT_AFTER: Duration = Duration::from_secs(2);
 /// Two busy cores carry six daemons and a guest without KVM.
 const SLACK: Duration = Duration::from_secs(8);
+/// A leader is given up after five seconds without a sign of life; etcd elects its own before.
+const ELECTION: Duration = Duration::from_secs(10);
 /// Nodes that start, stores that are heard, copies that are made.
 const WELL_BOUND: Duration = Duration::from_secs(240);
 
@@ -45,19 +49,37 @@ pub enum Plot {
     Each(Vec<Fault>),
 }
 
+/// Where the placement services keep what they know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Catalog {
+    /// Three members of etcd, and as many placement services.
+    Etcd,
+    /// A file, and one placement service.
+    Redb,
+}
+
 pub struct Chaos {
     pub plot: Plot,
+    pub catalog: Catalog,
     pub seed: u64,
 }
 
 impl Chaos {
     /// An error is something that kept it from being played; what is wrong with Ukai is in the report.
     pub fn run(&self, scratch: &Scratch, say: impl Fn(&str)) -> Result<Report> {
+        // Members of etcd stand on hosts of their own.
+        let etcd = self.catalog == Catalog::Etcd && Networks::possible().is_ok();
+        let (election, catalog) = match etcd {
+            true => (ELECTION, Catalog::Etcd),
+            false => (Duration::ZERO, Catalog::Redb),
+        };
         let times = Times {
             eject_after: EJECT_AFTER,
             slack: SLACK,
+            election,
         };
-        let mut report = Report::new(self.seed, times);
+        let mut report = Report::new(self.seed, times, catalog);
         if let Err(why) = Networks::possible() {
             say(&format!(
                 "--           all hosts share loopback, and some faults are left out: {why:#}"
@@ -65,8 +87,9 @@ impl Chaos {
             report.on_loopback = Some(format!("{why:#}"));
         }
         let rooted = report.on_loopback.is_none();
-        let possible = |fault: &Fault| rooted || !fault.needs_root();
-        let mut scene = Scene::set(scratch, self.seed, times)?;
+        let possible =
+            |fault: &Fault| (rooted || !fault.needs_root()) && (etcd || !fault.needs_etcd());
+        let mut scene = Scene::set(scratch, self.seed, times, etcd)?;
         let began = Instant::now();
         scene
             .wait_well(WELL_BOUND)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Catalog;
 use super::fault::{Fault, Stall, Step};
 use super::scene::{Cast, TakenOver};
 use super::story::{Planned, Times};
@@ -12,6 +13,7 @@ use super::story::{Planned, Times};
 #[derive(Serialize)]
 pub struct Report {
     pub seed: u64,
+    pub catalog: Catalog,
     /// Why the hosts have no networks of their own, if they have not.
     pub on_loopback: Option<String>,
     #[serde(serialize_with = "seconds", rename = "eject_after_s")]
@@ -65,9 +67,10 @@ pub struct FaultTold {
 }
 
 impl Report {
-    pub fn new(seed: u64, times: Times) -> Report {
+    pub fn new(seed: u64, times: Times, catalog: Catalog) -> Report {
         Report {
             seed,
+            catalog,
             on_loopback: None,
             eject_after: times.eject_after,
             turns: Vec::new(),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::processes::ask;
 
@@ -55,18 +55,23 @@ impl Room {
         Ok(Room { at: at.to_owned() })
     }
 
-    /// Something else takes all that is left.
+    /// Something else takes all that is left; again and again, if asked to.
     pub fn fill(&self) -> Result<()> {
-        let file = File::create(self.at.join(BALLAST))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(self.at.join(BALLAST))?;
+        let has = file.metadata()?.len();
         let mut bytes = free(&self.at)?;
         while bytes > CRUMB {
             bytes -= CRUMB;
+            let (from, more) = (has as libc::off_t, bytes as libc::off_t);
             // SAFETY: a plain system call on our own descriptor.
-            if unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } == 0 {
-                return Ok(());
+            if unsafe { libc::posix_fallocate(file.as_raw_fd(), from, more) } == 0 {
+                break;
             }
         }
-        bail!("{} could not be filled", self.at.display())
+        Ok(())
     }
 
     pub fn free(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Where it happens: a placement service and five nodes in two datacenters, a disk with copies in both,
+//! Where it happens: placement services and five nodes in two datacenters, a disk with copies in both,
 //! and a guest that uses it. Carries out [`Step`]s.
 
 use std::fs;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use placement_service::api::{DiskMap, Status};
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -16,7 +17,8 @@ use super::fault::{Step, Who};
 use super::room::Room;
 use super::story::Times;
 use super::tenant::{DISK, DISK_BYTES, Lost, Tenant};
-use crate::cluster::{CONTROL, Cluster, Ground, NodeSpec};
+use crate::cluster::{Cluster, Ground, NodeSpec, SERVICES};
+use crate::etcd::{EtcdMembers, MEMBERS};
 use crate::guest::ticks::Ticks;
 use crate::networks::Networks;
 use crate::processes::{Lifetime, Scratch, ask};
@@ -93,9 +95,11 @@ impl Sight {
 }
 
 impl<'a> Scene<'a> {
-    pub fn set(scratch: &'a Scratch, seed: u64, times: Times) -> Result<Scene<'a>> {
+    /// With `etcd` the catalog is in one of three members, and as many placement services run.
+    pub fn set(scratch: &'a Scratch, seed: u64, times: Times, etcd: bool) -> Result<Scene<'a>> {
         let rooted = Networks::possible().is_ok();
         let (mut rooms, mut networks, mut link) = (Vec::new(), None, None);
+        let mut members = None;
         if rooted {
             Room::keep_mounts_to_ourselves()?;
             for spec in NODES.iter().filter(|spec| spec.datacenter == "tokyo") {
@@ -104,7 +108,11 @@ impl<'a> Scene<'a> {
                 rooms.push((spec.host, room));
             }
             let hosts = NODES.iter().map(|spec| spec.host);
-            networks = Some(Networks::lay(hosts.chain([CONTROL]))?);
+            let laid = Networks::lay(hosts.chain(SERVICES))?;
+            if etcd {
+                members = Some(EtcdMembers::start(scratch, Some(&laid))?);
+            }
+            networks = Some(laid);
         } else {
             link = Some(Link::new(Conditions::fixed(DELAY)));
         }
@@ -112,7 +120,7 @@ impl<'a> Scene<'a> {
             link,
             networks,
             eject_after: Some(times.eject_after),
-            ..Ground::default()
+            etcd: members,
         };
         let cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
         for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
@@ -210,16 +218,28 @@ impl<'a> Scene<'a> {
             Step::Start(who) => self.cluster.start_node(host(who))?,
             Step::Pause(who) => self.cluster.pause_node(host(who))?,
             Step::Resume(who) => self.cluster.resume_node(host(who))?,
-            Step::KillPlacement => self.cluster.kill_placement_9()?,
-            Step::StartPlacement => self.cluster.start_placement()?,
+            Step::KillPlacement => self.kill_placement()?,
+            Step::KillLeader => {
+                let leader = self.cluster.leader()?.context("nobody leads")?;
+                self.cluster.kill_service_9(&leader)?;
+            }
+            Step::StartPlacement => self.start_placement()?,
+            Step::KillEtcd(members) => self.kill_etcd(members)?,
+            Step::StartEtcd => self.start_etcd()?,
             Step::KillAll => {
-                self.cluster.kill_placement_9()?;
+                if self.cluster.etcd().is_ok() {
+                    self.kill_etcd(MEMBERS)?;
+                }
+                self.kill_placement()?;
                 for spec in &NODES {
                     self.cluster.kill_node_9(spec.host)?;
                 }
             }
             Step::StartAll => {
-                self.cluster.start_placement()?;
+                if self.cluster.etcd().is_ok() {
+                    self.start_etcd()?;
+                }
+                self.start_placement()?;
                 for spec in &NODES {
                     self.cluster.start_node(spec.host)?;
                 }
@@ -241,6 +261,8 @@ impl<'a> Scene<'a> {
                 self.room(host(who))?.fill()?;
                 self.tenant.as_mut().context("the VM is lost")?.burst()?;
             }
+            // Whoever waits for it looks at what is said.
+            Step::AwaitFull(_) => {}
             Step::FreeStore(who) => self.room(host(who))?.free()?,
             Step::CopyStore { of, to } => {
                 let (from, to) = (host(of), host(to));
@@ -273,6 +295,47 @@ impl<'a> Scene<'a> {
         Ok(None)
     }
 
+    fn kill_placement(&mut self) -> Result<()> {
+        for host in self.cluster.services_that_run(true) {
+            self.cluster.kill_service_9(host)?;
+        }
+        Ok(())
+    }
+
+    fn start_placement(&mut self) -> Result<()> {
+        for host in self.cluster.services_that_run(false) {
+            self.cluster.start_service(host)?;
+        }
+        Ok(())
+    }
+
+    fn kill_etcd(&mut self, members: usize) -> Result<()> {
+        let etcd = self.cluster.etcd_mut()?;
+        let mut running = etcd.members(true);
+        running.shuffle(&mut self.dice);
+        for member in running.into_iter().take(members) {
+            etcd.kill_9(member)?;
+        }
+        Ok(())
+    }
+
+    fn start_etcd(&mut self) -> Result<()> {
+        let etcd = self.cluster.etcd_mut()?;
+        for member in etcd.members(false) {
+            etcd.start_member(member)?;
+        }
+        Ok(())
+    }
+
+    /// What the store gives back meanwhile is taken as well, and what the guest writes does not end.
+    pub fn keep_full(&mut self, who: Who, cast: &Cast) -> Result<()> {
+        self.room(cast.host(who))?.fill()?;
+        self.tenant
+            .as_mut()
+            .context("the VM is lost")?
+            .keep_bursting()
+    }
+
     fn take_over(&mut self, host: &'static str) -> Result<TakenOver> {
         let lost = self.lost.take().context("no VM is lost")?;
         let begun = Instant::now();
@@ -301,9 +364,10 @@ impl<'a> Scene<'a> {
             relay(self.cluster.link()?);
             return Ok(());
         };
-        // The placement service stands with the first datacenter.
+        // The placement services stand with the first datacenter.
         let places = NODES.iter().map(|spec| (spec.host, spec.datacenter));
-        let places: Vec<_> = places.chain([(CONTROL, NODES[0].datacenter)]).collect();
+        let control = SERVICES.iter().map(|host| (*host, NODES[0].datacenter));
+        let places: Vec<_> = places.chain(control).collect();
         for (from, here) in &places {
             for (to, there) in &places {
                 if here != there {

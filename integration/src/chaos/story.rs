@@ -3,6 +3,7 @@
 //! A turn is one fault, or two that overlap; after it everything heals before the next one begins. Faults
 //! are drawn from a bag that is filled again when it is empty: none is left out for long.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
@@ -14,9 +15,6 @@ use super::fault::{Fault, Part, Stall, Step};
 /// One turn in so many has two faults.
 const OVERLAPPING: u32 = 3;
 
-/// A guest without KVM needs this long to write what a store has room for without another segment.
-const FILLING: Duration = Duration::from_secs(12);
-
 /// How long things take, and may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -24,6 +22,8 @@ pub struct Times {
     pub eject_after: Duration,
     /// What a busy machine may add to any wait.
     pub slack: Duration,
+    /// Until another placement service leads; nothing where there is only one.
+    pub election: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,41 +86,28 @@ impl Story {
             Stall::Ejection => self.times.eject_after * 2 + longer,
             Stall::None | Stall::UntilUndone | Stall::Gone => self.times.eject_after + longer,
         };
-        let holds = holds + extra(fault);
         Planned { fault, at, holds }
-    }
-}
-
-fn extra(fault: Fault) -> Duration {
-    match fault {
-        Fault::StoreFull => FILLING,
-        _ => Duration::ZERO,
     }
 }
 
 impl Turn {
     /// One fault by itself, with nothing left to chance.
     pub fn of(fault: Fault, times: Times) -> Turn {
-        let holds = times.eject_after * 2 + Duration::from_secs(2) + extra(fault);
+        let holds = times.eject_after * 2 + Duration::from_secs(2);
         let at = Duration::ZERO;
         Turn {
             faults: vec![Planned { fault, at, holds }],
         }
     }
 
-    /// What is done when, and because of which of the faults.
-    pub fn script(&self) -> Vec<(Duration, usize, Step)> {
-        let mut script = Vec::new();
-        for (number, planned) in self.faults.iter().enumerate() {
-            let steps = planned.fault.script(planned.holds);
-            script.extend(
-                steps
-                    .into_iter()
-                    .map(|(at, step)| (planned.at + at, number, step)),
-            );
+    pub fn script(&self) -> Script {
+        let faults = self.faults.iter().map(|planned| {
+            let steps = planned.fault.script(planned.holds).into_iter();
+            steps.map(|(at, step)| (planned.at + at, step)).collect()
+        });
+        Script {
+            faults: faults.collect(),
         }
-        script.sort_by_key(|(at, _, _)| *at);
-        script
     }
 
     /// The longest that one request of the guest may wait.
@@ -134,6 +121,9 @@ impl Turn {
                 Stall::UntilUndone => planned.holds * 2 + times.eject_after,
                 Stall::Gone => Duration::ZERO,
             };
+            if planned.fault.elects() && planned.fault.stall() == Stall::UntilUndone {
+                bound += times.election;
+            }
         }
         // Nobody is ejected, and no node comes back, while the placement service is away.
         if self.faults.len() > 1 {
@@ -141,9 +131,43 @@ impl Turn {
                 .faults
                 .iter()
                 .filter(|planned| planned.fault.touches().contains(&Part::Control));
-            bound += away.map(|planned| planned.holds).sum::<Duration>();
+            bound += away
+                .map(|planned| planned.holds + times.election)
+                .sum::<Duration>();
         }
         bound
+    }
+}
+
+/// What is still to be done when, of each of a turn's faults.
+pub struct Script {
+    faults: Vec<VecDeque<(Duration, Step)>>,
+}
+
+impl Script {
+    /// The next step of that fault, if its time has come.
+    pub fn due(&self, fault: usize, now: Duration) -> Option<Step> {
+        let (at, step) = self.faults[fault].front()?;
+        (*at <= now).then_some(*step)
+    }
+
+    pub fn done(&mut self, fault: usize) {
+        let done = self.faults[fault].pop_front();
+        assert!(done.is_some(), "only what is due is done");
+    }
+
+    /// What the fault's next step waited for has come: the others follow in their distance from it.
+    pub fn came(&mut self, fault: usize, now: Duration) {
+        let steps = &mut self.faults[fault];
+        let (planned, _) = *steps.front().expect("something waited");
+        let late = now.saturating_sub(planned);
+        for (at, _) in steps.iter_mut() {
+            *at += late;
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.faults.iter().all(VecDeque::is_empty)
     }
 }
 
@@ -154,6 +178,7 @@ mod tests {
     const TIMES: Times = Times {
         eject_after: Duration::from_secs(2),
         slack: Duration::from_secs(5),
+        election: Duration::ZERO,
     };
 
     #[test]
@@ -183,8 +208,29 @@ mod tests {
             };
             assert!(first.fault.may_overlap(second.fault));
             assert!(second.at < first.holds, "they overlap");
-            assert!(turn.script().is_sorted_by_key(|(at, _, _)| *at));
         }
+    }
+
+    #[test]
+    fn what_waits_for_something_delays_what_follows_it_and_nothing_else() {
+        let s = Duration::from_secs;
+        let mut turn = Turn::of(Fault::StoreFull, TIMES);
+        turn.faults.extend(Turn::of(Fault::LinkCut, TIMES).faults);
+        let mut script = turn.script();
+        assert!(matches!(script.due(0, s(0)), Some(Step::FillStore(_))));
+        script.done(0);
+        assert!(matches!(script.due(0, s(0)), Some(Step::AwaitFull(_))));
+        script.came(0, s(20));
+        script.done(0);
+        assert_eq!(script.due(0, s(25)), None, "it holds for 6 s from then on");
+        assert!(matches!(script.due(0, s(26)), Some(Step::FreeStore(_))));
+        script.done(0);
+        assert_eq!(script.due(1, s(6)), Some(Step::CutLink));
+        script.done(1);
+        assert_eq!(script.due(1, s(6)), Some(Step::HealLink));
+        assert!(!script.is_over());
+        script.done(1);
+        assert!(script.is_over());
     }
 
     #[test]

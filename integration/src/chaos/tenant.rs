@@ -159,6 +159,14 @@ impl Tenant {
         Ok(())
     }
 
+    /// Another one, if the last has ended.
+    pub fn keep_bursting(&mut self) -> Result<()> {
+        match self.burst {
+            Some(_) => Ok(()),
+            None => self.burst(),
+        }
+    }
+
     /// Its host loses power, as far as the VM can tell.
     pub fn lose(mut self) -> Lost {
         let flushed = self.writer.flushed(workload(self.life).threads);
