@@ -62,6 +62,9 @@ struct Run {
     /// Damaged blocks, to be healed when there is room for it, and those that are being healed.
     to_heal: VecDeque<(Copy, DamagedBlock)>,
     healing: BTreeMap<(StoreId, Block), (Copy, DamagedBlock)>,
+    /// What could not be healed is looked at once more before it is named: it may have been overwritten while
+    /// the others were asked, and then nobody has that version any more, nor has it damaged.
+    looked_again: BTreeSet<(StoreId, Block)>,
     silent: BTreeSet<StoreId>,
     filling: BTreeSet<StoreId>,
     verdict: Verdict,
@@ -144,6 +147,7 @@ impl Writer {
             not_before: None,
             to_heal: VecDeque::new(),
             healing: BTreeMap::new(),
+            looked_again: BTreeSet::new(),
             silent: BTreeSet::new(),
             filling: BTreeSet::new(),
             verdict: Verdict {
@@ -563,6 +567,10 @@ impl Writer {
         if let Some((copy, damaged)) = run.healing.remove(&(store, block)) {
             match healed {
                 true => run.verdict.healed_blocks += 1,
+                false if run.looked_again.insert((store, block)) => {
+                    let extent = self.record.extent_size.of(block);
+                    run.look_again(extent);
+                }
                 false => {
                     run.verdict
                         .name_damaged(copy.store, block, Some(damaged.version));
@@ -615,6 +623,16 @@ impl Run {
         }
         self.verdict.damaged_blocks += 1;
         self.to_heal.push_back((copy, damaged));
+    }
+
+    /// At an extent with a block that was counted as damaged.
+    fn look_again(&mut self, extent: Extent) {
+        self.verdict.damaged_blocks -= 1;
+        self.verdict.extents_done = self.verdict.extents_done.saturating_sub(1);
+        self.todo.push_back(Part {
+            extents: Extents::new(extent, Extent(extent.0 + 1)),
+            tries: 0,
+        });
     }
 
     fn begin_look_again(&mut self, now: Now) {

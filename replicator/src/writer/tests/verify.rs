@@ -72,6 +72,14 @@ impl Script {
         }
     }
 
+    /// B asks the others for block 5, and none has what it has damaged.
+    fn has_no_healer(&mut self) {
+        let nothing = Reply::Pulled(Pulled::default());
+        let asked = self.answer(B, nothing);
+        assert!(matches!(asked, Request::Heal { blocks, .. } if blocks.first == Block(5)));
+        self.wait(0);
+    }
+
     fn verdict(&mut self) -> Verdict {
         self.wait(1);
         self.writer.verdict().expect("it was ordered").clone()
@@ -201,10 +209,11 @@ fn damage_that_a_store_knows_of_is_healed_and_what_cannot_be_is_named() {
     assert!(
         matches!(script.answer(A, healed()), Request::Heal { blocks, .. } if blocks.first == Block(300))
     );
-    let nothing = Reply::Pulled(Pulled::default());
-    assert!(
-        matches!(script.answer(B, nothing), Request::Heal { blocks, .. } if blocks.first == Block(5))
-    );
+    script.has_no_healer();
+    // Still damaged when it is looked at once more.
+    assert_eq!(script.extents_asked(A, digested(&[1])), 0..1);
+    script.extents_asked(B, with_damage(digested(&[1]), 5));
+    script.has_no_healer();
     let verdict = script.verdict();
     assert_eq!((verdict.damaged_blocks, verdict.healed_blocks), (2, 1));
     let left = DamagedCopy {
@@ -214,6 +223,21 @@ fn damage_that_a_store_knows_of_is_healed_and_what_cannot_be_is_named() {
     };
     assert_eq!(verdict.damaged, [left]);
     assert!(verdict.finished && !verdict.has_no_faults());
+}
+
+#[test]
+fn what_is_overwritten_while_others_are_asked_for_it_is_not_damaged_any_more() {
+    let mut script = Script::open(&[A, B]);
+    script.verify(false);
+    script.extents_asked(A, digested(&[1, 2, 3, 4]));
+    script.extents_asked(B, with_damage(digested(&[1, 2, 3, 4]), 5));
+    script.wait(0);
+    script.has_no_healer();
+    assert_eq!(script.extents_asked(A, digested(&[9])), 0..1);
+    script.extents_asked(B, digested(&[9]));
+    let verdict = script.verdict();
+    assert!(verdict.is_good(), "{verdict:?}");
+    assert_eq!((verdict.damaged_blocks, verdict.extents_done), (0, 4));
 }
 
 #[test]
