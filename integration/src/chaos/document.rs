@@ -93,6 +93,8 @@ fn row(fault: Fault, turn: &TurnTold, told: &FaultTold) -> String {
 const BESIDES: &str = "\n## What is not played here\n\n\
 - **Every host loses power.** Killed processes keep what they wrote in the kernel; power loss is simulated, sector by\n  \
   sector (`cargo xtask sim`): what was flushed is there, and members even out what was not.\n\
+- **A store is put back to a copy that is younger than its last heartbeat** (a second), **or while the placement service is\n  \
+  away or has just changed its leader:** nobody knows then how far its log went. A copy from before its last start is known at any time.\n\
 - **A guest that dies, moves or is moved back:** `cargo test --release -p integration --test guest_disk`, `guest_moves`.\n";
 
 fn said(fault: Fault) -> Said {
@@ -202,7 +204,7 @@ fn said(fault: Fault) -> Said {
         Fault::StoreRolledBack => Said {
             what: "A stopped store's directory is put back to an old copy",
             guest: "the pauses of its node being stopped, nothing else: the old copy serves nobody",
-            operator: "the store is refused, and named",
+            operator: "the store is refused, and named; copies are missing, and made elsewhere",
             repair: "the right directory put back; or an empty one, which is a new store and is filled",
         },
         Fault::WriterStoreRolledBack => Said {
