@@ -1,7 +1,7 @@
-//! How long planning takes, and how much memory: 10,000 disks of 1 TiB over 20 datacenters.
+//! How long planning takes, and how much memory: disks of 1 TiB over 20 datacenters, 10,000 of them unless said otherwise.
 //!
 //! ```sh
-//! cargo run --release -p placement-service --example plan_scale
+//! cargo run --release -p placement-service --example plan_scale [-- DISKS...]
 //! ```
 //!
 //! prints a line for each kind of fleet: maps that never changed, maps in 64 pieces of which a part is
@@ -57,41 +57,44 @@ fn main() {
     let policies: Policies = (1..DATACENTERS)
         .map(|n| Policy::parse(datacenter(n), file).expect("a policy"))
         .collect();
-    println!(
-        "{DISKS} disks of 1 TiB, {DATACENTERS} datacenters, {} stores",
-        topology.stores.len()
-    );
-    println!(
-        "{:<34} {:>8} {:>12} {:>12} {:>10} {:>8}",
-        "maps", "ranges", "as JSON", "in memory", "planning", "seconds"
-    );
-    measure("never moved", &topology, &policies, 1, false);
-    measure(
-        "in 64 pieces, some being moved",
-        &topology,
-        &policies,
-        PIECES,
-        false,
-    );
-    measure(
-        "the same, every VM just moved",
-        &topology,
-        &policies,
-        PIECES,
-        true,
-    );
+    let asked: Vec<u32> = std::env::args()
+        .skip(1)
+        .map(|arg| arg.parse().expect("a number of disks"))
+        .collect();
+    for disks in if asked.is_empty() { vec![DISKS] } else { asked } {
+        println!(
+            "{disks} disks of 1 TiB, {DATACENTERS} datacenters, {} stores",
+            topology.stores.len()
+        );
+        println!(
+            "{:<34} {:>8} {:>12} {:>12} {:>10} {:>8}",
+            "maps", "ranges", "as JSON", "in memory", "planning", "seconds"
+        );
+        let measure = |what: &str, pieces, moved| {
+            measure(what, disks, (&topology, &policies), pieces, moved);
+        };
+        measure("never moved", 1, false);
+        measure("in 64 pieces, some being moved", PIECES, false);
+        measure("the same, every VM just moved", PIECES, true);
+    }
 }
 
-fn measure(what: &str, topology: &Topology, policies: &Policies, pieces: u32, moved: bool) {
+fn measure(
+    what: &str,
+    disks: u32,
+    (topology, policies): (&Topology, &Policies),
+    pieces: u32,
+    moved: bool,
+) {
     let before = LIVE.load(Ordering::Relaxed);
-    let records: Vec<DiskRecord> = (0..DISKS).map(|n| record(n, pieces)).collect();
+    let records: Vec<DiskRecord> = (0..disks).map(|n| record(n, pieces)).collect();
     let records_bytes = LIVE.load(Ordering::Relaxed) - before;
     let json: usize = records
         .iter()
         .map(|record| serde_json::to_vec(record).expect("plain data").len())
         .sum();
     let ranges: usize = records.iter().map(|record| record.map.len()).sum();
-    let homes: Vec<Home> = (0..DISKS)
+    let homes: Vec<Home> = (0..disks)
         .map(|n| {
             let home = Home::new(datacenter(near_of(n)));
             let next = datacenter(1 + (near_of(n) % (DATACENTERS - 1)));
