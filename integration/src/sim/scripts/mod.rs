@@ -28,7 +28,7 @@ const fn script(name: &'static str, ways: u64, tell: fn(&mut World, u64) -> Told
 }
 
 /// Of the review's twelfth scenario only the second half: there are no snapshots yet.
-pub const ALL: [Script; 29] = [
+pub const ALL: [Script; 28] = [
     script(
         "1: there and back before the fill ends, overwriting in each place",
         6,
@@ -123,11 +123,6 @@ pub const ALL: [Script; 29] = [
         "11: a member is put back to a copy of a moment ago, in the same epoch",
         8,
         crashes::put_back_within_the_epoch,
-    ),
-    script(
-        "a sync fails and the next one would not; then all lose power",
-        8,
-        crashes::failed_sync_is_final,
     ),
     script(
         "12: writes of 512 bytes onto absent blocks during an ejection",
