@@ -129,15 +129,14 @@ pub fn run(
     Ok(())
 }
 
-/// The fewest and shortest inputs that cover what all of them cover.
+/// The fewest inputs that reach what all of them reach, however often they pass by.
 fn keep_smallest(fuzzer: &Path, kept: &Path, grown: &Path) -> Result<()> {
     let smallest = kept.with_extension("new");
     let _ = fs::remove_dir_all(&smallest);
     fs::create_dir_all(&smallest)?;
-    let merge =
-        Program::new(fuzzer)
-            .arg("-merge=1")
-            .args([&smallest, &kept.to_owned(), &grown.to_owned()]);
+    let merge = Program::new(fuzzer)
+        .args(["-set_cover_merge=1", "-use_counters=0"])
+        .args([&smallest, &kept.to_owned(), &grown.to_owned()]);
     run::inherit(merge, Duration::from_secs(600))?;
     fs::remove_dir_all(kept)?;
     fs::rename(&smallest, kept).context("keep the smallest corpus")
