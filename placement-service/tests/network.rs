@@ -147,6 +147,7 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
             dropped_replicas: vec![],
             trouble: None,
             media: Default::default(),
+            log: None,
         }],
         backends: vec![],
         links: vec![],
