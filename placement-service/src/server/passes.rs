@@ -2,8 +2,9 @@
 
 use super::{Shell, told_to_stop};
 use crate::catalog::CatalogError;
+use crate::service::Service;
 use replicator::words::BackendId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -26,8 +27,12 @@ pub(super) async fn run(mut shell: Shell, mut stopped: watch::Receiver<bool>) {
             // However the wait ends, the pass finds what there is to do.
             _ = timeout(EVERY, changes.changed()) => sleep(GATHER).await,
         }
-        let pass =
-            |service: &crate::service::Service, now| service.pass(now, &mut BackendId::random);
+        let pass = |service: &Service, now| {
+            let began = Instant::now();
+            let passed = service.pass(now, &mut BackendId::random);
+            service.took(now, began.elapsed());
+            passed
+        };
         match leading.ask(pass).await {
             Ok(()) => {}
             Err(CatalogError::NotLeader) => sleep(EVERY).await,

@@ -17,7 +17,7 @@ use crate::planner::{Plan, rollout};
 use crate::service::wish::put_attachments;
 use replicator::words::{BackendId, DatacenterName, DiskId, DiskRecord};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// All disks are looked at this often, if that takes a small part of the time...
 const EVERY: Duration = Duration::from_secs(2);
@@ -42,7 +42,6 @@ impl Service {
             (whole, course.take_touched())
         };
         if whole {
-            let began = Instant::now();
             self.count_unwritten()?;
             self.note_absences(now)?;
             let records = list::<DiskRecord>(&*self.catalog, key::DISKS)?;
@@ -53,11 +52,20 @@ impl Service {
                 fresh,
             )?;
             self.forget_old_moves()?;
-            self.course().last_whole_pass = Some((now, began.elapsed()));
+            self.course().last_whole_pass = Some((now, Duration::ZERO));
         } else if !touched.is_empty() {
             self.look_at(touched, false, now, fresh)?;
         }
         Ok(())
+    }
+
+    /// How long the pass of that moment took: the longer, the longer it rests.
+    pub fn took(&self, pass: Moment, time: Duration) {
+        if let Some((at, took)) = &mut self.course().last_whole_pass
+            && *at == pass
+        {
+            *took = time;
+        }
     }
 
     fn look_at(
