@@ -11,7 +11,9 @@ use crate::message::{
     Asker, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES, Refusal, Reply, Request, Sealed,
 };
 use crate::plant::{Plant, planted};
-use crate::words::{Block, Blocks, DiskId, Epoch, ExtentSize, Extents, Incarnation, Version};
+use crate::words::{
+    Block, Blocks, DiskId, DiskRecord, Epoch, ExtentSize, Extents, Incarnation, Version,
+};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use zerocopy::IntoBytes;
@@ -219,7 +221,10 @@ impl<M: Media> Store<M> {
             disk.show(epoch, at);
             disk.grant = grant;
         }
-        if !record.is_empty() && record != self.holdings.disks[&disk].record {
+        // One that was sent before what is kept may still come after it.
+        let kept = &self.holdings.disks[&disk].record;
+        let is_late = epoch == shown && is_older(&record, kept);
+        if !record.is_empty() && record != *kept && !is_late {
             let header = Header {
                 disk,
                 epoch: epoch.as_u64(),
@@ -458,5 +463,16 @@ impl<M: Media> Store<M> {
         let place = self.append([(header, payload)].into_iter())?;
         self.holdings.controls += 1;
         Ok(place.point())
+    }
+}
+
+/// Whether `told` is an older record than the one that is `kept`. What cannot be read is no older than anything.
+fn is_older(told: &[u8], kept: &[u8]) -> bool {
+    if told == kept {
+        return false;
+    }
+    match (DiskRecord::from_kept(told), DiskRecord::from_kept(kept)) {
+        (Ok(told), Ok(kept)) => (told.epoch, told.revision) < (kept.epoch, kept.revision),
+        _ => false,
     }
 }

@@ -2,7 +2,11 @@
 
 use super::{Bench, DISK};
 use crate::message::{Found, Refusal, Reply, Request};
-use crate::words::{Block, Blocks, Epoch, Extent, Extents, Seq, Version};
+use crate::words::{
+    Block, Blocks, DiskName, DiskRecord, Entry, Epoch, Extent, ExtentSize, Extents, History,
+    MapRange, Revision, Seq, State, StoreId, Version,
+};
+use bytes::Bytes;
 
 fn v(epoch: u64, seq: u64) -> Version {
     Version::new(Epoch::from_u64(epoch), Seq(seq))
@@ -349,4 +353,48 @@ fn an_open_that_fails_to_read_or_sync_is_followed_by_another_incarnation() {
         drop(oracle);
         assert!(open().unwrap().0.incarnation() > before, "rule S2");
     }
+}
+
+/// The record of a disk in epoch 1, at a revision.
+fn told(revision: u64) -> Bytes {
+    let epoch = Epoch::from_u64(1);
+    let record = DiskRecord {
+        id: DISK,
+        name: DiskName::new("web1").unwrap(),
+        bytes: 1 << 20,
+        extent_size: ExtentSize::new(1 << 20).unwrap(),
+        copies: 1,
+        revision: Revision(revision),
+        epoch,
+        even_below: epoch,
+        state: State::Closed {
+            last: Version::ZERO,
+            successor: None,
+        },
+        map: vec![MapRange {
+            extents: Extents::new(Extent(0), Extent(1)),
+            history: History(vec![Entry::whole(epoch, [StoreId::from_u128(1)])]),
+        }],
+    };
+    record.to_kept()
+}
+
+#[test]
+fn a_record_that_comes_after_a_later_one_is_not_kept() {
+    let mut bench = Bench::ready();
+    let seal = |bench: &mut Bench, revision| {
+        let request = Request::Seal {
+            disk: DISK,
+            epoch: Epoch::from_u64(1),
+            grant: Bytes::new(),
+            record: told(revision),
+        };
+        assert!(matches!(bench.ask(request), Reply::Sealed(_)));
+    };
+    seal(&mut bench, 7);
+    seal(&mut bench, 6);
+    let mut bench = bench.kill();
+    assert_eq!(bench.store.shown_disks()[0].record, told(7));
+    seal(&mut bench, 8);
+    assert_eq!(bench.store.shown_disks()[0].record, told(8));
 }
