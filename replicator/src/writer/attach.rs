@@ -13,7 +13,7 @@ use super::{Aim, Effect, Hindrance, NotStarted, Now, Phase, TakeOver, Writer};
 use crate::message::{ReplicaState, Request, Sealed};
 use crate::plant::{Plant, planted};
 use crate::words::{
-    Change, ChangeRefused, DiskRecord, Epoch, Extents, NewSet, Owner, Revision, State, StoreId,
+    Change, ChangeRefused, DiskRecord, Epoch, Extents, NewSet, Owner, State, StoreId,
 };
 
 /// On the way to an epoch.
@@ -31,8 +31,8 @@ pub(super) struct Starting {
 pub(super) struct Opening {
     /// Nothing was written since the clean attach. The disk was closed, so each member was synced
     /// whole: a tail lost since then cannot have been this disk's, and a member without a replica
-    /// joins. Later than that, both mean that it has missed writes.
-    pub fresh: bool,
+    /// joins what it was to join from that epoch on. Later than that, both mean that it has missed writes.
+    pub fresh: Option<Epoch>,
 }
 
 /// What a seal's answer says of a member's replica of some extents.
@@ -209,7 +209,7 @@ impl Writer {
     }
 
     /// The epoch is ours by a swap from `before`; now every member must be shown it.
-    pub(super) fn begin_opening(&mut self, before: Epoch, fresh: bool) {
+    pub(super) fn begin_opening(&mut self, before: Epoch, fresh: Option<Epoch>) {
         self.begin_epoch(before);
         self.phase = Phase::Opening(Opening { fresh });
         for store in self.record.members() {
@@ -222,9 +222,9 @@ impl Writer {
     }
 
     /// A member was sealed: see whether it is whole, and make it a member where it is not one yet.
-    pub(super) fn prepare(&mut self, store: StoreId, sealed: &Sealed, fresh: bool) {
+    pub(super) fn prepare(&mut self, store: StoreId, sealed: &Sealed, fresh: Option<Epoch>) {
         let expected = self.peers[&store].since_open;
-        if !fresh && expected != Some(sealed.incarnation) {
+        if fresh.is_none() && expected != Some(sealed.incarnation) {
             return self.member_lost(store);
         }
         let asker = self.asker(store);
@@ -248,14 +248,11 @@ impl Writer {
                 },
             )
             .collect();
-        // Who has no replica of an entry that is older than this epoch has lost it: a directory that is
-        // an older copy of itself, say. Only of a disk that never was open has nobody one yet.
-        let first = self.record.revision == Revision(1);
-        let lost_replica = !first
-            && requests.iter().any(
-                |request| matches!(request, Request::Join { from, .. } if *from < asker.epoch),
-            );
-        if lost_replica || (!fresh && !requests.is_empty()) {
+        // Who has no replica of an entry that is older than what we open has lost it: a directory that is an
+        // older copy of itself, say.
+        let is_older = |request: &Request| matches!(request, Request::Join { from, .. } if Some(*from) < fresh);
+        let lost_replica = requests.iter().any(is_older);
+        if lost_replica || (fresh.is_none() && !requests.is_empty()) {
             return self.member_lost(store);
         }
         // A tail that was lost since the last sync was not this disk's; but fills may have come after that.
@@ -263,7 +260,10 @@ impl Writer {
         if requests.iter().any(lost) {
             self.fill.forget_done_by(store);
         }
-        let keeps = if fresh { self.keeps(store) } else { Vec::new() };
+        let keeps = match fresh {
+            Some(_) => self.keeps(store),
+            None => Vec::new(),
+        };
         let peer = self.peer(store);
         peer.preparing = requests.len() + keeps.len();
         peer.prepared = peer.preparing == 0;

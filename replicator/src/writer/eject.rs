@@ -28,7 +28,7 @@ impl Writer {
             return;
         }
         let fresh = match &self.phase {
-            Phase::Open => false,
+            Phase::Open => None,
             Phase::Opening(opening) => opening.fresh,
             _ => return,
         };

@@ -6,7 +6,9 @@
 
 use super::{CallId, Effect, Now, Phase, SwapOutcome, Writer};
 use crate::plant::{Plant, planted};
-use crate::words::{Change, ChangeRefused, DiskRecord, MapRange, Revision, State, opened_by};
+use crate::words::{
+    Change, ChangeRefused, DiskRecord, Epoch, MapRange, Revision, State, opened_by,
+};
 
 pub(super) struct Errand {
     kind: Kind,
@@ -142,8 +144,13 @@ impl Writer {
         errand.unanswered = true;
     }
 
-    /// A record that can be true and is this disk's.
+    /// A record that can be true, is this disk's, and is no older than the one that we know. An older one comes of
+    /// a catalog that was put back: it says nothing of today, and supersedes nobody.
     fn trusted(&self, record: DiskRecord) -> Option<DiskRecord> {
+        let at = |record: &DiskRecord| (record.epoch, record.revision);
+        if at(&record) < at(&self.record) {
+            return None;
+        }
         let same = record.id == self.record.id
             && record.bytes == self.record.bytes
             && record.extent_size == self.record.extent_size;
@@ -201,7 +208,14 @@ impl Writer {
         self.stale = false;
         match change {
             Change::Attach { .. } | Change::Switch { .. } => {
-                self.begin_opening(before, true);
+                // Of a disk that never was open nobody has a replica yet.
+                let first = self.record.revision == Revision(1);
+                let fresh = if first {
+                    Epoch::ZERO
+                } else {
+                    self.record.epoch
+                };
+                self.begin_opening(before, Some(fresh));
             }
             Change::TakeOver { .. } => self.begin_settling(before),
             Change::Eject { stores, .. } => {
@@ -210,7 +224,11 @@ impl Writer {
                 for store in stores {
                     self.peer(store).rejoins_at = rejoins_at;
                 }
-                let fresh = matches!(self.phase, Phase::Ejecting { fresh: true, .. });
+                // An epoch that was never open goes on being opened, with those that are left.
+                let fresh = match self.phase {
+                    Phase::Ejecting { fresh, .. } => fresh,
+                    _ => None,
+                };
                 self.begin_opening(before, fresh);
             }
             Change::Complete { extents, .. } => {

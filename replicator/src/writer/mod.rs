@@ -149,7 +149,7 @@ enum Phase {
     /// An ejection is asked for. `serving`: what is in flight goes on as before; either way the
     /// members are a part of those of now.
     Ejecting {
-        fresh: bool,
+        fresh: Option<Epoch>,
         serving: bool,
     },
     /// A change of members is asked for. Nothing is in flight, new writes are held, reads go on.

@@ -338,7 +338,7 @@ impl Writer {
             }
             Phase::Settling(_) => self.restart_settling(),
             _ if !self.is_member(store) => self.hold(id, call),
-            Phase::Opening(Opening { fresh: true })
+            Phase::Opening(Opening { fresh: Some(_) })
                 if matches!(refusal, Refusal::OtherIncarnation { .. }) =>
             {
                 self.prepare_again(store);

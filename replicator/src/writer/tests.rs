@@ -690,6 +690,57 @@ fn a_stop_drains_syncs_and_closes() {
 }
 
 #[test]
+fn an_older_record_than_ours_is_no_answer() {
+    let mut script = Script::open(&[A, B]);
+    let older = DiskRecord {
+        epoch: Epoch::first(G),
+        revision: Revision(0),
+        even_below: Epoch::first(G),
+        ..disk(&[A, B])
+    };
+    let id = script.write(0, 4096, 7);
+    script.answer(A, Reply::Written);
+    script.answer(B, Reply::Refused(Refusal::Failed));
+    let (call, ..) = script.swaps[0].clone();
+    script.event(Event::Swapped {
+        call,
+        outcome: SwapOutcome::Conflict(Box::new(older)),
+    });
+    script.swaps.pop_front();
+    assert_eq!(script.writer.stall(), Some(&Stall::PlacementAway));
+    assert!(
+        !script
+            .other
+            .iter()
+            .any(|e| matches!(e, Effect::Superseded { .. }))
+    );
+    // The catalog is what it was again.
+    script.wait(1);
+    script.commit();
+    script.seal(A, 1, 1, false);
+    script.answer(A, Reply::Written);
+    assert_eq!(script.is_done(id), Some(Ok(())));
+}
+
+#[test]
+fn who_was_to_join_in_an_epoch_that_never_opened_joins_in_the_next() {
+    let mut script = Script::new(disk(&[A, B]));
+    script.start(TakeOver::Own);
+    script.commit();
+    script.wait(3);
+    script.seal(A, 1, 0, false);
+    // B does not answer; the join of A is on its way.
+    script.wait(3);
+    let change = script.commit();
+    assert!(matches!(change, Change::Eject { .. }), "{change:?}");
+    script.asked(A);
+    script.seal(A, 1, 0, false);
+    let request = script.answer(A, Reply::Joined);
+    assert!(matches!(request, Request::Join { .. }), "{request:?}");
+    assert!(script.writer.is_serving());
+}
+
+#[test]
 fn a_stop_does_not_race_an_ejection_of_its_own() {
     let mut script = Script::open(&[A, B]);
     script.event(Event::Stop { successor: None });
