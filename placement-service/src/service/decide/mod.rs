@@ -150,7 +150,8 @@ impl Deciding<'_> {
             decision.ended = Some(self.ended(moving, state));
             self.rest(decision);
         } else {
-            if matches!(moving.state, MoveState::Dropping | MoveState::Paused) {
+            // Also one that is stuck for want of stores: a copier would hold the disk open for nothing.
+            if !has_work(self.record(), self.plan) || moving.state == MoveState::Paused {
                 self.rest(decision);
             }
             decision.moving = Some(moving);
