@@ -388,6 +388,7 @@ fn a_record_that_comes_after_a_later_one_is_not_kept() {
             epoch: Epoch::from_u64(1),
             grant: Bytes::new(),
             record: told(revision),
+            known: Default::default(),
         };
         assert!(matches!(bench.ask(request), Reply::Sealed(_)));
     };
