@@ -185,7 +185,10 @@ impl<'a> Scene<'a> {
         loop {
             let sight = self.look();
             match sight {
-                Some(sight) if sight.all_is_well() => return Ok(sight),
+                // What comes next wants somebody to happen to.
+                Some(sight) if sight.all_is_well() && self.cast(&sight).is_ok() => {
+                    return Ok(sight);
+                }
                 _ if Instant::now() < deadline => {}
                 Some(sight) => bail!("not well in time: {:?}", sight.status),
                 None => bail!("the placement service does not answer"),
