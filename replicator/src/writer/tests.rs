@@ -699,7 +699,7 @@ fn an_older_record_than_ours_is_no_answer() {
         ..disk(&[A, B])
     };
     let id = script.write(0, 4096, 7);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     script.answer(B, Reply::Refused(Refusal::Failed));
     let (call, ..) = script.swaps[0].clone();
     script.event(Event::Swapped {
@@ -718,7 +718,7 @@ fn an_older_record_than_ours_is_no_answer() {
     script.wait(1);
     script.commit();
     script.seal(A, 1, 1, false);
-    script.answer(A, Reply::Written);
+    script.answer(A, Reply::WRITTEN);
     assert_eq!(script.is_done(id), Some(Ok(())));
 }
 
@@ -735,7 +735,7 @@ fn who_was_to_join_in_an_epoch_that_never_opened_joins_in_the_next() {
     assert!(matches!(change, Change::Eject { .. }), "{change:?}");
     script.asked(A);
     script.seal(A, 1, 0, false);
-    let request = script.answer(A, Reply::Joined);
+    let request = script.answer(A, Reply::JOINED);
     assert!(matches!(request, Request::Join { .. }), "{request:?}");
     assert!(script.writer.is_serving());
 }
