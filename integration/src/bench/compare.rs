@@ -8,14 +8,15 @@ use super::job::{Cache, Goal, Job, Metric};
 use super::load::Time;
 use super::measure::measure;
 use super::side::{Kind, Stage};
-use super::statistics::{Figures, Ratio};
+use super::statistics::{Figures, Ratio, median};
 use crate::migration::figures::Bound;
 
 /// One job, as it came out.
 pub struct Compared {
     pub name: &'static str,
     pub what: &'static str,
-    pub kinds: [Kind; 2],
+    pub sides: [&'static str; 2],
+    /// Of loads; other things have rows only.
     pub pairs: Vec<[Figures; 2]>,
     pub rows: Vec<Row>,
 }
@@ -33,6 +34,9 @@ pub struct Row {
 
 pub fn compare(stage: &mut Stage, job: &Job, pairs: usize, time: Time) -> Result<Compared> {
     let kinds = [job.ours, job.peer];
+    for kind in kinds {
+        stage.verify(kind)?;
+    }
     let mut figures = Vec::new();
     for pair in 0..pairs {
         let mut both = Vec::new();
@@ -42,34 +46,51 @@ pub fn compare(stage: &mut Stage, job: &Job, pairs: usize, time: Time) -> Result
                 Cache::Warm if pair == 0 => stage.warm(kind)?,
                 Cache::Warm | Cache::Any => {}
             }
+            if let Some(first) = &job.first {
+                measure(&stage.target(kind)?, first, time, 0)?;
+            }
             let sample = measure(&stage.target(kind)?, &job.load, time, pair as u64 + 1)
                 .with_context(|| format!("{}, {}", job.name, kind.name()))?;
             both.push(Figures::of(&sample));
         }
         figures.push([both[0], both[1]]);
     }
+    for kind in kinds {
+        if matches!(kind, Kind::Crowd | Kind::Tight) {
+            stage.stop(kind);
+        }
+    }
     Ok(Compared {
         name: job.name,
         what: job.what,
-        kinds,
+        sides: kinds.map(Kind::name),
         rows: rows(&figures, job.goals),
         pairs: figures,
     })
 }
 
-/// A row for each goal; without goals what matters most.
-fn rows(pairs: &[[Figures; 2]], goals: &[Goal]) -> Vec<Row> {
-    let [ours, peer] = medians(pairs);
-    let row = |metric: Metric, goal: Option<Bound>| {
-        let ratio = Ratio::of(pairs.iter().map(|[a, b]| (metric.of(a), metric.of(b))));
+impl Row {
+    /// Of a figure that was taken of both several times.
+    pub fn new(metric: Metric, pairs: &[(f64, f64)], goal: Option<Bound>) -> Row {
+        let ratio = Ratio::of(pairs.iter().copied());
         Row {
             metric,
-            ours: metric.of(&ours),
-            peer: metric.of(&peer),
+            ours: median(pairs.iter().map(|pair| pair.0)),
+            peer: median(pairs.iter().map(|pair| pair.1)),
             ratio,
             goal,
             met: goal.map(|goal| goal.holds(ratio.median)),
         }
+    }
+}
+
+/// A row for each goal; without goals what matters most.
+pub fn rows(pairs: &[[Figures; 2]], goals: &[Goal]) -> Vec<Row> {
+    let row = |metric: Metric, goal: Option<Bound>| {
+        let pairs = pairs
+            .iter()
+            .map(|[ours, peer]| (metric.of(ours), metric.of(peer)));
+        Row::new(metric, &pairs.collect::<Vec<_>>(), goal)
     };
     if goals.is_empty() {
         return [Metric::Iops, Metric::Cpu]
@@ -96,7 +117,7 @@ impl Compared {
 
     /// For machines: one for each row.
     pub fn json(&self) -> Vec<Value> {
-        let [ours, peer] = self.medians();
+        let figures = (!self.pairs.is_empty()).then(|| self.medians());
         let line = |row: &Row| {
             json!({
                 "job": self.name,
@@ -108,8 +129,8 @@ impl Compared {
                 "most": row.ratio.most,
                 "goal": row.goal,
                 "met": row.met,
-                "sides": self.kinds,
-                "figures": [ours, peer],
+                "sides": self.sides,
+                "figures": figures,
             })
         };
         self.rows.iter().map(line).collect()

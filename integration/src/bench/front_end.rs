@@ -9,9 +9,10 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use virtio_driver::{
     EventFd, QueueNotifier, VhostUser, VirtioBlkFeatureFlags, VirtioBlkQueue, VirtioBlkTransport,
@@ -172,13 +173,19 @@ impl Queue {
 
     /// Sleeps until requests are done, and names their slots.
     pub fn wait(&mut self, done: &mut Vec<u16>) -> Result<()> {
+        self.wait_until(done, None)
+    }
+
+    /// The same; with a moment when it is over, perhaps with none done.
+    pub fn wait_until(&mut self, done: &mut Vec<u16>, until: Option<Instant>) -> Result<()> {
         done.clear();
         loop {
             self.collect(done)?;
-            if !done.is_empty() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if !done.is_empty() || left.is_some_and(|left| left.is_zero()) {
                 return Ok(());
             }
-            self.sleep().context("wait for an interrupt")?;
+            self.sleep(left).context("wait for an interrupt")?;
             if self.abandoned.load(Ordering::Acquire) {
                 bail!("the disk does not answer any more");
             }
@@ -186,13 +193,18 @@ impl Queue {
     }
 
     /// The descriptor is shared with the other side, and some make it non-blocking.
-    fn sleep(&self) -> std::io::Result<()> {
-        loop {
-            poll(&mut [PollFd::new(&self.interrupt, PollFlags::IN)], None)?;
-            match self.interrupt.read() {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                other => return other.map(drop),
-            }
+    fn sleep(&self, at_most: Option<Duration>) -> std::io::Result<()> {
+        let at_most = at_most.map(|time| Timespec {
+            tv_sec: time.as_secs() as i64,
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let mut interrupt = [PollFd::new(&self.interrupt, PollFlags::IN)];
+        if poll(&mut interrupt, at_most.as_ref())? == 0 {
+            return Ok(());
+        }
+        match self.interrupt.read() {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+            other => other.map(drop),
         }
     }
 

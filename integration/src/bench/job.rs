@@ -1,29 +1,41 @@
 //! What is compared with whom, and how well it should do.
 
+use anyhow::Result;
 use serde::Serialize;
 
-use super::load::{Doing, Load, MIB};
-use super::side::Kind;
+use super::compare::Compared;
+use super::load::{Doing, Load, MIB, Time};
+use super::side::{Kind, Stage};
 use super::statistics::Figures;
+use super::{backfill, idle};
 use crate::migration::figures::Bound;
 use Bound::{AtLeast, AtMost};
-use Metric::{Cpu, Iops, P50};
+use Metric::{Cpu, Iops, P50, P99};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     Iops,
     P50,
+    P99,
     /// CPU time a request, of all processes of the side.
     Cpu,
+    /// Bytes of a disk that were copied in a second.
+    Copied,
+    /// What a disk costs that nobody uses.
+    IdleMemory,
+    Sleeps,
 }
 
 impl Metric {
+    /// NaN of what a load does not show.
     pub fn of(self, figures: &Figures) -> f64 {
         match self {
             Metric::Iops => figures.iops,
             Metric::P50 => figures.p50_us,
+            Metric::P99 => figures.p99_us,
             Metric::Cpu => figures.cpu_us,
+            Metric::Copied | Metric::IdleMemory | Metric::Sleeps => f64::NAN,
         }
     }
 
@@ -31,7 +43,11 @@ impl Metric {
         match self {
             Metric::Iops => "IOPS",
             Metric::P50 => "p50, us",
+            Metric::P99 => "p99, us",
             Metric::Cpu => "CPU, us a request",
+            Metric::Copied => "MB/s",
+            Metric::IdleMemory => "KiB a disk",
+            Metric::Sleeps => "wake-ups a second",
         }
     }
 }
@@ -42,7 +58,7 @@ pub struct Goal {
     pub bound: Bound,
 }
 
-const fn goal(metric: Metric, bound: Bound) -> Goal {
+pub const fn goal(metric: Metric, bound: Bound) -> Goal {
     Goal { metric, bound }
 }
 
@@ -65,6 +81,8 @@ pub struct Job {
     pub peer: Kind,
     pub load: Load,
     pub cache: Cache,
+    /// What is asked for as long right before, and not measured.
+    pub first: Option<Load>,
     pub goals: &'static [Goal],
 }
 
@@ -72,6 +90,7 @@ const READ_1: Load = Load::random(Doing::Read, 1);
 const READ_32: Load = Load::random(Doing::Read, 32);
 const READ_128: Load = Load::random(Doing::Read, 128);
 const WRITE_1: Load = Load::random(Doing::Write, 1);
+const WRITE_16: Load = Load::random(Doing::Write, 16);
 const WRITE_32: Load = Load::random(Doing::Write, 32);
 const WRITE_128: Load = Load::random(Doing::Write, 128);
 const FLUSH_1: Load = Load::random(Doing::WriteAndFlush, 1);
@@ -99,6 +118,7 @@ const fn job(
         peer: sides.1,
         load,
         cache: Cache::Any,
+        first: None,
         goals,
     }
 }
@@ -118,11 +138,47 @@ const fn cold(job: Job) -> Job {
     }
 }
 
+const fn after(first: Load, job: Job) -> Job {
+    Job {
+        first: Some(first),
+        ..job
+    }
+}
+
 const CACHED: (Kind, Kind) = (Kind::OneCopy, Kind::Memory);
 const LOCAL: (Kind, Kind) = (Kind::OneCopy, Kind::File);
 const MIRROR: (Kind, Kind) = (Kind::TwoCopies, Kind::Quorum);
 const SECOND: (Kind, Kind) = (Kind::TwoCopies, Kind::OneCopy);
+const CROWDED: (Kind, Kind) = (Kind::Crowd, Kind::OneCopy);
+const CLEANED: (Kind, Kind) = (Kind::Tight, Kind::OneCopy);
+const PLAIN: (Kind, Kind) = (Kind::FarCopy, Kind::Nbd);
+const REMOTE_FILE: (Kind, Kind) = (Kind::FarCopy, Kind::NbdTls);
 const REMOTE: (Kind, Kind) = (Kind::FarCopy, Kind::MemoryNbdTls);
+
+/// What is no load on two sides.
+pub struct Special {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub run: fn(&mut Stage, usize, Time) -> Result<Compared>,
+}
+
+pub const SPECIALS: &[Special] = &[
+    Special {
+        name: "backfill",
+        what: "a move over a link of 100 MB/s, against a raw QUIC stream and the link",
+        run: backfill::over_a_link,
+    },
+    Special {
+        name: "during-backfill",
+        what: "a guest's latency while its disk gets a copy, and while not",
+        run: backfill::under_a_guest,
+    },
+    Special {
+        name: "idle-disks",
+        what: "memory and wake-ups of 64 disks that nobody uses",
+        run: idle::idle,
+    },
+];
 
 /// Those with goals first, in the order of the table of goals.
 pub const JOBS: &[Job] = &[
@@ -231,6 +287,23 @@ pub const JOBS: &[Job] = &[
         READ_32,
         &[goal(Iops, AtLeast(1.0))],
     )),
+    job(
+        "disks-64",
+        "4 KiB random write, 8,000 a second, on 64 disks and on one",
+        CROWDED,
+        WRITE_16.at_rate(8000),
+        &[goal(Cpu, AtMost(1.2))],
+    ),
+    after(
+        WRITE_32,
+        job(
+            "cleaner",
+            "4 KiB random write, 4,000 a second, while the cleaner runs and while not",
+            CLEANED,
+            WRITE_32.at_rate(4000),
+            &[goal(P99, AtMost(2.0))],
+        ),
+    ),
     // Without goals: what is left of the picture.
     warm(job(
         "cached-read-128",
@@ -307,6 +380,27 @@ pub const JOBS: &[Job] = &[
         "4 KiB write + FLUSH each, two copies, 16 writers",
         MIRROR,
         FLUSH_16,
+        &[],
+    ),
+    job(
+        "far-write-1",
+        "4 KiB random write, far copy only, depth 1",
+        REMOTE_FILE,
+        WRITE_1,
+        &[],
+    ),
+    job(
+        "far-write-32",
+        "4 KiB random write, far copy only, depth 32",
+        REMOTE_FILE,
+        WRITE_32,
+        &[],
+    ),
+    job(
+        "far-write-plain-32",
+        "4 KiB random write, far copy only, depth 32, against NBD without TLS",
+        PLAIN,
+        WRITE_32,
         &[],
     ),
     job(

@@ -41,6 +41,19 @@ pub struct Load {
     /// On each queue.
     pub depth: u16,
     pub queues: u16,
+    /// Operations a second on all queues of all disks, evenly; without it as many as are answered. The
+    /// time that an operation takes counts from when it was due.
+    pub rate: Option<u32>,
+    pub data: Data,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// What nobody can compress.
+    Random,
+    /// What a compressor makes half of.
+    Half,
 }
 
 impl Load {
@@ -51,6 +64,8 @@ impl Load {
             bytes: BLOCK,
             depth,
             queues: 1,
+            rate: None,
+            data: Data::Random,
         }
     }
 
@@ -61,6 +76,8 @@ impl Load {
             bytes,
             depth,
             queues: 1,
+            rate: None,
+            data: Data::Random,
         }
     }
 
@@ -84,6 +101,17 @@ impl Load {
 
     pub const fn on_queues(self, queues: u16) -> Load {
         Load { queues, ..self }
+    }
+
+    pub const fn at_rate(self, rate: u32) -> Load {
+        Load {
+            rate: Some(rate),
+            ..self
+        }
+    }
+
+    pub const fn of_data(self, data: Data) -> Load {
+        Load { data, ..self }
     }
 
     pub fn writes(&self) -> bool {

@@ -5,7 +5,7 @@
 //!  the caller's thread:                    cost(side)              cost(side)
 //! ```
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cost;
-use super::front_end::{FrontEnd, Queue, Request};
-use super::load::{Doing, Load, Places, Time};
+use super::front_end::{FrontEnd, Queue, Request, Watchdog};
+use super::load::{BLOCK, Data, Doing, Load, Order, Places, Time};
 use super::statistics::Sample;
 
 /// A request that takes longer than this never ends.
@@ -26,45 +26,82 @@ const WARMING: u8 = 0;
 const MEASURING: u8 = 1;
 const OVER: u8 = 2;
 
-/// What is loaded: a disk's socket, the part of it that is used, and who serves it.
+/// What is loaded: disks by their sockets, the part of each that is used, and who serves them.
 pub struct Target<'a> {
-    pub socket: &'a Path,
+    pub sockets: &'a [PathBuf],
     pub bytes: u64,
     pub pids: &'a [u32],
 }
 
 /// Runs the load; what was written is flushed afterwards, which is not measured.
 pub fn measure(target: &Target, load: &Load, time: Time, seed: u64) -> Result<Sample> {
-    let slot_bytes = load.bytes as usize;
-    let queues = usize::from(load.queues);
-    let mut front_end = FrontEnd::connect(target.socket, queues, load.depth, slot_bytes)?;
-    let disk = front_end.bytes()?.min(target.bytes);
-    let watchdog = front_end.watchdog();
-    let phase = AtomicU8::new(if time.warm_up.is_zero() {
-        MEASURING
-    } else {
-        WARMING
+    let connect = |socket: &PathBuf| {
+        let queues = usize::from(load.queues);
+        FrontEnd::connect(socket, queues, load.depth, load.bytes as usize)
+    };
+    let front_ends = target.sockets.iter().map(connect);
+    let mut front_ends = front_ends.collect::<Result<Vec<_>>>()?;
+    let watchdogs: Vec<_> = front_ends.iter().map(FrontEnd::watchdog).collect();
+    let bytes = target.bytes.min(front_ends[0].bytes()?);
+    let phase = AtomicU8::new(match time.warm_up.is_zero() {
+        true => MEASURING,
+        false => WARMING,
     });
-    let begun = Instant::now();
+    let drivers = front_ends.len() * usize::from(load.queues);
+    let clock = Clock::new(load, drivers);
     std::thread::scope(|scope| {
         let (ended, endings) = mpsc::channel();
-        for (index, queue) in front_end.queues().iter_mut().enumerate() {
-            let (ended, phase) = (ended.clone(), &phase);
+        let queues = front_ends.iter_mut().flat_map(|front_end| {
+            let queues = front_end.queues().iter_mut();
+            queues.enumerate()
+        });
+        for (driver, (index, queue)) in queues.enumerate() {
+            let (ended, phase, pace) = (ended.clone(), &phase, clock.pace(driver));
             scope.spawn(move || {
-                let places = Places::new(load, disk, index as u16, seed);
-                let driven = drive(queue, load, places, phase, begun);
+                let places = Places::new(load, bytes, index as u16, seed + driver as u64);
+                let driven = drive(queue, load, places, phase, pace);
                 // The caller may have given up.
                 let _ = ended.send(driven);
             });
         }
         drop(ended);
-        let result = watch(target, load, time, &phase, &endings);
+        let result = watch(target, load, time, &phase, &endings, drivers);
         phase.store(OVER, Ordering::Release);
         if result.is_err() {
-            watchdog.abandon();
+            watchdogs.iter().for_each(Watchdog::abandon);
         }
         result
     })
+}
+
+/// When operations are due, of all that drive.
+struct Clock {
+    begun: Instant,
+    between: Option<Duration>,
+    drivers: u32,
+}
+
+impl Clock {
+    fn new(load: &Load, drivers: usize) -> Clock {
+        Clock {
+            begun: Instant::now(),
+            between: load.rate.map(|rate| Duration::from_secs(1) / rate),
+            drivers: drivers as u32,
+        }
+    }
+
+    /// Of one of them: by turns with the others.
+    fn pace(&self, driver: usize) -> Option<Pace> {
+        self.between.map(|between| Pace {
+            due: self.begun + between * driver as u32,
+            between: between * self.drivers,
+        })
+    }
+}
+
+struct Pace {
+    due: Instant,
+    between: Duration,
 }
 
 fn watch(
@@ -73,6 +110,7 @@ fn watch(
     time: Time,
     phase: &AtomicU8,
     endings: &mpsc::Receiver<Result<Driven>>,
+    drivers: usize,
 ) -> Result<Sample> {
     let mut driven = Vec::new();
     // Threads end early if they fail, or if they have been everywhere.
@@ -88,15 +126,18 @@ fn watch(
         }
         Ok(true)
     };
-    let queues = usize::from(load.queues);
     until(time.warm_up, 1)?;
     let before = Cost::of(target)?;
     phase.store(MEASURING, Ordering::Release);
-    // With several queues the load is over when the first is.
-    until(time.measured, 1)?;
+    // A disk is full when all of it is; other loads are over when they are not whole any more.
+    let whole = match load.order {
+        Order::Through => drivers,
+        _ => 1,
+    };
+    until(time.measured, whole)?;
     let after = Cost::of(target)?;
     phase.store(OVER, Ordering::Release);
-    if !until(STUCK, queues)? {
+    if !until(STUCK, drivers)? {
         return Err(anyhow!(
             "requests are not answered for {} s",
             STUCK.as_secs()
@@ -156,16 +197,20 @@ fn drive(
     load: &Load,
     mut places: Places,
     phase: &AtomicU8,
-    begun: Instant,
+    mut pace: Option<Pace>,
 ) -> Result<Driven> {
     let mut driven = Driven {
         latencies_ns: Vec::with_capacity(1 << 20),
     };
-    fill(queue, load.depth);
+    fill(queue, load);
+    if pace.is_some() {
+        // SAFETY: a plain system call about the calling thread: it wakes up when it said, not 50 us later.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    }
     let mut stamp = 0_u64;
     let mut operations = vec![
         Operation {
-            began: begun,
+            began: Instant::now(),
             flush_follows: false,
         };
         usize::from(load.depth)
@@ -174,7 +219,10 @@ fn drive(
     let (mut done, mut busy, mut over) = (Vec::new(), 0, false);
     loop {
         over |= phase.load(Ordering::Acquire) == OVER;
-        while !over && let Some(slot) = free.pop() {
+        while !over
+            && is_due(&pace)
+            && let Some(slot) = free.pop()
+        {
             let Some(request) = places.request(load.doing) else {
                 over = true;
                 break;
@@ -185,17 +233,24 @@ fn drive(
                 queue.buffer(slot)[..8].copy_from_slice(&stamp.to_ne_bytes());
             }
             operations[usize::from(slot)] = Operation {
-                began: Instant::now(),
+                began: match &mut pace {
+                    None => Instant::now(),
+                    Some(pace) => {
+                        pace.due += pace.between;
+                        pace.due - pace.between
+                    }
+                },
                 flush_follows: load.doing == Doing::WriteAndFlush,
             };
             queue.submit(slot, request)?;
             busy += 1;
         }
-        if busy == 0 {
+        if busy == 0 && over {
             break;
         }
         queue.announce()?;
-        queue.wait(&mut done)?;
+        let next = pace.as_ref().filter(|_| !over && !free.is_empty());
+        queue.wait_until(&mut done, next.map(|pace| pace.due))?;
         let now = Instant::now();
         let measuring = phase.load(Ordering::Acquire) == MEASURING;
         for slot in done.drain(..) {
@@ -223,10 +278,19 @@ fn drive(
     Ok(driven)
 }
 
-/// Data that nobody can compress.
-fn fill(queue: &mut Queue, slots: u16) {
+fn is_due(pace: &Option<Pace>) -> bool {
+    pace.as_ref().is_none_or(|pace| Instant::now() >= pace.due)
+}
+
+fn fill(queue: &mut Queue, load: &Load) {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    for slot in 0..slots {
-        random.fill_bytes(queue.buffer(slot));
+    for slot in 0..load.depth {
+        for block in queue.buffer(slot).chunks_mut(BLOCK as usize) {
+            let incompressible = match load.data {
+                Data::Random => block.len(),
+                Data::Half => block.len() / 2,
+            };
+            random.fill_bytes(&mut block[..incompressible]);
+        }
     }
 }

@@ -5,16 +5,23 @@
 //!   [`verify`]: that the answers are right.
 //! - [`side`]: who can be asked: ours with one copy and more, and the peers ([`storage_daemon`]).
 //! - [`job`]: what is compared with whom, and what the goal is.
+//! - [`backfill`], [`idle`]: what is no load on two sides: copying, and doing nothing.
 //! - [`compare`]: both sides by turns; [`statistics`], [`cost`]: figures out of that.
-//! - [`report`]: the figures for people and machines; [`machine`]: what they were measured on.
+//! - [`profile`]: what a request costs, by system calls and functions.
+//! - [`report`], [`document`], [`plot`]: the figures for people; [`machine`]: what they were measured on.
 
+pub mod backfill;
 pub mod compare;
 pub mod cost;
+pub mod document;
 pub mod front_end;
+pub mod idle;
 pub mod job;
 pub mod load;
 pub mod machine;
 pub mod measure;
+pub mod plot;
+pub mod profile;
 pub mod report;
 pub mod side;
 pub mod statistics;

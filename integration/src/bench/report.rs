@@ -6,7 +6,7 @@ use super::compare::Compared;
 use super::statistics::Figures;
 
 /// What was asked for, in a table of Markdown: a line for each goal.
-pub fn goals(all: &[Compared]) -> String {
+pub fn goals<'a>(all: impl IntoIterator<Item = &'a Compared>) -> String {
     let mut text = String::from(
         "| job | ours | peer | figure | ours | peer | ratio (least to most) | goal | |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
@@ -22,8 +22,8 @@ pub fn goals(all: &[Compared]) -> String {
                 text,
                 "| {} | {} | {} | {} | {} | {} | {:.2} ({:.2} to {:.2}) | {} | {met} |",
                 one.what,
-                one.kinds[0].name(),
-                one.kinds[1].name(),
+                one.sides[0],
+                one.sides[1],
                 row.metric.name(),
                 number(row.ours),
                 number(row.peer),
@@ -44,7 +44,10 @@ pub fn figures(all: &[Compared]) -> String {
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for one in all {
-        for (kind, figures) in one.kinds.iter().zip(one.medians()) {
+        if one.pairs.is_empty() {
+            continue;
+        }
+        for (side, figures) in one.sides.iter().zip(one.medians()) {
             let Figures {
                 iops,
                 mb_s,
@@ -60,7 +63,7 @@ pub fn figures(all: &[Compared]) -> String {
                 "| {} (`{}`) | {} | {} | {} | {} us | {} us | {} us | {} us | {sleeps:.2} | {} us |",
                 one.what,
                 one.name,
-                kind.name(),
+                side,
                 number(iops),
                 number(mb_s),
                 number(p50_us),

@@ -13,14 +13,15 @@ use serde::Serialize;
 use super::load::{Doing, Load, MIB, Time};
 use super::measure::{Target, measure};
 use super::storage_daemon::{Medium, Peers, Served, Wire};
-use super::verify::{self, Verified};
+use super::verify;
 use crate::cluster::{Cluster, NodeSpec, TOKYO_AND_OSAKA};
 use crate::processes::{Lifetime, Process, Scratch};
+use crate::relay::Link;
 
 /// One datacenter, two hosts: the guest's, and the one with the other copy.
-const HOSTS: [NodeSpec; 2] = [TOKYO_AND_OSAKA[0], TOKYO_AND_OSAKA[1]];
-const NEAR: &str = "tokyo-1";
-const FAR: &str = "tokyo-2";
+pub static HOSTS: [NodeSpec; 2] = [TOKYO_AND_OSAKA[0], TOKYO_AND_OSAKA[1]];
+pub const NEAR: &str = "tokyo-1";
+pub const FAR: &str = "tokyo-2";
 const FILL_BOUND: Duration = Duration::from_secs(120);
 /// Queues of a peer's disk; ours have as many as a front-end asks for.
 const PEER_QUEUES: u16 = 4;
@@ -32,6 +33,10 @@ pub enum Kind {
     OneCopy,
     TwoCopies,
     FarCopy,
+    /// 64 disks of one copy.
+    Crowd,
+    /// One copy in a store that is full to 80 %.
+    Tight,
     File,
     Memory,
     Nbd,
@@ -47,6 +52,8 @@ impl Kind {
             Kind::OneCopy => "Ukai, one copy",
             Kind::TwoCopies => "Ukai, two copies",
             Kind::FarCopy => "Ukai, far copy only",
+            Kind::Crowd => "Ukai, 64 disks",
+            Kind::Tight => "Ukai, store 80 % full",
             Kind::File => "qsd, raw file",
             Kind::Memory => "qsd, file in tmpfs",
             Kind::Nbd => "qsd, NBD",
@@ -57,7 +64,10 @@ impl Kind {
     }
 
     fn is_ours(self) -> bool {
-        matches!(self, Kind::OneCopy | Kind::TwoCopies | Kind::FarCopy)
+        matches!(
+            self,
+            Kind::OneCopy | Kind::TwoCopies | Kind::FarCopy | Kind::Crowd | Kind::Tight
+        )
     }
 }
 
@@ -68,27 +78,63 @@ pub struct Stage {
     cluster: Option<Cluster>,
     scratch: Scratch,
     memory: Scratch,
+    parent: PathBuf,
     disk_bytes: u64,
+    verify_operations: u64,
 }
 
 struct Side {
-    socket: PathBuf,
+    sockets: Vec<PathBuf>,
     pids: Vec<u32>,
+    /// Of each disk.
+    bytes: u64,
     /// Where its bytes stand, for those who use the page cache.
     store: Option<PathBuf>,
     processes: Vec<Process>,
+    verified: bool,
+    /// If it is alone there.
+    _own: Option<Own>,
+}
+
+/// A cluster for one purpose.
+pub struct Own {
+    pub cluster: Cluster,
+    pub scratch: Scratch,
 }
 
 impl Stage {
     /// `parent`: on the file system to be measured.
-    pub fn new(parent: &Path, disk_bytes: u64) -> Result<Stage> {
+    pub fn new(parent: &Path, disk_bytes: u64, verify_operations: u64) -> Result<Stage> {
         Ok(Stage {
             sides: BTreeMap::new(),
             cluster: None,
             scratch: Scratch::new_in(parent, "bench")?,
             memory: Scratch::new_in(Path::new("/dev/shm"), "bench")?,
+            parent: parent.to_owned(),
             disk_bytes,
+            verify_operations,
         })
+    }
+
+    /// For files of this run.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path(name)
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
+    }
+
+    /// A cluster besides the one of most sides.
+    pub fn own_cluster(&self, specs: &'static [NodeSpec], link: Option<Link>) -> Result<Own> {
+        let scratch = Scratch::new_in(&self.parent, "bench-own")?;
+        let cluster = Cluster::start_across(&scratch, specs, Lifetime::Ours, link)?;
+        Ok(Own { cluster, scratch })
+    }
+
+    /// Ends it: it shall cost nothing while others are measured.
+    pub fn stop(&mut self, kind: Kind) {
+        self.sides.remove(&kind);
     }
 
     pub fn keep_logs(&mut self) {
@@ -116,8 +162,8 @@ impl Stage {
             process.must_run()?;
         }
         Ok(Target {
-            socket: &side.socket,
-            bytes: self.disk_bytes,
+            sockets: &side.sockets,
+            bytes: side.bytes,
             pids: &side.pids,
         })
     }
@@ -137,16 +183,35 @@ impl Stage {
         }
     }
 
-    /// That the side answers what was written to it, also when it has to read it from its media.
-    pub fn verify(&mut self, kind: Kind, operations: u64) -> Result<Verified> {
-        let socket = self.target(kind)?.socket.to_owned();
-        let blocks = VERIFIED_BLOCKS.min((self.disk_bytes / 4096) as u32);
-        let store = self.sides[&kind].store.clone();
-        verify::verify(&socket, blocks, operations, || match &store {
-            Some(store) => forget_cached(store),
-            None => Ok(()),
-        })
-        .with_context(|| format!("{} is wrong", kind.name()))
+    /// That the side answers what was written to it, also when it has to read it from its media. Once.
+    pub fn verify(&mut self, kind: Kind) -> Result<()> {
+        self.target(kind)?;
+        let side = &self.sides[&kind];
+        if side.verified {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let blocks = VERIFIED_BLOCKS.min((side.bytes / 4096) as u32);
+        let verified =
+            verify::verify(
+                &side.sockets[0],
+                blocks,
+                self.verify_operations,
+                || match &side.store {
+                    Some(store) => forget_cached(store),
+                    None => Ok(()),
+                },
+            );
+        let verified = verified.with_context(|| format!("{} is wrong", kind.name()))?;
+        eprintln!(
+            "ok   {:>6.1}s {}: {} writes and {} reads verified",
+            begun.elapsed().as_secs_f64(),
+            kind.name(),
+            verified.writes,
+            verified.reads
+        );
+        self.sides.get_mut(&kind).expect("just seen").verified = true;
+        Ok(())
     }
 
     fn through(&mut self, kind: Kind, doing: Doing) -> Result<()> {
@@ -156,7 +221,7 @@ impl Stage {
             measured: FILL_BOUND,
         };
         let target = self.target(kind)?;
-        let wanted = target.bytes;
+        let wanted = target.bytes * target.sockets.len() as u64;
         let sample = measure(&target, &load, time, 0)?;
         ensure!(
             sample.bytes == wanted,
@@ -183,35 +248,70 @@ impl Stage {
             Kind::NbdTls => peers.remote("nbd-tls", Medium::File, Wire::Tls),
             Kind::MemoryNbdTls => peers.remote("memory-nbd-tls", Medium::Memory, Wire::Tls),
             Kind::Quorum => peers.mirrored("quorum"),
-            Kind::OneCopy | Kind::TwoCopies | Kind::FarCopy => unreachable!("ours"),
+            _ => unreachable!("ours"),
         }?;
         Ok(Side {
-            socket,
+            sockets: vec![socket],
             pids: processes.iter().map(Process::pid).collect(),
+            bytes: self.disk_bytes,
             store: None,
             processes,
+            verified: false,
+            _own: None,
         })
     }
 
     fn start_ours(&mut self, kind: Kind) -> Result<Side> {
-        if self.cluster.is_none() {
+        let bytes = match kind {
+            Kind::Crowd => self.disk_bytes / CROWD as u64,
+            _ => self.disk_bytes,
+        };
+        let (name, copies, near, store) = match kind {
+            Kind::TwoCopies => ("two", 2, NEAR, NEAR),
+            Kind::FarCopy => ("far", 1, FAR, FAR),
+            _ => ("one", 1, NEAR, NEAR),
+        };
+        let mut own = match kind {
+            Kind::Crowd | Kind::Tight => Some(self.own_cluster(&HOSTS[..1], None)?),
+            _ => None,
+        };
+        if own.is_none() && self.cluster.is_none() {
             self.cluster = Some(Cluster::start(&self.scratch, &HOSTS, Lifetime::Ours)?);
         }
-        let cluster = self.cluster.as_mut().expect("just started");
-        let (name, copies, near, store) = match kind {
-            Kind::OneCopy => ("one", 1, NEAR, NEAR),
-            Kind::TwoCopies => ("two", 2, NEAR, NEAR),
-            _ => ("far", 1, FAR, FAR),
+        let cluster = match &mut own {
+            Some(own) => &mut own.cluster,
+            None => self.cluster.as_mut().expect("just started"),
         };
-        cluster.create_disk(name, &self.disk_bytes.to_string(), copies, near)?;
-        let socket = cluster.attach(name, NEAR)?;
+        let names = match kind {
+            Kind::Crowd => crowd().collect(),
+            _ => vec![name.to_owned()],
+        };
+        let mut sockets = Vec::new();
+        for name in names {
+            cluster.create_disk(&name, &bytes.to_string(), copies, near)?;
+            if kind == Kind::Tight {
+                // Now that it has its place: a new disk is not put where it would fill so much.
+                cluster.set_capacity(NEAR, bytes * 5 / 4)?;
+            }
+            sockets.push(cluster.attach(&name, NEAR)?);
+        }
         Ok(Side {
-            socket,
+            sockets,
             pids: cluster.pids(),
+            bytes,
             store: Some(cluster.store_dir(store)),
             processes: Vec::new(),
+            verified: false,
+            _own: own,
         })
     }
+}
+
+/// How many disks are many.
+pub const CROWD: usize = 64;
+
+pub fn crowd() -> impl Iterator<Item = String> {
+    (0..CROWD).map(|number| format!("crowd-{number}"))
 }
 
 /// Has the kernel drop what it keeps of the files in a directory; what is not on media yet goes there first.

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use integration::bench::compare::{Compared, compare};
-use integration::bench::job::{JOBS, Job};
+use integration::bench::job::{JOBS, Job, SPECIALS, Special};
 use integration::bench::load::Time;
 use integration::bench::machine::Machine;
-use integration::bench::report;
-use integration::bench::side::{Kind, Stage};
+use integration::bench::side::Stage;
+use integration::bench::{document, plot, profile, report};
 use integration::guest::kit;
 
 /// Compare Ukai's speed and cost with its peers', in one run.
@@ -36,12 +36,21 @@ struct Arguments {
     /// Only name the jobs
     #[arg(long)]
     list: bool,
+    /// Instead: what a request costs by system calls, wake-ups, allocations and functions (wants perf)
+    #[arg(long)]
+    profile: bool,
     /// On whose file system stores and files stand
     #[arg(long, value_name = "DIR")]
     on: Option<PathBuf>,
     /// The size of each disk
     #[arg(long)]
     disk_mib: Option<u64>,
+    /// Write the figures into this Markdown file, between its marks
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
+    /// Draw the figures into this directory
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
     /// The time of each run
     #[arg(long, value_name = "MILLISECONDS")]
     run_ms: Option<u64>,
@@ -59,37 +68,29 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let wanted = |job: &&Job| {
-        let mut only = arguments.only.iter();
-        arguments.only.is_empty() || only.any(|name| named(job.name, name))
-    };
-    let jobs: Vec<&Job> = JOBS.iter().filter(wanted).collect();
-    ensure!(!jobs.is_empty(), "no job has such a name; see --list");
+    let tasks = tasks(&arguments.only);
+    ensure!(!tasks.is_empty(), "no job has such a name; see --list");
     if arguments.list {
-        for job in jobs {
-            println!(
-                "{:<22} {}; {}, {}",
-                job.name,
-                job.what,
-                job.ours.name(),
-                job.peer.name()
-            );
+        for task in tasks {
+            println!("{:<22} {}", task.name(), task.what());
         }
         return Ok(());
     }
     let temporary = std::env::temp_dir();
     let parent: &Path = arguments.on.as_deref().unwrap_or(&temporary);
-    let disk_mib = arguments
-        .disk_mib
-        .unwrap_or(if arguments.quick { 256 } else { 1024 });
-    let mut stage = Stage::new(parent, disk_mib << 20)?;
+    let by_default = |quick, otherwise| if arguments.quick { quick } else { otherwise };
+    let disk_mib = arguments.disk_mib.unwrap_or(by_default(256, 1024));
+    let mut stage = Stage::new(parent, disk_mib << 20, by_default(10_000, 50_000))?;
     let machine = Machine::look(parent, &kit::built("ukai", "UKAI_BIN")?);
     if arguments.json {
         println!("{}", serde_json::to_string(&machine)?);
     } else {
         println!("{}\n", machine.text());
     }
-    let compared = all(&mut stage, &jobs, arguments);
+    if arguments.profile {
+        return print_profile(&mut stage, arguments);
+    }
+    let compared = all(&mut stage, &tasks, arguments);
     if compared.is_err() {
         stage.keep_logs();
     }
@@ -101,18 +102,78 @@ fn run(arguments: &Arguments) -> Result<()> {
             report::figures(&compared)
         );
     }
+    if let Some(file) = &arguments.document {
+        document::write(file, &machine, &compared)?;
+    }
+    if let Some(directory) = &arguments.pictures {
+        plot::draw(directory, &compared)?;
+    }
     Ok(())
 }
 
-/// By its name, or, where no job has this name, by how its name begins.
-fn named(job: &str, name: &str) -> bool {
-    match JOBS.iter().any(|job| job.name == name) {
-        true => job == name,
-        false => job.starts_with(name),
+fn print_profile(stage: &mut Stage, arguments: &Arguments) -> Result<()> {
+    profile::possible()?;
+    let text = profile::profile(stage)?;
+    println!("{text}");
+    match &arguments.document {
+        Some(file) => document::put(file, document::Part::Profile, &text),
+        None => Ok(()),
     }
 }
 
-fn all(stage: &mut Stage, jobs: &[&Job], arguments: &Arguments) -> Result<Vec<Compared>> {
+/// One that can be asked for by its name.
+enum Task {
+    Job(&'static Job),
+    Special(&'static Special),
+}
+
+impl Task {
+    fn name(&self) -> &'static str {
+        match self {
+            Task::Job(job) => job.name,
+            Task::Special(special) => special.name,
+        }
+    }
+
+    fn what(&self) -> String {
+        match self {
+            Task::Job(job) => format!("{}; {}, {}", job.what, job.ours.name(), job.peer.name()),
+            Task::Special(special) => special.what.to_owned(),
+        }
+    }
+
+    fn run(&self, stage: &mut Stage, pairs: usize, time: Time) -> Result<Compared> {
+        match self {
+            Task::Job(job) => compare(stage, job, pairs, time),
+            Task::Special(special) => (special.run)(stage, pairs, time),
+        }
+    }
+}
+
+/// Those with goals first. `only`: by its name, or, where none has this name, all whose names begin so.
+fn tasks(only: &[String]) -> Vec<Task> {
+    let without = JOBS.partition_point(|job| !job.goals.is_empty());
+    let (with, without) = JOBS.split_at(without);
+    let all = with.iter().map(Task::Job);
+    let all = all.chain(SPECIALS.iter().map(Task::Special));
+    let all: Vec<Task> = all.chain(without.iter().map(Task::Job)).collect();
+    let wanted = |task: &Task| {
+        let name = task.name();
+        only.iter()
+            .any(|only| match all.iter().any(|task| task.name() == only) {
+                true => name == only,
+                false => name.starts_with(only.as_str()),
+            })
+    };
+    let keep: Vec<bool> = all
+        .iter()
+        .map(|task| only.is_empty() || wanted(task))
+        .collect();
+    let kept = all.into_iter().zip(keep).filter(|(_, keep)| *keep);
+    kept.map(|(task, _)| task).collect()
+}
+
+fn all(stage: &mut Stage, tasks: &[Task], arguments: &Arguments) -> Result<Vec<Compared>> {
     let run_ms = arguments
         .run_ms
         .unwrap_or(if arguments.quick { 500 } else { 2000 });
@@ -123,31 +184,17 @@ fn all(stage: &mut Stage, jobs: &[&Job], arguments: &Arguments) -> Result<Vec<Co
     let pairs = arguments
         .pairs
         .unwrap_or(if arguments.quick { 3 } else { 5 });
-    let mut kinds: Vec<Kind> = jobs.iter().flat_map(|job| [job.ours, job.peer]).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    for kind in kinds {
-        let begun = Instant::now();
-        let verified = stage.verify(kind, if arguments.quick { 10_000 } else { 50_000 })?;
-        eprintln!(
-            "ok   {:>6.1}s {}: {} writes and {} reads verified",
-            begun.elapsed().as_secs_f64(),
-            kind.name(),
-            verified.writes,
-            verified.reads
-        );
-    }
     let mut compared = Vec::new();
-    for job in jobs {
+    for task in tasks {
         let begun = Instant::now();
-        let one = compare(stage, job, pairs, time)?;
+        let one = task.run(stage, pairs, time).with_context(|| task.name())?;
         for (row, line) in one.rows.iter().zip(one.json()) {
             if arguments.json {
                 println!("{line}");
                 continue;
             }
             println!(
-                "{:>6.1}s {:<22} {:<18} {:>9} {:>9}  {:>6.2} ({:.2} to {:.2}) {:<14} {}",
+                "{:>6.1}s {:<20} {:<18} {:>9} {:>9}  {:>6.2} ({:.2} to {:.2}) {:<14} {}",
                 begun.elapsed().as_secs_f64(),
                 one.name,
                 row.metric.name(),

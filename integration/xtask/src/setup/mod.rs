@@ -52,6 +52,17 @@ pub fn peers() -> Result<()> {
     apt::install(&needs)
 }
 
+/// What a profile is made with.
+pub fn perf() -> Result<()> {
+    match which("perf") {
+        Some(_) => Ok(()),
+        None => apt::install(&[Need {
+            package: "linux-perf",
+            why: "counts system calls and samples functions",
+        }]),
+    }
+}
+
 /// A C++ compiler is only for libFuzzer.
 pub fn cxx() -> Result<()> {
     match which("c++") {
