@@ -25,6 +25,8 @@ pub const FAR: &str = "tokyo-2";
 const FILL_BOUND: Duration = Duration::from_secs(120);
 /// Queues of a peer's disk; ours have as many as a front-end asks for.
 const PEER_QUEUES: u16 = 4;
+/// A store that is nearly full wants segments to spare: of a smaller one a fifth is less than those.
+const LEAST_TIGHT: u64 = 4 << 30;
 const VERIFIED_BLOCKS: u32 = 8192;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -264,6 +266,7 @@ impl Stage {
     fn start_ours(&mut self, kind: Kind) -> Result<Side> {
         let bytes = match kind {
             Kind::Crowd => self.disk_bytes / CROWD as u64,
+            Kind::Tight => self.disk_bytes.max(LEAST_TIGHT),
             _ => self.disk_bytes,
         };
         let (name, copies, near, store) = match kind {
