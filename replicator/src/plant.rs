@@ -67,7 +67,7 @@ pub enum Plant {
     WatermarkRunsAhead,
     /// A take-over goes on with members that lost their tails, though others may have theirs [A4].
     SettlesWithoutWaiting,
-    /// A store that shows fewer starts than before is let in [S1].
+    /// A store that shows fewer starts than before is let in [S1], and its writer does not ask what it forgot [S6].
     RolledBackLetIn,
     /// A member that was put back to an older copy of itself goes on as if it had all that it answered [S6].
     ForgotUnseen,

@@ -42,7 +42,7 @@ impl Judge {
     }
 
     fn play(&self, scene: &mut Scene, turn: &Turn, told: &mut TurnTold) -> Result<()> {
-        let sight = scene.look().context("the placement service must answer")?;
+        let sight = scene.wait_well(self.well_bound)?;
         let cast = scene.cast(&sight)?;
         told.faults = turn
             .faults

@@ -80,7 +80,7 @@ impl Writer {
         asks && peer.sealed.is_some()
             && peer.known.reach != Reach::UNKNOWN
             && !peer.sealing
-            && !planted(Plant::ForgotUnseen)
+            && !forgetting_is_unseen()
     }
 
     fn may_be_asked(&mut self, store: StoreId) {
@@ -153,7 +153,7 @@ impl Writer {
             epoch: self.record.epoch,
             grant: Bytes::new(),
             record,
-            known: match planted(Plant::ForgotUnseen) {
+            known: match forgetting_is_unseen() {
                 true => Known::default(),
                 false => self.peer(store).known,
             },
@@ -395,4 +395,9 @@ impl Call {
             && matches!(self.purpose, Purpose::Sync { .. })
             && matches!(refusal, Refusal::OtherIncarnation { .. })
     }
+}
+
+/// For planted bugs only. Who lets a store in that was rolled back is caught by S6, so that goes with it.
+fn forgetting_is_unseen() -> bool {
+    planted(Plant::ForgotUnseen) || planted(Plant::RolledBackLetIn)
 }
