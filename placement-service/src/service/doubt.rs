@@ -5,7 +5,7 @@
 //! A disk in doubt gets no epoch, is not moved, and nothing of it is deleted; whatever serves it goes on.
 
 use super::{Kind, Service, ServiceError};
-use crate::api::Wanted;
+use crate::api::{StoreOrderKind, Wanted};
 use crate::catalog::{CatalogError, Transaction};
 use crate::model::{Unverified, json, key, list, load, load_disk};
 use crate::node_protocol::{BackendReport, DesiredAttachment, StoreReport};
@@ -53,7 +53,7 @@ impl fmt::Display for Doubt {
                 let stores: Vec<String> = stores.iter().map(ToString::to_string).collect();
                 write!(
                     f,
-                    "the catalog was restored, and what the disk's stores have been shown since is not known before all have answered; silent: {}",
+                    "the catalog was restored, and what stores have been shown since is not known before all have answered; silent: {} (declare those lost that are gone for good)",
                     stores.join(", ")
                 )
             }
@@ -110,8 +110,26 @@ impl Service {
         }
         self.shown_epochs().unverified.as_ref()?;
         let unheard = |store: &StoreId| !self.pulses.has_heard(*store);
-        let silent: Vec<StoreId> = record.stores().into_iter().filter(unheard).collect();
-        (!silent.is_empty()).then_some(Doubt::Unheard(silent))
+        let mut silent: BTreeSet<StoreId> = record.stores().into_iter().filter(unheard).collect();
+        // What cannot be read now says nothing either.
+        silent.extend(self.stores_but(unheard).unwrap_or_else(|_| record.stores()));
+        (!silent.is_empty()).then(|| Doubt::Unheard(silent.into_iter().collect()))
+    }
+
+    /// Of all stores that the catalog knows and nobody declared lost those of which this is true. Any of them may
+    /// have been shown a later epoch of any disk than those that the disk's record names: members that were
+    /// replaced before they were ever written to, or were out of reach at that moment, have not heard of it.
+    pub(super) fn stores_but(
+        &self,
+        of: impl Fn(&StoreId) -> bool,
+    ) -> Result<Vec<StoreId>, CatalogError> {
+        let (places, states) = (self.places()?, self.store_states()?);
+        let is_lost = |store: &StoreId| {
+            let order = states.get(store).and_then(|state| state.order.as_ref());
+            order.is_some_and(|order| order.kind == StoreOrderKind::Lost)
+        };
+        let all = places.stores.keys().copied();
+        Ok(all.filter(|store| of(store) && !is_lost(store)).collect())
     }
 
     fn behind(&self, record: &DiskRecord) -> Option<Doubt> {

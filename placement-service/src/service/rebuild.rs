@@ -2,11 +2,11 @@
 //! older ones.
 //!
 //! Each store keeps, with the epoch that it was shown, the record that the writer had. Of all that is told
-//! of a disk the one with the highest (epoch, revision) counts. It is the last one if every store that it
-//! names has answered: whoever opened a later epoch has shown it to at least one of them before anything
-//! was acknowledged in it, for the members of an epoch only go by an epoch that the rest was shown (W6, A5),
-//! and only come by one that the former members were shown (W8). Where some are silent, one of them may
-//! know better: such a disk is left as it is, unless the operator says that they are gone for good.
+//! of a disk the one with the highest (epoch, revision) counts. It is the last one if every store has answered:
+//! whoever opened a later epoch has shown it to its members before anything was acknowledged in it. Those that
+//! the record names are not enough: members that were replaced before the disk was ever written, or that were
+//! out of reach when they were, have heard of nothing. Where some are silent, one of them may know better: then
+//! disks are left as they are, unless the operator says that those stores are gone for good.
 
 use super::pulse::Moment;
 use super::wish::put_attachments;
@@ -170,6 +170,19 @@ impl Service {
         for disk in disks.difference(&gone) {
             let said = words.get(disk).map_or(&[][..], Vec::as_slice);
             judged.extend(judge(known.get(disk), said, &answered));
+        }
+        let silent = self.stores_but(|store| !answered.contains(store))?;
+        if !silent.is_empty() {
+            let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
+            let why = format!(
+                "stores have not answered, and may know a later record: {}; declare those lost that are gone for good",
+                silent.join(", ")
+            );
+            let sure = |judgement: &&mut Judgement| judgement.verdict != RebuildVerdict::Refused;
+            for judgement in judged.iter_mut().filter(sure) {
+                judgement.verdict = RebuildVerdict::Refused;
+                judgement.why = Some(why.clone());
+            }
         }
         for judgement in &mut judged {
             let name = judgement.record.name.as_str();
