@@ -71,10 +71,14 @@ pub enum Plant {
     RolledBackLetIn,
     /// A member that was put back to an older copy of itself goes on as if it had all that it answered [S6].
     ForgotUnseen,
+    /// A catalog that knows less than the stores is relied upon [I4, I8].
+    DoubtIgnored,
+    /// A catalog makes changes whoever leads, and whatever stands there by now [I8].
+    CatalogUnguarded,
 }
 
 impl Plant {
-    pub const ALL: [Plant; 33] = [
+    pub const ALL: [Plant; 35] = [
         Plant::AcknowledgeOnSend,
         Plant::FlushIgnoresIncarnation,
         Plant::EpochNotSynced,
@@ -108,6 +112,8 @@ impl Plant {
         Plant::SettlesWithoutWaiting,
         Plant::RolledBackLetIn,
         Plant::ForgotUnseen,
+        Plant::DoubtIgnored,
+        Plant::CatalogUnguarded,
     ];
 }
 

@@ -1,6 +1,7 @@
 //! Runs the simulation: many seeds, one seed in detail, or the planted bugs.
 
 use clap::Parser;
+use integration::sim::page::{Found, with_table};
 use integration::sim::stats::Stats;
 use integration::sim::{Outcome, Show, planted, rare, run, scripts};
 use replicator::plant::Plant;
@@ -35,6 +36,9 @@ struct Args {
     /// Plant each bug in turn, and find it.
     #[arg(long)]
     planted: bool,
+    /// With --planted: put what was found into this page of the documentation.
+    #[arg(long, value_name = "FILE", requires = "planted")]
+    page: Option<PathBuf>,
     /// Tell the scripted stories, each in all its ways.
     #[arg(long)]
     scripts: bool,
@@ -58,7 +62,7 @@ fn main() -> ExitCode {
     } else if let Some(seed) = args.seed {
         one(run(seed, bug, Show::All))
     } else if args.planted {
-        plants(args.seeds.unwrap_or(2000))
+        plants(args.seeds.unwrap_or(2000), args.page.as_deref())
     } else {
         let seeds = if args.nightly { 200_000 } else { 1000 };
         many(
@@ -257,8 +261,9 @@ impl Total {
     }
 }
 
-fn plants(seeds: u64) -> bool {
+fn plants(seeds: u64, page: Option<&Path>) -> bool {
     let mut all = true;
+    let mut table = Vec::new();
     for bug in Plant::ALL {
         let told = planted::find_in_scripts(bug);
         if let Some((story, way, what)) = &told {
@@ -270,7 +275,13 @@ fn plants(seeds: u64) -> bool {
         } else {
             seeds
         };
-        match planted::find(bug, seeds, threads()) {
+        let found = planted::find(bug, seeds, threads());
+        table.push(Found {
+            bug,
+            story: told.as_ref().map(|(name, way, _)| ((*name).into(), *way)),
+            seed: found.as_ref().map(|(seed, _)| *seed),
+        });
+        match found {
             Some((seed, what)) => println!("{bug:?}: seed {seed}: {what}"),
             None if told.is_some() => {
                 println!("{bug:?}: by that story only, not within {seeds} seeds")
@@ -281,5 +292,18 @@ fn plants(seeds: u64) -> bool {
             }
         }
     }
-    all
+    all && page.is_none_or(|page| write_table(page, &table))
+}
+
+fn write_table(page: &Path, table: &[Found]) -> bool {
+    let written = std::fs::read_to_string(page).and_then(|text| {
+        let text = with_table(&text, table).ok_or_else(|| {
+            std::io::Error::other("it has no place for the table of planted bugs")
+        })?;
+        std::fs::write(page, text)
+    });
+    if let Err(error) = &written {
+        println!("{}: {error}", page.display());
+    }
+    written.is_ok()
 }

@@ -62,10 +62,8 @@ impl World {
             self.stats.count("drops that race with a rejoin");
         }
         let extent = retired.extent;
-        if disk.placement.seeds(retired.store, extent) && !planted(Plant::DropIgnoresRejoin) {
-            self.stats.count("drops taken back for a copy ahead");
-            self.disks[retired.disk].drops_pending -= 1;
-            return;
+        if disk.placement.seeds(retired.store, extent) {
+            self.stats.count("drops of a copy ahead");
         }
         let extents = Extents::new(extent, Extent(extent.0 + 1));
         let Some(core) = self.store(retired.store).core.as_mut() else {

@@ -3,9 +3,9 @@
 use super::oracle::Content;
 use replicator::message::{Found, ReadBlocks};
 use replicator::words::{
-    BLOCK_BYTES, BackendId, Blocks, DiskRecord, HostName, Life, Owner, SECTOR_BYTES, Span, StoreId,
+    BLOCK_BYTES, BackendId, Blocks, DiskRecord, Life, Owner, SECTOR_BYTES, Span, StoreId,
 };
-use replicator::writer::{Aim, CallId, Config, GuestOp, Now, RequestId, Writer};
+use replicator::writer::{Aim, CallId, Config, GuestOp, Now, Orders, RequestId, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -39,6 +39,23 @@ pub struct Host {
     pub unheard: bool,
     /// How far its clock is ahead of the world's, in microseconds.
     pub clock: u64,
+    /// As which its writer asks for epochs.
+    pub backend: BackendId,
+    /// Its node runs that backend, whether or not a VM uses it.
+    pub runs: bool,
+    /// Its VM is here.
+    pub vm: bool,
+    /// It only copies, for nobody.
+    pub copies: bool,
+    /// Its writer was told to open the disk, and has not ended since.
+    pub engaged: bool,
+    pub may_take_over: bool,
+    /// It is to end when it has closed.
+    pub leaves: bool,
+    /// Where its VM goes when it has closed.
+    pub moves_to: Option<usize>,
+    /// The last orders of the placement service.
+    pub told: Orders,
     last_request: u64,
 }
 
@@ -80,15 +97,24 @@ impl Host {
             paused_until: 0,
             unheard: false,
             clock: 0,
+            backend: BackendId::from_u128(0xb0 + number as u128),
+            runs: false,
+            vm: false,
+            copies: false,
+            engaged: false,
+            may_take_over: false,
+            leaves: false,
+            moves_to: None,
+            told: Orders::default(),
             last_request: 0,
         }
     }
 
     pub fn owner(&self) -> Owner {
         Owner {
-            backend: BackendId::from_u128(0xb0 + self.number as u128),
+            backend: self.backend,
             life: Life(self.life),
-            host: HostName::new(format!("host-{}", self.number)).expect("a fine name"),
+            host: super::managed::node_name(self.machine),
         }
     }
 
@@ -120,6 +146,8 @@ impl Host {
         self.starting = false;
         self.paused_until = 0;
         self.unheard = false;
+        self.leaves = false;
+        self.engaged = false;
         let requests = std::mem::take(&mut self.requests);
         requests.into_values().map(|asked| asked.kind).collect()
     }

@@ -255,6 +255,7 @@ impl World {
                     }
                 }
             }
+            Some(11) if self.managed.is_some() => self.trouble_with_placement(),
             Some(11) => {
                 self.say(format_args!("the placement service is away"));
                 self.stats.count("placement service away");
@@ -262,7 +263,10 @@ impl World {
             }
             Some(12) => {
                 let disk = self.dice.range(0..self.disks.len() as u64) as usize;
-                self.new_goals(disk);
+                match self.managed {
+                    Some(_) => self.something_is_ordered(disk),
+                    None => self.new_goals(disk),
+                }
             }
             Some(13) => self.cut_one_way(host, id),
             Some(14) => self.pause(host, store),
@@ -285,7 +289,10 @@ impl World {
                     self.stores[store].tears = true;
                 }
             }
-            Some(17) => self.rot_later += 1,
+            Some(17) => {
+                self.rot_later += 1;
+                self.rot(store);
+            }
             _ => {}
         }
     }
@@ -345,6 +352,9 @@ impl World {
         if alive && ordered {
             self.stats.count("take-overs of the living");
         }
+        if self.managed.is_some() {
+            return self.vm_is_wanted(host, ordered, alive);
+        }
         self.start_writer(host, take_over);
     }
 
@@ -368,6 +378,9 @@ impl World {
     pub(super) fn maybe_stop(&mut self, host: usize) {
         let state = &mut self.hosts[host];
         if (state.guest_on || state.starting) && !state.stopping {
+            if self.managed.is_some() {
+                return self.vm_is_stopped(host);
+            }
             state.stopping = true;
             let life = state.life;
             self.say(format_args!("W{host}.{life} stops"));
@@ -397,6 +410,14 @@ impl World {
         }
         let life = state.life;
         self.say(format_args!("W{host}.{life} dies"));
+        self.process_ends(host);
+        // Its node starts it anew; its VM may be gone with it.
+        self.hosts[host].runs = false;
+        self.hosts[host].vm &= self.managed.is_some() && self.dice.chance(0.5);
+    }
+
+    /// A writer's process is gone, and with it all its sessions.
+    pub(super) fn process_ends(&mut self, host: usize) {
         let gone = self.hosts[host].crash();
         self.abandon(host, gone);
         for store in 0..self.stores.len() {
@@ -445,7 +466,12 @@ impl World {
             self.breaks(host, id);
         }
         let process = self.stores[store].process;
-        let wait = if self.dice.chance(0.7) { 2_000 } else { 40_000 };
+        let wait = match self.dice.range(0..20) {
+            // Longer than policy waits before it makes another copy.
+            0..3 if self.managed.is_some() => 200_000,
+            0..6 => 40_000,
+            _ => 2_000,
+        };
         let wait = self.dice.wait(wait);
         self.after(wait, What::StartStore(id, process));
     }

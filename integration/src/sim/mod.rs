@@ -3,8 +3,8 @@
 //! are drawn from a seed. The same seed gives the same run, event for event.
 //!
 //! Read [`oracle`] for how it would notice if anything were wrong, `world` for how time passes,
-//! `network`, `pulls`, `shell` and `guests` for who does what, `load` for how much of it, `orders` and
-//! `drops` for what the placement service wants, `life`, `pause` and `rot` for what goes wrong, `quiet` and
+//! `network`, `pulls`, `shell` and `guests` for who does what, `load` for how much of it, `managed` for what the
+//! placement service wants, `orders` and `drops` for what is wanted where that is drawn, `life`, `pause` and `rot` for what goes wrong, `quiet` and
 //! `members` for the end, [`rare`] for where a run has to have been, and [`planted`] for how we know that it bites.
 
 mod brief;
@@ -15,10 +15,12 @@ mod guests;
 mod host;
 mod life;
 pub mod load;
+mod managed;
 mod members;
 mod network;
 pub mod oracle;
 mod orders;
+pub mod page;
 mod pause;
 mod placement;
 pub mod planted;

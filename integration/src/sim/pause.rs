@@ -81,6 +81,7 @@ impl World {
             | What::Withdrawn(host, ..)
             | What::Timeout(host, ..)
             | What::Guest(host, _) => Process::Writer(*host),
+            What::Placing(placing) => Process::Store(self.stores[placing.machine()?].id),
             What::ConsiderDrop(_)
             | What::StartStore(..)
             | What::Swap(..)

@@ -15,6 +15,8 @@ pub const EXTENT_BYTES: u64 = ExtentSize::MIN_BYTES;
 pub struct Placement {
     pub record: DiskRecord,
     pub goals: Goals,
+    /// The placement service has not made it yet.
+    pub is_new: bool,
 }
 
 /// Who shall have each extent.
@@ -44,6 +46,7 @@ impl Placement {
         let epoch = Epoch::first(GENERATION);
         Placement {
             goals: Goals::default(),
+            is_new: true,
             record: DiskRecord {
                 id,
                 name: DiskName::new(format!("web{}", id.as_u128())).expect("a fine name"),

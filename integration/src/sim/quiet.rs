@@ -25,16 +25,24 @@ impl World {
         }
         let per_disk = self.hosts.len() / self.disks.len();
         let (ones, others) = (self.each_disk(per_disk, 0), self.each_disk(per_disk, 1));
-        for host in &ones {
-            self.last_goals(*host);
+        if self.managed.is_some() {
+            self.quiet_service()?;
+        } else {
+            for host in &ones {
+                self.last_goals(*host);
+            }
         }
         for host in &ones {
             self.open(*host)?;
             self.read_all(*host)?;
         }
-        self.run_until("the wanted members are whole", 5_000_000, |w| {
-            w.disks.iter().all(|disk| disk.placement.is_settled())
-        })?;
+        if self.managed.is_some() {
+            self.settles_by_service()?;
+        } else {
+            self.run_until("the wanted members are whole", 5_000_000, |w| {
+                w.disks.iter().all(|disk| disk.placement.is_settled())
+            })?;
+        }
         // I7: what nobody needs is gone before all is read again.
         self.run_until("superfluous replicas are gone", 4_000_000, |w| {
             w.disks.iter().all(|disk| disk.drops_pending == 0)
@@ -48,6 +56,17 @@ impl World {
                 self.open(host)?;
                 self.read_all(host)?;
                 self.close(host)?;
+                self.compare_members(disk)?;
+            }
+        }
+        if self.managed.is_some() {
+            // The disks have followed their VMs, or do it now, by themselves.
+            self.settles_by_service()?;
+            self.run_until("nobody has a disk open", 2_000_000, |w| {
+                let mut disks = w.disks.iter();
+                disks.all(|disk| disk.placement.record.owner().is_none())
+            })?;
+            for disk in 0..self.disks.len() {
                 self.compare_members(disk)?;
             }
         }
@@ -97,6 +116,9 @@ impl World {
 
     /// A fresh writer attaches or takes over.
     pub(super) fn open(&mut self, host: usize) -> Result<(), Violation> {
+        if self.managed.is_some() {
+            return self.open_by_service(host);
+        }
         // Late swaps of the dead may still come between.
         while !self.serves(host) {
             self.start_writer(host, TakeOver::Ordered);
@@ -118,6 +140,9 @@ impl World {
     }
 
     pub(super) fn close(&mut self, host: usize) -> Result<(), Violation> {
+        if self.managed.is_some() {
+            return self.close_by_service(host);
+        }
         self.hosts[host].stopping = true;
         let life = self.hosts[host].life;
         self.tell(host, life, Event::Stop { successor: None });

@@ -7,7 +7,7 @@ use super::stats::Stats;
 pub const ENOUGH_SEEDS: u64 = 2000;
 
 /// As [`Stats`] counts them.
-pub const STATES: [&str; 48] = [
+pub const STATES: [&str; 80] = [
     // Writes and ejections.
     "ejections with requests in flight",
     "ejections while filling",
@@ -61,6 +61,39 @@ pub const STATES: [&str; 48] = [
     "clocks that jumped",
     "writers that stood still",
     "stores that stood still",
+    "bits that flipped while things went on",
+    "rotten sectors that were the last",
+    // The placement service, where it is the real one.
+    "service: died",
+    "service: died amid a call",
+    "service: commits of unknown outcome",
+    "service: two that lead",
+    "service: answers of one that leads no more",
+    "service: commits of one that leads no more",
+    "service: restored from a backup",
+    "service: epochs refused, being in doubt",
+    "service: records rebuilt from the stores",
+    "service: rebuilds that a store was missing for",
+    "service: VMs that moved",
+    "service: copiers",
+    "service: attached with take-over",
+    "service: detached by force",
+    "service: moves ordered",
+    "service: moves cancelled",
+    "service: moves steered",
+    "service: copies added",
+    "service: copies dropped",
+    "service: copies ahead ordered",
+    "service: pins made",
+    "service: evacuations ordered",
+    "service: evacuations cancelled",
+    "service: stores declared lost",
+    "service: stores found again",
+    "service: policies applied",
+    "service: copies deleted",
+    "service: arrivals done",
+    "service: repairs done",
+    "service: evacuations done",
 ];
 
 /// Those that were never reached.

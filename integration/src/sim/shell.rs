@@ -46,12 +46,24 @@ impl World {
         heard: bool,
     ) {
         let disk = self.hosts[host].disk;
+        let placement = &self.disks[disk].placement;
+        let before = match self.managed {
+            // A catalog that was restored may not know of an epoch of which no store ever heard.
+            Some(_) => self.catalogued(disk),
+            None => Some(placement.record.clone()),
+        };
+        let before = before.and_then(|record| record.owner().cloned());
         let placement = &mut self.disks[disk].placement;
-        let before = placement.record.owner().cloned();
         let filling = !placement.is_whole();
         let older = placement.record.clone();
-        let (outcome, retired) = placement.swap(expected, &change);
-        self.note_retired(retired);
+        let (outcome, told) = match self.managed {
+            Some(_) => self.swap_by_service(host, expected, &change),
+            None => {
+                let (outcome, retired) = placement.swap(expected, &change);
+                self.note_retired(retired);
+                (outcome.clone(), outcome)
+            }
+        };
         let how = match &outcome {
             SwapOutcome::Done(_) => "done",
             SwapOutcome::Conflict(_) => "conflict",
@@ -126,7 +138,7 @@ impl World {
         raced.into_iter().for_each(|what| self.stats.count(what));
         if heard {
             let wait = self.dice.wait(300);
-            self.after(wait, What::Swapped(host, life, call, outcome));
+            self.after(wait, What::Swapped(host, life, call, told));
         }
     }
 
@@ -205,6 +217,7 @@ impl World {
                 }
             }
         }
+        self.spare_the_last();
     }
 
     /// An event for a writer, if it still lives, and all that follows from it.
@@ -282,6 +295,7 @@ impl World {
             Effect::Opened { epoch } => self.opens(host, epoch),
             Effect::NotStarted { why } => {
                 self.hosts[host].starting = false;
+                self.hosts[host].engaged = false;
                 self.say(format_args!("W{host}.{life} not started: {why}"));
                 if matches!(why, NotStarted::AlreadyOpen { .. }) {
                     self.stats.count("starts refused");
@@ -291,6 +305,7 @@ impl World {
                 self.hosts[host].stopping = false;
                 self.hosts[host].starting = false;
                 self.hosts[host].guest_on = false;
+                self.hosts[host].engaged = false;
                 self.say(format_args!("W{host}.{life} stopped, clean: {clean}"));
                 self.stats.count(if clean {
                     "clean stops"
@@ -301,10 +316,14 @@ impl World {
                 if clean && disk.placement.record.owner().is_none() {
                     disk.oracle.all_synced();
                 }
+                if self.managed.is_some() {
+                    self.stopped_by_service(host);
+                }
             }
             Effect::Superseded { shown } => {
                 self.hosts[host].guest_on = false;
                 self.hosts[host].starting = false;
+                self.hosts[host].engaged = false;
                 self.say(format_args!("W{host}.{life} superseded by epoch {shown}"));
                 self.stats.count("superseded writers");
             }
@@ -353,7 +372,7 @@ impl World {
             }
         }
         self.hosts[host].starting = false;
-        if first && !self.hosts[host].stopping && !self.quiet {
+        if first && !self.hosts[host].stopping && !self.quiet && !self.hosts[host].copies {
             self.hosts[host].guest_on = true;
             self.hosts[host].depth = self.dice.range(1..self.load.depth + 1) as usize;
             self.after(1, What::Guest(host, life));

@@ -10,6 +10,7 @@ use super::dice::Dice;
 use super::disk::Disk;
 use super::host::Host;
 use super::load::Load;
+use super::managed::{Managed, Placing};
 use super::pause::Process;
 use super::placement::Retired;
 use super::pulls::{Fetching, PullId};
@@ -24,6 +25,9 @@ use replicator::words::{Change, DiskRecord, Revision, StoreId};
 use replicator::writer::{CallId, Event, Now, SwapOutcome};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+/// Of the seeds: those whose orders are the placement service's own.
+const MANAGED: f64 = 0.25;
 
 /// A rule was broken, or the engine panicked over it.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub struct World {
     /// How often bits flip when all copies are whole again.
     pub(super) rot_later: u64,
     pub(super) load: Load,
+    /// Where orders come from the placement service itself.
+    pub(super) managed: Option<Box<Managed>>,
     /// How many events the rough part has.
     pub(super) events: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
@@ -157,6 +163,8 @@ pub(super) enum What {
     /// Whatever else may happen: see life.rs.
     Fate,
     Heal(Healing),
+    /// The placement service and its nodes.
+    Placing(Placing),
 }
 
 #[derive(Clone, Copy)]
@@ -188,6 +196,7 @@ impl Ord for Scheduled {
 impl World {
     pub fn new(seed: u64, trace: Trace) -> World {
         let mut dice = Dice::new(seed);
+        let managed = dice.chance(MANAGED);
         let shape = Shape {
             stores: dice.range(3..7) as usize,
             disks: dice.pick(&[1, 1, 1, 2, 3]),
@@ -196,7 +205,15 @@ impl World {
             copies: dice.range(1..4).min(2) as usize,
             extents: dice.range(2..4) as u32,
         };
+        let shape = Shape {
+            // A service may want a writer on any node.
+            hosts: if managed { shape.stores } else { shape.hosts },
+            ..shape
+        };
         let mut world = World::of(shape, dice, trace);
+        if managed {
+            world.manage(shape);
+        }
         let dice = &mut world.dice;
         world.far = dice.pick(&[200, 500, 1500]);
         let often = dice.pick(&[0.0, 0.5, 1.0, 3.0]);
@@ -249,6 +266,7 @@ impl World {
             rotten: Vec::new(),
             rot_later: 0,
             load: Load::common(),
+            managed: None,
             events: 0,
             queue: BinaryHeap::new(),
             last_scheduled: 0,
@@ -362,7 +380,10 @@ impl World {
                 self.tell(host, life, Event::Swapped { call, outcome });
             }
             What::Inspect(host, life, call) => {
-                let record = Some(Box::new(self.disk_of(host).placement.record.clone()));
+                let record = match self.managed {
+                    Some(_) => self.record_by_service(host),
+                    None => Some(Box::new(self.disk_of(host).placement.record.clone())),
+                };
                 let wait = self.dice.wait(300);
                 self.after(wait, What::Inspected(host, life, call, record));
             }
@@ -393,6 +414,7 @@ impl World {
             }
             What::Fate => self.fate(),
             What::Heal(healing) => self.heal(healing),
+            What::Placing(placing) => self.placing(placing),
         }
     }
 }

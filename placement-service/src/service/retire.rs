@@ -12,8 +12,9 @@ use crate::model::{
 use crate::node_protocol::{DropReplica, StoreReport};
 use crate::planner::{Action, Plan, Retired};
 use crate::policy::UnixSeconds;
+use replicator::plant::{Plant, planted};
 use replicator::words::{
-    DiskId, DiskName, DiskRecord, Extents, Generation, History, State, StoreId, Version,
+    DiskId, DiskName, DiskRecord, Entry, Extents, Generation, History, State, StoreId, Version,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,7 +96,9 @@ pub(super) fn joined(copies: Vec<RetiredCopy>) -> Vec<RetiredCopy> {
 fn named_in(record: &DiskRecord) -> BTreeMap<StoreId, Vec<Extents>> {
     let mut named: BTreeMap<StoreId, Vec<Extents>> = BTreeMap::new();
     for range in &record.map {
-        for store in range.history.0.iter().flat_map(|entry| &entry.stores) {
+        let needed = |entry: &&Entry| entry.is_live() || !planted(Plant::DeletedBeforeComplete);
+        let entries = range.history.0.iter().filter(needed);
+        for store in entries.flat_map(|entry| &entry.stores) {
             let extents = named.entry(*store).or_default();
             match extents.last_mut() {
                 Some(last) if last.end >= range.extents.end => {}
@@ -208,6 +211,15 @@ impl Service {
             let store = copy.store;
             copy.unwanted |= disk.moving().is_some_and(|m| m.drops == Some(store));
             let wanted = copy.unwanted || due.contains(&store);
+            if planted(Plant::DeletedBeforeComplete) && copy.ordered.is_none() {
+                copy.ordered = Some(DropOrder {
+                    at: scene.wall,
+                    superseded_by: Vec::new(),
+                    revision: record.revision,
+                    bytes: 0,
+                });
+                continue;
+            }
             // While copies are missing, what is left of an old one is a base for a new one.
             if copy.ordered.is_some() || !wanted || (plan.repair && !copy.unwanted) {
                 continue;

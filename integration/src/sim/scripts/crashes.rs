@@ -286,6 +286,37 @@ pub(super) fn store_rolled_back(w: &mut World, way: u64) -> Told {
     w.close(1)
 }
 
+/// A member's sync fails under a flush; the media would take the next one, but what the first was to write is
+/// gone. The flush ends when that member is out, or has it after all, and then it holds whoever loses power (S2).
+pub(super) fn failed_sync_is_final(w: &mut World, way: u64) -> Told {
+    let failing = HERE[(way & 1) as usize];
+    w.attach(0, &HERE)?;
+    w.write(0, 0, 4)?;
+    if way & 2 != 0 {
+        w.flush(0)?;
+    }
+    w.write(0, 1, 4)?;
+    w.stores[failing].media.fail_syncs(true);
+    w.issue_flush(0);
+    if way & 4 != 0 {
+        w.issue_write(0, World::span(2, 1), false);
+    }
+    w.run_until("a sync fails", 500_000, |w| {
+        w.stores[failing].has_failed() || w.stores[failing].losses > 0
+    })?;
+    w.stores[failing].media.fail_syncs(false);
+    w.done(0)?;
+    for store in HERE {
+        w.power_lost(store);
+    }
+    w.takes_over(1, true);
+    w.serving(1)?;
+    w.read(1, 0, 6)?;
+    w.settled()?;
+    w.read(1, 0, 6)?;
+    w.close(1)
+}
+
 /// Its directory was put back while its process was down, to what it was since the epoch began: incarnation, epoch
 /// and number of starts are as they should be, and what was acknowledged in between is gone (S6).
 pub(super) fn put_back_within_the_epoch(w: &mut World, way: u64) -> Told {

@@ -2,6 +2,7 @@
 //! numbers, and the disasters that other systems are known for. Only the network's waits are drawn.
 //! Whatever the order, all must read back as guests may read it, and the members must be the same in the end.
 
+mod catalogs;
 mod crashes;
 mod disasters;
 mod moves;
@@ -20,15 +21,29 @@ type Told = Result<(), Violation>;
 pub struct Script {
     pub name: &'static str,
     pub ways: u64,
+    /// Told with the real placement service, which then has a node beside each store.
+    managed: bool,
     tell: fn(&mut World, u64) -> Told,
 }
 
 const fn script(name: &'static str, ways: u64, tell: fn(&mut World, u64) -> Told) -> Script {
-    Script { name, ways, tell }
+    Script {
+        name,
+        ways,
+        managed: false,
+        tell,
+    }
+}
+
+const fn managed(name: &'static str, ways: u64, tell: fn(&mut World, u64) -> Told) -> Script {
+    Script {
+        managed: true,
+        ..script(name, ways, tell)
+    }
 }
 
 /// Of the review's twelfth scenario only the second half: there are no snapshots yet.
-pub const ALL: [Script; 28] = [
+pub const ALL: [Script; 31] = [
     script(
         "1: there and back before the fill ends, overwriting in each place",
         6,
@@ -114,6 +129,16 @@ pub const ALL: [Script; 28] = [
         24,
         crashes::unknown_outcomes,
     ),
+    managed(
+        "11: the catalog is restored from a backup that knows less than the stores",
+        12,
+        catalogs::restored,
+    ),
+    managed(
+        "11: two placement services believe that they lead",
+        16,
+        catalogs::two_that_lead,
+    ),
     script(
         "11: a store is put back to an older copy of itself",
         4,
@@ -123,6 +148,11 @@ pub const ALL: [Script; 28] = [
         "11: a member is put back to a copy of a moment ago, in the same epoch",
         8,
         crashes::put_back_within_the_epoch,
+    ),
+    script(
+        "a sync fails and the next one would not; then all lose power",
+        8,
+        crashes::failed_sync_is_final,
     ),
     script(
         "12: writes of 512 bytes onto absent blocks during an ejection",
@@ -178,9 +208,9 @@ impl Script {
         let shape = Shape {
             stores: 4,
             disks: 1,
-            hosts: 3,
+            hosts: if self.managed { 4 } else { 3 },
             sites: 2,
-            copies: 1,
+            copies: if self.managed { 2 } else { 1 },
             extents: 2,
         };
         let trace = Trace::new(keep, show == Show::All);
@@ -188,6 +218,9 @@ impl Script {
         world.quiet = true;
         plant(bug);
         let told = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            if self.managed {
+                world.manage(shape);
+            }
             (self.tell)(&mut world, way)?;
             world.finish()
         }));
