@@ -1,5 +1,5 @@
 //! Making the members of one range even: compare what they hold above the floor, page by page, and
-//! rewrite each block that differs or is absent anywhere with what the authority says of it.
+//! rewrite each block that differs or is absent anywhere with the newest that is held of it.
 //!
 //! Bounded: a page a member, one run of blocks that is being gathered, a few runs under way.
 
@@ -7,11 +7,12 @@ use super::calls::Purpose;
 use super::read::Target;
 use super::take_over::RangePlan;
 use super::write::{Draft, WriteOwner};
-use super::{Aim, Writer};
+use super::{Aim, Phase, Writer};
 use crate::message::{ListedBlock, Request};
 use crate::plant::{Plant, planted};
-use crate::words::{BLOCK_BYTES, Block, Blocks, ExtentSize, StoreId};
+use crate::words::{BLOCK_BYTES, Block, Blocks, ExtentSize, StoreId, Version};
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Blocks that are rewritten together: 256 KiB.
@@ -21,8 +22,8 @@ const MAX_RUNS: usize = 16;
 
 pub(super) struct Evening {
     cursors: BTreeMap<StoreId, Cursor>,
-    /// Neighbours that differ, gathered until there is a gap.
-    gathered: Option<Blocks>,
+    /// Neighbours that differ, gathered until there is a gap, or others have the newest.
+    gathered: Option<(Blocks, Newest)>,
     runs: BTreeMap<u64, Run>,
     last_run: u64,
     /// Rewrites that are not held by all yet.
@@ -37,9 +38,13 @@ struct Cursor {
     asked: bool,
 }
 
-/// Blocks on their way from the authority to all.
+/// Of those whose content may count: who holds the newest of a block.
+pub(super) type Newest = SmallVec<[StoreId; 4]>;
+
+/// Blocks on their way from one member to all.
 struct Run {
     blocks: Blocks,
+    newest: Newest,
     /// Outer `None`: not known yet. Inner: zeroes.
     content: Vec<Option<Option<Bytes>>>,
     reads: usize,
@@ -64,9 +69,9 @@ impl Evening {
         }
     }
 
-    /// The next block that any member listed, and whether they differ on it. `None`: a page is
-    /// missing, or all are at their ends.
-    fn next_block(&mut self) -> Option<(Block, bool)> {
+    /// The next block that any member listed, and where they differ on it, who of `sources` holds the newest.
+    /// `None`: a page is missing, or all are at their ends.
+    fn next_block(&mut self, sources: &[StoreId]) -> Option<(Block, Option<Newest>)> {
         if self
             .cursors
             .values()
@@ -76,19 +81,21 @@ impl Evening {
         }
         let heads = self.cursors.values().filter_map(|c| c.page.front());
         let block = heads.map(|listed| listed.block).min()?;
-        let mut versions = self.cursors.values_mut().map(|cursor| {
-            let here = cursor
+        let held = self.cursors.iter_mut().map(|(store, cursor)| {
+            let head = cursor
                 .page
                 .front()
                 .is_some_and(|listed| listed.block == block);
-            here.then(|| cursor.page.pop_front())
-                .flatten()
-                .map(|listed| listed.version)
+            let listed = head.then(|| cursor.page.pop_front()).flatten();
+            (*store, listed.map(|listed| listed.version))
         });
-        let first = versions.next().expect("a range has members");
-        // Not `any`, which would stop at the first: each head has to be taken.
-        let differing = versions.filter(|version| *version != first).count();
-        Some((block, differing > 0))
+        let held: SmallVec<[(StoreId, Option<Version>); 4]> = held.collect();
+        let is_even = held.iter().all(|(_, version)| *version == held[0].1);
+        let counting = || held.iter().filter(|(store, _)| sources.contains(store));
+        let best = counting().map(|(_, version)| *version).max().flatten();
+        let newest = counting().filter(|(_, version)| *version == best);
+        let newest = newest.map(|(store, _)| *store).collect();
+        Some((block, (!is_even).then_some(newest)))
     }
 
     fn is_over(&self) -> bool {
@@ -108,30 +115,28 @@ impl Writer {
         self.ask_for_pages();
         loop {
             let extent_size = self.record.extent_size;
-            let Some((at, _, evening)) = self.evening() else {
+            let Some((at, range, evening)) = self.evening() else {
                 return;
             };
             if evening.runs.len() + evening.rewriting >= MAX_RUNS {
                 return;
             }
-            match evening.next_block() {
-                Some((_, false)) => {}
-                Some((block, true)) => {
-                    let grown = evening.gathered.filter(|run| {
-                        run.end() == block
+            match evening.next_block(&range.sources) {
+                Some((_, None)) => {}
+                Some((block, Some(newest))) => match &mut evening.gathered {
+                    Some((run, of))
+                        if run.end() == block
+                            && *of == newest
                             && run.count < RUN_BLOCKS
-                            && extent_size.of(run.first) == extent_size.of(block)
-                    });
-                    match grown {
-                        Some(run) => {
-                            evening.gathered = Some(Blocks::new(run.first, run.count + 1));
-                        }
-                        None => {
-                            let full = evening.gathered.replace(Blocks::new(block, 1));
-                            self.begin_run(full);
-                        }
+                            && extent_size.of(run.first) == extent_size.of(block) =>
+                    {
+                        *run = Blocks::new(run.first, run.count + 1);
                     }
-                }
+                    gathered => {
+                        let full = gathered.replace((Blocks::new(block, 1), newest));
+                        self.begin_run(full);
+                    }
+                },
                 None => {
                     let pending = evening
                         .cursors
@@ -199,8 +204,8 @@ impl Writer {
         self.go_on_evening();
     }
 
-    fn begin_run(&mut self, blocks: Option<Blocks>) {
-        let Some(blocks) = blocks.filter(|_| !planted(Plant::TailNotRewritten)) else {
+    fn begin_run(&mut self, gathered: Option<(Blocks, Newest)>) {
+        let Some((blocks, newest)) = gathered.filter(|_| !planted(Plant::TailNotRewritten)) else {
             return;
         };
         let Some((_, _, evening)) = self.evening() else {
@@ -214,11 +219,22 @@ impl Writer {
             run,
             Run {
                 blocks,
+                newest,
                 content,
                 reads,
             },
         );
         self.begin_read(Target::Settle(run), blocks);
+    }
+
+    /// Whose content comes first for this run. The others' would be legitimate, too (A3): they serve where it
+    /// cannot be read.
+    pub(super) fn has_newest(&self, run: u64, store: StoreId) -> bool {
+        let Phase::Settling(settling) = &self.phase else {
+            return false;
+        };
+        let run = settling.evened().and_then(|evening| evening.runs.get(&run));
+        run.is_some_and(|run| run.newest.contains(&store))
     }
 
     pub(super) fn run_read_begins(&mut self, run: u64) {

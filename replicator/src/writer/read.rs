@@ -165,7 +165,11 @@ impl Writer {
             .filter(|holder| self.may_answer(holder))
             .min_by_key(|holder| {
                 let avoided = avoid == Some(holder.store);
-                (avoided, self.distance(holder.store), !holder.last)
+                let behind = match target {
+                    Target::Settle(run) => !self.has_newest(run, holder.store),
+                    Target::Guest(_) | Target::Merge(_) => false,
+                };
+                (avoided, behind, self.distance(holder.store), !holder.last)
             });
         let Some(holder) = best else {
             return;
@@ -243,8 +247,6 @@ impl Writer {
         if matches!(target, Target::Settle(_)) && below == Epoch::MAX {
             let sources = self.settling_sources();
             holders.retain(|holder| sources.contains(&holder.store));
-            // The authority first.
-            holders.sort_by_key(|holder| sources.iter().position(|s| *s == holder.store));
         }
         holders
     }

@@ -9,7 +9,7 @@
 //!    |          whoever does not answer in time, or lost its tail where another did not, is dropped
 //!    |--- List above the watermark ----->|                       |
 //!    |<-- versions ----------------------|                       |
-//!    |          where they differ: read the authority's block, write it as (T, n) on all (even_out.rs)
+//!    |          where they differ: read the newest block, write it as (T, n) on all (even_out.rs)
 //!    |--- Sync ------------------------->|                       |
 //!    |--- Swap(Settle, dropped) ---------|---------------------->|
 //!    |--- Settle: clear the marks ------>|                       |  where all had lost their tails (A4)
@@ -38,6 +38,15 @@ pub(super) struct Settling {
     plan: Plan,
 }
 
+impl Settling {
+    pub fn evened(&self) -> Option<&Evening> {
+        match &self.stage {
+            Stage::Evening(_, evening) => Some(evening),
+            _ => None,
+        }
+    }
+}
+
 enum Stage {
     /// Who answers, and who is whole?
     Sealing,
@@ -64,8 +73,7 @@ pub(super) struct RangePlan {
     pub extents: Extents,
     /// Who is made even.
     pub kept: Vec<StoreId>,
-    /// Whose content may count, the authority first. All of them are legitimate for each block; the
-    /// others serve where the authority's copy cannot be read.
+    /// Whose content may count: each of them alone is a legitimate state of each block.
     pub sources: Vec<StoreId>,
     /// Of those kept: they have never joined their entry, which began then.
     pub joining: Vec<(StoreId, Epoch)>,
@@ -102,7 +110,7 @@ impl Writer {
 
     /// Goes on once everybody answered, or those that did suffice and the others had their time.
     pub(super) fn try_plan(&mut self) {
-        let (record, near) = (self.record.clone(), self.config.near);
+        let record = self.record.clone();
         let (members, now) = (record.members(), self.now);
         let least = usize::from(self.orders.min_copies);
         let settling = self.settling();
@@ -111,7 +119,7 @@ impl Writer {
         if !matches!(settling.stage, Stage::Sealing) || !(all || out_of_patience) {
             return;
         }
-        match plan(&record, &settling.sealed, near, least) {
+        match plan(&record, &settling.sealed, least) {
             Err(stores) => {
                 self.blocked = Some(Blocked {
                     stores,
@@ -301,7 +309,6 @@ impl Writer {
 pub(super) fn plan(
     record: &DiskRecord,
     sealed: &BTreeMap<StoreId, Sealed>,
-    near: Option<StoreId>,
     least: usize,
 ) -> Result<Plan, Vec<StoreId>> {
     let mut drop: BTreeSet<StoreId> = BTreeSet::new();
@@ -391,7 +398,6 @@ pub(super) fn plan(
         if sources.is_empty() {
             sources = lost.clone();
         }
-        sources.sort_unstable_by_key(|store| (near != Some(*store), *store));
         assert!(
             !sources.is_empty(),
             "A3: every extent keeps a member whose content counts"

@@ -595,7 +595,7 @@ fn listed(version: (u64, u64)) -> Reply {
 }
 
 #[test]
-fn a_take_over_rewrites_what_differs_with_the_authoritys_content_before_it_serves() {
+fn a_take_over_rewrites_what_differs_with_the_newest_content_before_it_serves() {
     let mut script = Script::new(left_open(&[A, B]));
     script.start(TakeOver::Ordered);
     let (call, record) = (script.inspections.remove(0), script.record.clone());
@@ -608,7 +608,7 @@ fn a_take_over_rewrites_what_differs_with_the_authoritys_content_before_it_serve
     script.seal(B, 1, 1, false);
     script.answer(A, listed((2, 1)));
     script.answer(B, listed((2, 2)));
-    script.answer(A, Reply::Read(found((2, 1), 5)));
+    script.answer(B, Reply::Read(found((2, 2), 5)));
     for store in [A, B] {
         let request = script.answer(store, Reply::WRITTEN);
         assert_eq!(Script::version(&request), (3, 1));
