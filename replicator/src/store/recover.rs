@@ -33,6 +33,9 @@ pub struct Recovery {
     pub damage: Vec<String>,
 }
 
+/// Far beyond what a store writes in its life, at any size of segments: a log that says so is damaged.
+const LAST_SEGMENT: u32 = u32::MAX - (1 << 24);
+
 impl<M: Media> Store<M> {
     /// Takes the directory's lock, recovers, and begins to take requests. `boot` says in which boot of
     /// the host this runs: unsynced data is still there within one, and may be lost beyond.
@@ -69,11 +72,15 @@ impl<M: Media> Store<M> {
         let rebooted = walk.past.boot != boot && !walk.clean && !first;
         let lost_tail = failed_sync || rebooted || walk.lost;
         let bump = u64::from(lost_tail || first);
-        let starts = Starts(walk.past.starts.0 + 1);
-        let incarnation = Incarnation(walk.past.incarnation.0 + bump);
-
-        let next_id = walk.existing.last().copied().unwrap_or(0);
-        let next_id = next_id.max(walk.end.segment) + 1;
+        let last_id = walk.existing.last().copied().unwrap_or(0);
+        let last_id = last_id.max(walk.end.segment);
+        let (Some(starts), Some(incarnation), Some(next_id)) = (
+            walk.past.starts.0.checked_add(1).map(Starts),
+            walk.past.incarnation.0.checked_add(bump).map(Incarnation),
+            last_id.checked_add(1).filter(|next| *next < LAST_SEGMENT),
+        ) else {
+            return Err(walk.ran_out());
+        };
         // What shows that something was lost stays until the log says so itself.
         let evidence = walk.evidence();
         walk.remove_leftovers(&names, evidence)?;

@@ -493,6 +493,12 @@ impl<M: Media> Walk<M> {
         self.damaged("a frame that was synced is not intact", at.to_string())
     }
 
+    /// It counts its starts, or its segments, to a number that no store lives to reach.
+    pub fn ran_out(&self) -> StoreError {
+        let place = self.end.to_string();
+        self.damaged("it counts more starts or segments than there are", place)
+    }
+
     fn damaged(&self, what: &str, place: String) -> StoreError {
         StoreError::Damaged {
             dir: self.dir.clone(),
