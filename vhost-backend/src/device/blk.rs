@@ -35,7 +35,10 @@ pub struct Blk {
     memory: Arc<Memory>,
     log: Option<DirtyLog>,
     inflight: Option<Arc<Inflight>>,
+    /// Those that are offered, up to the last that was told anything: each turn looks at all of them, and
+    /// of the many that are offered few are used.
     rings: Vec<Ring>,
+    rings_offered: u16,
     requests: Table,
     /// Whether the disk has been started and not been stopped since.
     disk_started: bool,
@@ -85,7 +88,8 @@ impl Blk {
             memory: Arc::default(),
             log: None,
             inflight: None,
-            rings: (0..options.queues).map(|_| Ring::new()).collect(),
+            rings: Vec::new(),
+            rings_offered: options.queues,
             requests: Table::default(),
             disk_started: options.disk_started,
             next_generation: 0,
@@ -186,7 +190,8 @@ impl Blk {
         self.features = features;
         if !features.has(Features::PROTOCOL_FEATURES) {
             // Such a front-end cannot enable rings: they are, from the start.
-            for index in 0..self.rings.len() as u16 {
+            self.have_rings(self.rings_offered);
+            for index in 0..self.rings_offered {
                 self.rings[usize::from(index)].vring.set_enabled(true);
                 self.start_if_ready(index, disk)?;
             }
@@ -218,10 +223,17 @@ impl Blk {
         self.memory = Arc::new(memory);
     }
 
+    fn have_rings(&mut self, count: u16) {
+        let count = self.rings.len().max(usize::from(count));
+        self.rings.resize_with(count, Ring::new);
+    }
+
     fn tell_ring(&mut self, index: u16, to_ring: ToRing, disk: &mut impl Disk) -> Outcome {
-        let Some(ring) = self.rings.get_mut(usize::from(index)) else {
+        if index >= self.rings_offered {
             return Outcome::Done(Err(Refused::new("no such ring")));
-        };
+        }
+        self.have_rings(index + 1);
+        let ring = &mut self.rings[usize::from(index)];
         let done = match to_ring {
             ToRing::Size(size) => {
                 if !size.is_power_of_two() || size > RING_SIZE_MAX {

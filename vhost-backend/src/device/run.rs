@@ -30,7 +30,8 @@ pub async fn run<D: Disk>(
     let mut device = Device {
         blk: Blk::new(&options, &disk),
         disk,
-        kicks: (0..options.queues).map(|_| None).collect(),
+        kicks: Vec::new(),
+        kicks_most: usize::from(options.queues),
         waiting: Vec::new(),
         letters,
         shared,
@@ -43,7 +44,9 @@ pub async fn run<D: Disk>(
 struct Device<D> {
     blk: Blk,
     disk: D,
+    /// Up to the last ring that has had one.
     kicks: Vec<Option<AsyncFd<File>>>,
+    kicks_most: usize,
     waiting: Vec<Waiting>,
     letters: mpsc::UnboundedReceiver<Letter>,
     shared: Arc<Shared>,
@@ -153,10 +156,13 @@ impl<D: Disk> Device<D> {
     }
 
     fn listen(&mut self, index: u16, kick: File) -> Result<Message, Refused> {
-        let slot = self
-            .kicks
-            .get_mut(usize::from(index))
-            .ok_or_else(|| Refused::new("no such ring"))?;
+        let ring = usize::from(index);
+        if ring >= self.kicks_most {
+            return Err(Refused::new("no such ring"));
+        }
+        let slots = self.kicks.len().max(ring + 1);
+        self.kicks.resize_with(slots, || None);
+        let slot = &mut self.kicks[ring];
         // The old one first: it may be the same file, which can be registered but once.
         *slot = None;
         *slot = Some(event::waited_for(kick)?);
@@ -172,8 +178,10 @@ impl<D: Disk> Device<D> {
         {
             let Waiting { wait, answer, .. } = self.waiting.swap_remove(index);
             let value = self.blk.conclude(wait, &mut self.disk);
-            if let Wait::Stopped(ring) = wait {
-                self.kicks[usize::from(ring)] = None;
+            if let Wait::Stopped(ring) = wait
+                && let Some(kick) = self.kicks.get_mut(usize::from(ring))
+            {
+                *kick = None;
             }
             let last = matches!(wait, Wait::Stopped(_) | Wait::Settled);
             if last && self.blk.disk_is_idle() {
