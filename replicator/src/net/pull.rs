@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CHATTER_BYTES: u64 = 16 << 10;
 /// However slow the link is.
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
+/// Of so many disks it is remembered how well their data from one source compresses.
+const MEASURED_DISKS: usize = 256;
 /// A connection to a source is kept so long after its last use.
 const KEPT: Duration = Duration::from_secs(30);
 
@@ -121,12 +123,13 @@ impl Inner {
             ask_itself(store, pull.fetch(&missing, false)).await
         } else {
             let source = self.source(pull.source.store);
-            let compress = source.compression.lock().decide();
+            let disk = pull.asker.disk;
+            let compress = source.compress(disk);
             let began = Instant::now();
-            let grant = store.shown_by(pull.asker.disk).1;
+            let grant = store.shown_by(disk).1;
             let fetch = pull.quoting(pull.fetch(&missing, compress), &grant);
             let answer = source.ask(&fetch).await;
-            source.measure(compress, &answer, began.elapsed());
+            source.measure(disk, compress, &answer, began);
             answer
         };
         let filling = pull.filling(answer)?;
@@ -163,7 +166,10 @@ const AWAY: Reply = Reply::Refused(Refusal::Source(SourceFault::Away));
 struct Source {
     link: Link,
     calls: Arc<Calls>,
-    compression: Mutex<Compression>,
+    /// How well each disk's data compresses is its own matter.
+    compression: Mutex<HashMap<DiskId, Compression>>,
+    /// When it last answered: one answer comes behind the other.
+    answered: Mutex<Instant>,
     used: Mutex<Instant>,
 }
 
@@ -199,6 +205,7 @@ impl Source {
             link: links.link(store, move |event| heard.hear(event)),
             calls,
             compression: Mutex::default(),
+            answered: Mutex::new(Instant::now()),
             used: Mutex::new(Instant::now()),
         })
     }
@@ -227,7 +234,19 @@ impl Source {
         AWAY
     }
 
-    fn measure(&self, compressed: bool, answer: &Reply, took: Duration) {
+    /// Whether to ask for this disk's data compressed.
+    fn compress(&self, disk: DiskId) -> bool {
+        let mut compression = self.compression.lock();
+        if compression.len() >= MEASURED_DISKS && !compression.contains_key(&disk) {
+            // They are soon measured anew.
+            compression.clear();
+        }
+        compression.entry(disk).or_default().decide()
+    }
+
+    fn measure(&self, disk: DiskId, compressed: bool, answer: &Reply, asked: Instant) {
+        let before = std::mem::replace(&mut *self.answered.lock(), Instant::now());
+        let took = before.max(asked).elapsed();
         let Reply::Fetched(fetched) = answer else {
             return;
         };
@@ -237,8 +256,9 @@ impl Source {
             .filter(|found| matches!(found, Fetch::Data { .. }));
         let bytes = data.count() as u64 * BLOCK_BYTES;
         let wire_bytes = fetched.data.len() as u64;
-        let mut compression = self.compression.lock();
-        compression.measured(compressed, bytes, wire_bytes, took);
+        if let Some(compression) = self.compression.lock().get_mut(&disk) {
+            compression.measured(compressed, bytes, wire_bytes, took);
+        }
     }
 }
 
