@@ -11,10 +11,11 @@ use crate::node_protocol::{
     OLDEST_VERSION, Records, Refusal, Request, Response, VERSION, Welcome,
 };
 use replicator::net::identity::{Credentials, Dial, DialError, Expected, Role};
+use replicator::net::transport as quic;
 use replicator::words::{BackendId, Change, ChangeRefused, DiskId, Revision, StoreId};
 use replicator::writer::SwapOutcome;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -93,7 +94,7 @@ impl From<DialError> for ClientError {
 impl PlacementClient {
     /// Connects on first use, to whichever of `servers` leads. Has to be called inside a tokio runtime, which carries the connection.
     pub fn new(credentials: &Credentials, servers: Vec<SocketAddr>) -> io::Result<Self> {
-        let any = |ip: IpAddr| quinn::Endpoint::client(SocketAddr::new(ip, 0));
+        let any = |ip: IpAddr| quic::connecting(UdpSocket::bind(SocketAddr::new(ip, 0))?);
         let needs_v6 = servers.iter().any(SocketAddr::is_ipv6);
         let dial = Dial::new(credentials, Expected::role(Role::Placement), &[ALPN])
             .with_transport(Arc::new(transport()));
@@ -354,5 +355,6 @@ fn transport() -> quinn::TransportConfig {
                 .try_into()
                 .expect("a few seconds fit in a varint"),
         ));
+    quic::few_packets(&mut transport);
     transport
 }

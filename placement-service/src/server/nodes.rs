@@ -9,8 +9,9 @@ use crate::node_protocol::{
 };
 use replicator::net::Places;
 use replicator::net::identity::{Admitted, Gate, Identity, Role};
+use replicator::net::transport as quic;
 use replicator::words::HostName;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -46,7 +47,8 @@ pub(super) fn listen(
     };
     let gate = Gate::new(&config.credentials, &[Role::Node, Role::Operator], &[ALPN])
         .with_transport(Arc::new(transport()));
-    let endpoint = quinn::Endpoint::server(gate.quic(), config.nodes).map_err(failed)?;
+    let socket = UdpSocket::bind(config.nodes).map_err(failed)?;
+    let endpoint = quic::answering(gate.quic(), socket).map_err(failed)?;
     let address = endpoint.local_addr().map_err(failed)?;
     tasks.spawn(accept(endpoint, gate, shell, stopped));
     Ok(address)
@@ -280,5 +282,6 @@ fn transport() -> quinn::TransportConfig {
                 .try_into()
                 .expect("a few seconds fit in a varint"),
         ));
+    quic::few_packets(&mut transport);
     transport
 }

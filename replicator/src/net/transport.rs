@@ -38,15 +38,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Each was measured; what was tried and made things worse (BBR, more streams, no segmentation
 /// offload) is not here.
 pub fn config(bidirectional: u32) -> Arc<TransportConfig> {
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(MTU);
-    let mut acks = AckFrequencyConfig::default();
-    // Fewer acknowledgements cost fewer wake-ups where one request is under way at a time.
-    acks.ack_eliciting_threshold(VarInt::from_u32(10));
-    let mut congestion = CubicConfig::default();
-    // The default of 12,000 bytes is less than two datagrams of our size, and with some settings
-    // a connection never gets going from there.
-    congestion.initial_window(256 << 10);
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(bidirectional.into())
@@ -59,11 +50,26 @@ pub fn config(bidirectional: u32) -> Arc<TransportConfig> {
             IdleTimeout::try_from(IDLE).expect("3 s fit in a VarInt"),
         ))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .initial_rtt(INITIAL_ROUND_TRIP)
+        .initial_rtt(INITIAL_ROUND_TRIP);
+    few_packets(&mut config);
+    Arc::new(config)
+}
+
+/// As few packets as the path allows, and as few wake-ups: for all connections between daemons.
+pub fn few_packets(config: &mut TransportConfig) {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU);
+    let mut acks = AckFrequencyConfig::default();
+    // Fewer acknowledgements cost fewer wake-ups where one request is under way at a time.
+    acks.ack_eliciting_threshold(VarInt::from_u32(10));
+    let mut congestion = CubicConfig::default();
+    // The default of 12,000 bytes is less than two datagrams of our size, and with some settings
+    // a connection never gets going from there.
+    congestion.initial_window(256 << 10);
+    config
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
         .congestion_controller_factory(Arc::new(PatientConfig(Arc::new(congestion))));
-    Arc::new(config)
 }
 
 /// An endpoint on the runtime of the calling thread, only to connect.
@@ -71,7 +77,12 @@ pub fn connecting(socket: UdpSocket) -> io::Result<Endpoint> {
     endpoint(EndpointConfig::default(), None, socket)
 }
 
-/// One that listens. With the same `seed` as its predecessor on this address it tells the peers of that one
+/// One that answers whoever connects.
+pub fn answering(server: ServerConfig, socket: UdpSocket) -> io::Result<Endpoint> {
+    endpoint(EndpointConfig::default(), Some(server), socket)
+}
+
+/// The same for one that may be started anew. With the same `seed` as its predecessor on this address it tells the peers of that one
 /// at their next packet that the connection is gone (stateless reset); otherwise they would only find out
 /// after [`IDLE`], and eject a store that is back for long.
 pub fn listening(server: ServerConfig, socket: UdpSocket, seed: [u8; 32]) -> io::Result<Endpoint> {
