@@ -112,8 +112,9 @@ pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
         .transpose()?
         .unwrap_or_default();
     let config = config(args.settings.or(file), pki)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread for all that is said to the placement service: nothing on it waits for media, and a beat
+    // wakes nobody else. Disks and other nodes' writers have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;

@@ -12,7 +12,7 @@ use placement_service::node_protocol::{
 };
 use replicator::message::Reply;
 use replicator::net::{LinkMeasurement, Links};
-use replicator::store::{LogPoint, LogSpan, SharedStore, Usage};
+use replicator::store::{LogPoint, LogSpan, SharedStore, ShownDisk, Usage};
 use replicator::words::{DatacenterName, DiskId, RackName};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,9 +47,15 @@ pub struct Heart {
 /// What the store last said of itself.
 #[derive(Default)]
 struct Looked {
+    seen: Seen,
+    under_way: Option<tokio::task::JoinHandle<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
     usage: Usage,
     failed: bool,
-    under_way: Option<tokio::task::JoinHandle<(Usage, bool)>>,
+    shown: Vec<ShownDisk>,
 }
 
 /// What is on its way out of the store: deleted disks, superfluous copies.
@@ -156,7 +162,11 @@ impl Heart {
     }
 
     fn store_report(&self, store: &SharedStore) -> StoreReport {
-        let Looked { usage, failed, .. } = &self.looked;
+        let Seen {
+            usage,
+            failed,
+            shown,
+        } = &self.looked.seen;
         StoreReport {
             id: store.id(),
             starts: store.starts(),
@@ -173,7 +183,7 @@ impl Heart {
                     allocated_bytes: disk.allocated,
                 })
                 .collect(),
-            shown: self.kept.lock().shown(store),
+            shown: self.kept.lock().shown(shown),
             dropped: self.dropping.lock().done.clone(),
             dropped_replicas: self.dropping_replicas.lock().done.clone(),
             trouble: match &self.looked.under_way {
@@ -198,12 +208,15 @@ impl Heart {
         let Some(store) = &self.store else { return };
         let look = self.looked.under_way.get_or_insert_with(|| {
             let store = store.clone();
-            tokio::task::spawn_blocking(move || (store.usage(), store.has_failed()))
+            tokio::task::spawn_blocking(move || Seen {
+                usage: store.usage(),
+                failed: store.has_failed(),
+                shown: store.shown_disks(),
+            })
         });
-        if let Ok(Ok((usage, failed))) = tokio::time::timeout(LOOK, look).await {
+        if let Ok(Ok(seen)) = tokio::time::timeout(LOOK, look).await {
             self.looked = Looked {
-                usage,
-                failed,
+                seen,
                 under_way: None,
             };
         }

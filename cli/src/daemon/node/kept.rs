@@ -15,20 +15,19 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// For a heartbeat.
-    pub fn shown(&mut self, store: &SharedStore) -> Vec<DiskShown> {
+    /// For a heartbeat: of what the store was shown.
+    pub fn shown(&mut self, shown: &[ShownDisk]) -> Vec<DiskShown> {
         let mut read = std::mem::take(&mut self.read);
-        let shown = store.shown_disks();
         let mut report = Vec::with_capacity(shown.len());
         for shown in shown {
-            let known = read.remove(&shown.disk).filter(|(of, _)| *of == shown);
-            let revision = known.map_or_else(|| revision(&shown), |(_, revision)| revision);
+            let known = read.remove(&shown.disk).filter(|(of, _)| of == shown);
+            let revision = known.map_or_else(|| revision(shown), |(_, revision)| revision);
             report.push(DiskShown {
                 disk: shown.disk,
                 epoch: shown.epoch,
                 revision,
             });
-            self.read.insert(shown.disk, (shown, revision));
+            self.read.insert(shown.disk, (shown.clone(), revision));
         }
         report
     }
@@ -74,7 +73,10 @@ pub async fn tell(
     store: &SharedStore,
     round: u64,
 ) -> Result<(), ClientError> {
-    let all = store.shown_disks();
+    let asked = store.clone();
+    // Nothing but that waits for the store.
+    let all = tokio::task::spawn_blocking(move || asked.shown_disks());
+    let all = all.await.expect("it does not panic");
     let mut parts = all.chunks(MAX_RECORDS).peekable();
     loop {
         let part = parts.next().unwrap_or_default();
