@@ -20,7 +20,9 @@ use zerocopy::IntoBytes;
 /// Synced bytes are never written again, not even by a device that writes 4 KiB at a time.
 const SYNC_ALIGN: u64 = 4096;
 /// Segments that are kept for what frees space.
-const RESERVE: usize = 2;
+pub const RESERVE: usize = 2;
+/// So much is made ahead beside the reserve, but at least one segment and at most four.
+const AHEAD_BYTES: u64 = 16 << 20;
 
 /// Who wants room: decides how much of the reserve may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +60,12 @@ pub struct Log<M: Media> {
     pub segments: BTreeMap<u32, Segment>,
     segment_bytes: u64,
     capacity: Option<u64>,
+    /// What all of `segments` take, and files that are about to be removed.
+    bytes: u64,
+    /// What the media had free at the last look.
+    media_free: u64,
+    /// Segments before this one were told to be closed.
+    closed: u32,
     spares: VecDeque<u32>,
     next_id: u32,
     file: Arc<M::File>,
@@ -80,6 +88,8 @@ pub struct Log<M: Media> {
     dir_changed: bool,
     failed: bool,
     appended: u64,
+    /// How much had been appended when the last sync began.
+    appended_at_sync: u64,
 }
 
 /// One sync of the log, to be run without holding anything else up.
@@ -120,6 +130,7 @@ impl<M: Media> Log<M> {
         let (media, id, accepted) = (files.media().clone(), start.segment, start.accepted);
         let file = Arc::new(media.create(&file_name(id), options.segment_bytes)?);
         files.insert(id, file.clone());
+        let bytes: u64 = segments.values().map(|segment| segment.bytes).sum();
         let at = LogPoint {
             segment: id,
             offset: 0,
@@ -131,6 +142,9 @@ impl<M: Media> Log<M> {
             segments,
             segment_bytes: options.segment_bytes,
             capacity: options.capacity_bytes,
+            bytes: bytes + options.segment_bytes,
+            media_free: 0,
+            closed: 0,
             spares: VecDeque::new(),
             next_id: id + 1,
             file,
@@ -147,6 +161,7 @@ impl<M: Media> Log<M> {
             dir_changed: true,
             failed: false,
             appended: 0,
+            appended_at_sync: 0,
         };
         log.segments.insert(id, Segment::new(options.segment_bytes));
         let link = Link {
@@ -155,6 +170,7 @@ impl<M: Media> Log<M> {
         };
         let (header, payload) = start.first;
         log.append([(header.linked(link), payload)].into_iter())?;
+        log.look_at_space();
         Ok(log)
     }
 
@@ -175,6 +191,11 @@ impl<M: Media> Log<M> {
     /// How many bytes were appended since the log was opened.
     pub fn appended(&self) -> u64 {
         self.appended
+    }
+
+    /// How many of these no sync covers, not even one under way.
+    pub fn unsynced(&self) -> u64 {
+        self.appended - self.appended_at_sync
     }
 
     pub fn failed(&self) -> bool {
@@ -220,15 +241,14 @@ impl<M: Media> Log<M> {
 
     /// Whether segments should be made ahead, off the path of a write.
     pub fn wants_spares(&self) -> bool {
-        self.spares.len() <= RESERVE
+        self.spares.len() < self.wanted_spares()
     }
 
-    /// Whether the last attempt to make segments ahead left too few for data.
-    pub fn is_short(&self) -> bool {
-        self.spares.len() < RESERVE
+    fn wanted_spares(&self) -> usize {
+        RESERVE + (AHEAD_BYTES / self.segment_bytes).clamp(1, 4) as usize
     }
 
-    pub fn make_spares(&mut self, wanted: usize) -> Result<(), NoRoom> {
+    fn make_spares(&mut self, wanted: usize) -> Result<(), NoRoom> {
         while self.spares.len() < wanted {
             let id = self.next_id;
             let within = self
@@ -243,9 +263,11 @@ impl<M: Media> Log<M> {
                     self.files.insert(id, Arc::new(file));
                     self.spares.push_back(id);
                     self.dir_changed = true;
+                    self.look_at_space();
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no room for another segment");
+                    self.look_at_space();
                     return Err(self.no_room());
                 }
             }
@@ -253,9 +275,9 @@ impl<M: Media> Log<M> {
         Ok(())
     }
 
-    /// Makes the wanted number for data and what frees space.
+    /// Makes one of those that are wanted.
     pub fn refill(&mut self) -> Result<(), NoRoom> {
-        self.make_spares(RESERVE + 1)
+        self.make_spares(self.wanted_spares().min(self.spares.len() + 1))
     }
 
     /// Gives one segment of the reserve back to the file system, for a checkpoint's file to fit.
@@ -270,8 +292,31 @@ impl<M: Media> Log<M> {
 
     /// Bytes that segments take, those made ahead included.
     pub fn reserved(&self) -> u64 {
-        let used: u64 = self.segments.values().map(|segment| segment.bytes).sum();
-        used + self.spares.len() as u64 * self.segment_bytes
+        self.bytes + self.spares.len() as u64 * self.segment_bytes
+    }
+
+    /// Bytes of segments with content.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Asks the media how much is free: others may use them, too.
+    pub fn look_at_space(&mut self) {
+        self.media_free = self.media.space().map_or(0, |space| space.free);
+    }
+
+    /// How many segments may still begin, those made ahead included. As of the last look.
+    pub fn free_segments(&self) -> u64 {
+        let within = match self.capacity {
+            Some(most) => most.saturating_sub(self.reserved()),
+            None => u64::MAX,
+        };
+        self.spares.len() as u64 + within.min(self.media_free) / self.segment_bytes
+    }
+
+    /// How many segments there may be in all.
+    pub fn all_segments(&self) -> u64 {
+        self.bytes / self.segment_bytes + self.free_segments()
     }
 
     /// Bytes that segments may take in all, and how many of these are free.
@@ -281,16 +326,15 @@ impl<M: Media> Log<M> {
             free: 0,
         });
         let spares = self.spares.len() as u64 * self.segment_bytes;
-        let used = self.reserved() - spares;
+        let used = self.bytes;
         let capacity = (used + spares + media.free).min(self.capacity.unwrap_or(u64::MAX));
         (capacity, capacity.saturating_sub(used))
     }
 
-    /// What may still be appended in all, the reserve included.
+    /// What may still be appended in all, the reserve included. As of the last look.
     pub fn room(&self) -> u64 {
         let here = self.segments[&self.next.segment].bytes;
-        let whole = self.space().1 / self.segment_bytes * self.segment_bytes;
-        here.saturating_sub(self.next.offset) + whole
+        here.saturating_sub(self.next.offset) + self.free_segments() * self.segment_bytes
     }
 
     /// Whether there is certainly more room than for `bytes` besides the reserve: a quick look.
@@ -315,6 +359,7 @@ impl<M: Media> Log<M> {
             last.end = self.ended.offset;
         }
         self.segments.insert(id, Segment::new(self.segment_bytes));
+        self.bytes += self.segment_bytes;
         self.next = LogPoint {
             segment: id,
             offset: 0,
@@ -436,6 +481,7 @@ impl<M: Media> Log<M> {
         self.next.offset = self.next.offset.next_multiple_of(SYNC_ALIGN);
         self.due.get_or_insert(Kind::Mark);
         self.syncing = Some(job.point);
+        self.appended_at_sync = self.appended;
         Some(job)
     }
 
@@ -451,11 +497,26 @@ impl<M: Media> Log<M> {
         true
     }
 
-    /// Forgets a segment that nothing refers to any more; the caller removes its file.
-    pub fn forget(&mut self, segment: u32) {
+    /// Segments that ended since the last time that this was asked, and what they take.
+    pub fn just_closed(&mut self) -> SmallVec<[(u32, u64); 4]> {
+        let from = std::mem::replace(&mut self.closed, self.next.segment);
+        let closed = self.segments.range(from..self.next.segment);
+        closed.map(|(id, segment)| (*id, segment.bytes)).collect()
+    }
+
+    /// Forgets a segment that nothing refers to any more; the caller removes its file, and then calls
+    /// [`Log::removed`].
+    pub fn forget(&mut self, segment: u32) -> u64 {
         assert!(segment != self.next.segment);
-        self.segments.remove(&segment);
         self.files.forget(segment);
+        let gone = self.segments.remove(&segment);
+        gone.map_or(0, |segment| segment.bytes)
+    }
+
+    /// Files of so many bytes are gone.
+    pub fn removed(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.look_at_space();
     }
 }
 

@@ -9,18 +9,19 @@
 //! 4. wait until the log is synced up to Q: what superseded those segments is then durable (rule S5);
 //! 5. write the directory twice (`checkpoint.N`, `mirror.N`), remove the one before, then those segments.
 //!
-//! Where there is no room for step 2, R stays where the last checkpoint had it: the directory alone lets
-//! go of segments that are dead before that. Data is refused before it comes so far, unless the room
-//! goes to somebody else; discards and the cleaner may still bring it about.
+//! A checkpoint of the directory *alone* leaves out step 2: R stays where the last one had it, and what is dead
+//! before that can go. That is cheap, and how segments come free while the store is nearly full; and it works
+//! where there is no room for step 2. Data is refused before it comes so far, unless the room goes to somebody
+//! else; discards and the cleaner may still bring it about.
 //!
 //! A state of the index between R and Q is brought to Q by replaying: every frame is idempotent.
 
-use super::append::{Purpose, SyncJob};
+use super::append::{Purpose, RESERVE, SyncJob};
 use super::clean::Scan;
 use super::directory::{Directory, names};
 use super::disk::Slot;
 use super::frame::{Header, Kind, LogPoint, MAX_PAYLOAD, frame_bytes};
-use super::holdings::{BLOB_WEIGHT, Holdings};
+use super::holdings::{Holdings, blob_weight};
 use super::identity::write_whole;
 use super::index::blocks_of;
 use super::media::{Media, is_full};
@@ -44,6 +45,16 @@ pub struct Checkpoints {
     /// Do not ask whether one is due before so much was appended.
     look_at: u64,
     phase: Phase,
+    /// Segments that the last one has let go of, and what they take: their files are to be removed.
+    gone: (Vec<u32>, u64),
+}
+
+/// What a checkpoint has to write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Scope {
+    Whole,
+    /// The directory alone.
+    Directory,
 }
 
 #[derive(Debug)]
@@ -78,6 +89,7 @@ pub enum Chore<M: Media> {
     Remove {
         media: M,
         segments: Vec<u32>,
+        bytes: u64,
     },
     Scan(Scan<M>),
 }
@@ -100,7 +112,9 @@ impl<M: Media> Chore<M> {
             Chore::Stepped => Outcome::Done(Ok(())),
             Chore::Sync(job) => Outcome::Done(job.run()),
             Chore::Write(job) => Outcome::Done(job.run()),
-            Chore::Remove { media, segments } => Outcome::Done(remove(media, segments)),
+            Chore::Remove {
+                media, segments, ..
+            } => Outcome::Done(remove(media, segments)),
             Chore::Scan(scan) => Outcome::Read(scan.run()),
         }
     }
@@ -151,6 +165,18 @@ impl<M: Media> Store<M> {
         if self.has_failed() {
             return None;
         }
+        for (segment, bytes) in self.log.just_closed() {
+            self.holdings.live.close(segment, bytes);
+        }
+        let (segments, bytes) = std::mem::take(&mut self.checkpoints.gone);
+        if !segments.is_empty() {
+            let media = self.log.media.clone();
+            return Some(Chore::Remove {
+                media,
+                segments,
+                bytes,
+            });
+        }
         if self.holdings.prunable(self.log.synced()) {
             self.holdings.prune(self.log.synced());
             return Some(Chore::Stepped);
@@ -164,13 +190,30 @@ impl<M: Media> Store<M> {
         if self.checkpoint_waits_for_sync() {
             return None;
         }
-        self.cleaning_chore()
+        if let Some(chore) = self.cleaning_chore() {
+            return Some(chore);
+        }
+        // Nothing more to be had by cleaning: few that are dead are better than none.
+        let replay_from = self.checkpoints.replay_from.segment;
+        if self.is_low() && self.holdings.live.dead(replay_from).next().is_some() {
+            self.begin_checkpoint(Scope::Directory);
+            return Some(Chore::Stepped);
+        }
+        None
     }
 
     /// Takes back a chore that was run. False: it failed; try again later.
     pub fn finish_chore(&mut self, chore: Chore<M>, outcome: Outcome) -> bool {
         match (chore, outcome) {
-            (Chore::Stepped | Chore::Remove { .. }, Outcome::Done(result)) => result.is_ok(),
+            (Chore::Stepped, Outcome::Done(_)) => true,
+            (Chore::Remove { bytes, .. }, Outcome::Done(result)) => {
+                // An unlinked file whose name survives a power loss is removed by the next open.
+                if let Err(error) = result {
+                    tracing::warn!(store = %self.id, %error, "cannot remove segments");
+                }
+                self.log.removed(bytes);
+                true
+            }
             (Chore::Sync(job), Outcome::Done(result)) => {
                 let fine = result.is_ok();
                 self.finish_sync(job, result);
@@ -197,15 +240,21 @@ impl<M: Media> Store<M> {
 
     /// Begins a checkpoint now, due or not: what a clean shutdown wants.
     pub fn start_checkpoint(&mut self) {
-        if !matches!(self.checkpoints.phase, Phase::Idle) {
-            return;
+        if matches!(self.checkpoints.phase, Phase::Idle) {
+            self.begin_checkpoint(match self.index_fits() {
+                true => Scope::Whole,
+                false => Scope::Directory,
+            });
         }
-        self.checkpoints.phase = match self.index_fits() {
-            true => Phase::Chunks {
+    }
+
+    fn begin_checkpoint(&mut self, scope: Scope) {
+        self.checkpoints.phase = match scope {
+            Scope::Whole => Phase::Chunks {
                 replay_from: self.log.end(),
                 left: self.dirty_chunks(),
             },
-            false => self.take_directory(self.checkpoints.replay_from),
+            Scope::Directory => self.take_directory(self.checkpoints.replay_from),
         };
     }
 
@@ -216,7 +265,7 @@ impl<M: Media> Store<M> {
 
     /// Step 3.
     fn take_directory(&self, replay_from: LogPoint) -> Phase {
-        let dead = self.dead_segments(replay_from.segment);
+        let dead: Vec<u32> = self.holdings.live.dead(replay_from.segment).collect();
         Phase::Directory {
             bytes: self.encode_directory(replay_from, &dead),
             replay_from,
@@ -251,10 +300,8 @@ impl<M: Media> Store<M> {
     fn checkpoint_chore(&mut self) -> Option<Chore<M>> {
         match std::mem::replace(&mut self.checkpoints.phase, Phase::Idle) {
             Phase::Idle => {
-                if !self.checkpoint_due() {
-                    return None;
-                }
-                self.start_checkpoint();
+                let scope = self.checkpoint_due()?;
+                self.begin_checkpoint(scope);
                 Some(Chore::Stepped)
             }
             Phase::Chunks {
@@ -328,58 +375,56 @@ impl<M: Media> Store<M> {
             }
             return false;
         }
+        let whole = replay_from > self.checkpoints.replay_from;
         self.checkpoints.number = job.number;
         self.checkpoints.replay_from = replay_from;
-        self.checkpoints.written_at = self.log.appended();
-        self.checkpoints.look_at = self.log.appended() + self.options.checkpoint_bytes;
+        if whole {
+            self.checkpoints.written_at = self.log.appended();
+            self.checkpoints.look_at = self.log.appended() + self.options.checkpoint_bytes;
+        }
         for segment in &dead {
-            self.log.forget(*segment);
-            self.holdings.live.remove(segment);
+            self.checkpoints.gone.1 += self.log.forget(*segment);
+            self.holdings.live.forget(*segment);
         }
-        // An unlinked file whose name survives a power loss is removed by the next open.
-        if let Err(error) = remove(&self.log.media, &dead) {
-            tracing::warn!(store = %self.id, %error, "cannot remove segments");
-        }
+        self.checkpoints.gone.0.extend(dead);
         true
     }
 
-    fn checkpoint_due(&mut self) -> bool {
+    fn checkpoint_due(&mut self) -> Option<Scope> {
+        let index_fits = self.index_fits();
+        let dead = |before: u32| self.holdings.live.dead(before).count() as u64;
+        let at_once = dead(self.checkpoints.replay_from.segment);
+        if !index_fits {
+            return (at_once > 0).then_some(Scope::Directory);
+        }
         let appended = self.log.appended();
-        if appended == self.checkpoints.written_at {
-            return false;
+        let since = appended - self.checkpoints.written_at;
+        // Writing the index must not cost more than the writes did: where they hit it all over, wait.
+        let pays = since >= 2 * self.holdings.dirty_bytes * 2 / 3;
+        let all = self.log.segments.len() as u64;
+        let enough = |dead: u64| match self.is_low() {
+            true => dead > all / 64 || (dead > 0 && self.log.free_segments() < RESERVE as u64),
+            false => dead > all / 32 && (dead > 1 || dead * 4 > all),
+        };
+        if enough(at_once) && !(pays && since >= self.options.checkpoint_bytes) {
+            return Some(Scope::Directory);
         }
-        let segments = self.log.segments.len();
-        let dead = self.dead_segments(self.next_replay_segment()).len();
-        if !self.index_fits() {
-            return dead > 0;
+        if since > 0 && enough(dead(self.log.current())) {
+            return Some(Scope::Whole);
         }
-        // Data is refused soon for want of room for the index: it is time to write that.
-        let quarter = self.options.segment_bytes / 4;
-        if self.holdings.dirty_bytes > quarter && !self.keeps_room_for_index(quarter) {
-            return true;
-        }
-        if dead > segments / 32
-            && dead > 0
-            && (dead > 1 || self.log.is_short() || dead * 4 > segments)
+        // Data is refused soon for want of room for the index: it is time to write that. A little of it has
+        // room in the reserve.
+        let segment = self.options.segment_bytes;
+        if since > 0
+            && self.holdings.dirty_bytes > segment
+            && !self.keeps_room_for_index(segment / 4)
         {
-            return true;
+            return Some(Scope::Whole);
         }
         if appended < self.checkpoints.look_at {
-            return false;
+            return None;
         }
-        // Writing the index must not cost more than the writes did: where they hit it all over, wait.
-        let dirty: usize = self
-            .holdings
-            .disks
-            .values()
-            .flat_map(|disk| disk.chunks.values())
-            .filter(|slot| slot.dirty)
-            .filter_map(|slot| slot.chunk.as_ref())
-            .map(|chunk| chunk.encoded_bytes())
-            .sum();
-        let due_at = self.checkpoints.written_at + 2 * dirty as u64;
-        self.checkpoints.look_at = due_at;
-        appended >= due_at
+        (since > 0 && pays).then_some(Scope::Whole)
     }
 
     fn dirty_chunks(&self) -> Vec<(DiskId, u64)> {
@@ -389,16 +434,6 @@ impl<M: Media> Store<M> {
             dirty.extend(chunks.map(|(number, _)| (*id, *number)));
         }
         dirty
-    }
-
-    /// Segments before `before` that nothing refers to, for certain.
-    fn dead_segments(&self, before: u32) -> Vec<u32> {
-        let segments = self.log.segments.range(..before).map(|(id, _)| *id);
-        let is_dead = |id: &u32| match self.holdings.live.get(id) {
-            None => true,
-            Some(live) => live.exact && live.weight == 0,
-        };
-        segments.filter(is_dead).collect()
     }
 
     /// Step 2 for one chunk. A chunk larger than a frame's payload becomes several frames.
@@ -422,18 +457,22 @@ impl<M: Media> Store<M> {
             .with_payload(part);
             let room = frame_bytes(part.len() as u64);
             self.make_room(room, Purpose::Cleaning)?;
+            let before = self.log.appended();
             parts.push(self.append([(header, part)].into_iter())?);
+            self.cleaning.own(self.log.appended() - before);
         }
         let slot = slot_of(&mut self.holdings, disk, chunk).expect("just seen");
         slot.dirty = false;
         let counted = std::mem::take(&mut slot.counted);
+        let weight = blob_weight(bytes.len(), parts.len());
         let before = std::mem::replace(&mut slot.blob, parts.clone());
+        let weight_before = std::mem::replace(&mut slot.blob_weight, weight);
         self.holdings.dirty_bytes -= counted;
         for part in parts {
-            self.holdings.add_live(part.segment, BLOB_WEIGHT);
+            self.holdings.live.add(part.segment, weight);
         }
         for part in before {
-            self.holdings.sub_live(part.segment, BLOB_WEIGHT);
+            self.holdings.live.sub(part.segment, weight_before);
         }
         Ok(())
     }
@@ -455,15 +494,15 @@ impl<M: Media> Store<M> {
             .iter()
             .filter(|(id, _)| !dead.contains(id));
         let segments = segments.map(|(id, segment)| {
-            let live = self.holdings.live.get(id);
-            (*id, *segment, live.map_or(0, |live| live.weight))
+            let live = self.holdings.live.of(*id);
+            (*id, *segment, live)
         });
         directory.encode(self.id, segments, &self.holdings.disks)
     }
 }
 
 /// Chunks written in one step of housekeeping: a guest's write waits for a step at most.
-const CHUNKS_A_STEP: usize = 2;
+const CHUNKS_A_STEP: usize = 1;
 
 fn slot_of(holdings: &mut Holdings, disk: DiskId, chunk: u64) -> Option<&mut Slot> {
     holdings.disks.get_mut(&disk)?.chunks.get_mut(&chunk)
@@ -477,6 +516,7 @@ impl Checkpoints {
             written_at: 0,
             look_at: options.checkpoint_bytes,
             phase: Phase::Idle,
+            gone: Default::default(),
         }
     }
 }

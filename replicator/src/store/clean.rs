@@ -20,15 +20,18 @@ use std::io;
 use std::sync::Arc;
 
 /// Where the cleaner stands.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Cleaning {
     victim: Option<Victim>,
+    /// What it may still move where little is gained by it: so much for each byte that others append or
+    /// discard. So it comes to an end when nobody else does anything.
+    credit: u64,
+    /// Of what was appended, so much has brought credit, or was its own.
+    reckoned: u64,
     /// Segments with frames that cannot be read: never let go of.
     damaged: BTreeSet<u32>,
     /// Segments that could not be cleaned just now: others go first.
     put_off: BTreeSet<u32>,
-    /// What had been appended and freed when there was nothing to clean.
-    looked_at: Option<(u64, u64)>,
 }
 
 /// Why a stretch cannot be cleaned. The segment stays in either case: who does not know what refers to
@@ -59,6 +62,33 @@ pub struct Scan<M: Media> {
     bytes: u64,
 }
 
+impl Default for Cleaning {
+    fn default() -> Self {
+        Cleaning {
+            victim: None,
+            // Once everything may be looked through.
+            credit: u64::MAX,
+            reckoned: 0,
+            damaged: BTreeSet::new(),
+            put_off: BTreeSet::new(),
+        }
+    }
+}
+
+impl Cleaning {
+    /// Somebody has appended or discarded so much.
+    pub fn earn(&mut self, bytes: u64) {
+        self.credit = self
+            .credit
+            .saturating_add(bytes.saturating_mul(MOVED_A_BYTE));
+    }
+
+    /// So much was appended to keep the store in order.
+    pub fn own(&mut self, bytes: u64) {
+        self.reckoned += bytes;
+    }
+}
+
 impl<M: Media> Scan<M> {
     pub fn run(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.bytes as usize];
@@ -68,13 +98,20 @@ impl<M: Media> Scan<M> {
 }
 
 /// How much of a segment is read and moved in one step: a guest's write waits for a step at most.
-const STEP_BYTES: u64 = 256 << 10;
+/// Any frame fits in.
+const STEP_BYTES: u64 = 128 << 10;
 /// A segment that is live to more than this is not worth moving, in percent.
 const MOSTLY_LIVE: u64 = 95;
+/// One that is live to less is worth it at any time.
+const MOSTLY_DEAD: u64 = 50;
+/// Of the others so many bytes may be moved for each that somebody else appends.
+const MOVED_A_BYTE: u64 = 16;
 
 impl<M: Media> Store<M> {
     pub(super) fn cleaning_chore(&mut self) -> Option<Chore<M>> {
-        if self.cleaning.victim.is_none() {
+        // What was live of it may have been overwritten meanwhile: a checkpoint lets go of it, or has.
+        let victim = self.cleaning.victim;
+        if victim.is_none_or(|victim| self.holdings.live.is_dead(victim.segment)) {
             self.cleaning.victim = self.choose_victim();
         }
         let victim = self.cleaning.victim?;
@@ -97,38 +134,39 @@ impl<M: Media> Store<M> {
 
     /// The segment with the least live in it, if cleaning is called for.
     fn choose_victim(&mut self) -> Option<Victim> {
-        let now = (self.log.appended(), self.holdings.freed);
-        let step = self.options.segment_bytes / 16;
-        let same = |(appended, freed)| now.0 - appended < step && now.1 - freed < step;
-        if self.cleaning.looked_at.is_some_and(same) && !self.log.is_short() {
+        let (live, all) = self.holdings.live.closed();
+        let garbage = all.saturating_sub(live);
+        let much = garbage * 100 > self.options.garbage_percent * all
+            && garbage > 2 * self.options.segment_bytes;
+        let others = self.log.appended() - self.cleaning.reckoned;
+        self.cleaning.own(others);
+        self.cleaning.earn(others);
+        self.cleaning.credit = self.cleaning.credit.min(2 * all);
+        if !much && !self.wants_cleaning() {
             return None;
         }
-        let live = |id: &u32| self.holdings.live.get(id).map_or(0, |live| live.weight);
-        let before = self.log.segments.range(..self.next_replay_segment());
-        let used: u64 = before.clone().map(|(_, segment)| segment.end).sum();
-        let alive: u64 = before.clone().map(|(id, _)| live(id)).sum();
-        let garbage = used.saturating_sub(alive);
-        let called_for = garbage * 100 > self.options.garbage_percent * used
-            && garbage > 2 * self.options.segment_bytes;
-        let candidate = before
-            .filter(|(id, _)| !self.cleaning.damaged.contains(id))
-            .filter(|(id, _)| !self.cleaning.put_off.contains(id))
-            // Those that are dead for certain wait for a checkpoint only.
-            .filter(|(id, _)| {
-                let live = self.holdings.live.get(id);
-                live.is_some_and(|live| live.weight > 0 || !live.exact)
-            })
-            .min_by_key(|(id, segment)| live(id) * 1000 / segment.end.max(1))
-            .filter(|(id, segment)| live(id) * 100 < MOSTLY_LIVE * segment.end);
-        let victim = candidate.map(|(id, segment)| Victim {
-            segment: *id,
-            offset: 0,
-            end: segment.end,
-            damaged: false,
+        let before = self.next_replay_segment();
+        let candidate = self.holdings.live.emptiest().find(|id| {
+            let hindered = self.cleaning.damaged.contains(id) || self.cleaning.put_off.contains(id);
+            *id < before && !hindered
         });
-        let victim = victim.filter(|_| called_for || self.log.is_short());
+        let victim = candidate.and_then(|id| {
+            let (segment, live) = (self.log.segments[&id], self.holdings.live.of(id));
+            let percent = live * 100 / segment.bytes;
+            if percent >= MOSTLY_LIVE {
+                return None;
+            }
+            if percent >= MOSTLY_DEAD {
+                self.cleaning.credit = self.cleaning.credit.checked_sub(live)?;
+            }
+            Some(Victim {
+                segment: id,
+                offset: 0,
+                end: segment.end,
+                damaged: false,
+            })
+        });
         if victim.is_none() {
-            self.cleaning.looked_at = self.cleaning.put_off.is_empty().then_some(now);
             self.cleaning.put_off.clear();
         }
         victim
@@ -173,14 +211,7 @@ impl<M: Media> Store<M> {
             self.give_up(victim);
         } else {
             self.cleaning.victim = None;
-            if let Some(live) = self.holdings.live.get_mut(&victim.segment) {
-                assert!(
-                    !live.exact || live.weight == 0,
-                    "every live frame of an intact segment was moved"
-                );
-                live.weight = 0;
-                live.exact = true;
-            }
+            self.holdings.live.cleaned(victim.segment);
         }
         true
     }
@@ -325,6 +356,7 @@ impl<M: Media> Store<M> {
         bytes: &Bytes,
         start: u64,
     ) -> Result<(), Refusal> {
+        let before = self.log.appended();
         let moved = moves.iter().try_for_each(|(header, payload)| {
             let from = (payload - start) as usize;
             let payload = match header.kind {
@@ -335,6 +367,7 @@ impl<M: Media> Store<M> {
             let place = self.hold(std::iter::once((*header, payload)))?;
             self.note(header, header.blocks(), place)
         });
+        self.cleaning.own(self.log.appended() - before);
         self.write_out();
         match self.has_failed() {
             true => Err(Refusal::Failed),

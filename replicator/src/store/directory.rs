@@ -5,7 +5,7 @@
 use super::BootId;
 use super::disk::{Disk, ExtentState, Slot};
 use super::frame::{ALIGN, FORMAT_VERSION, LogPoint};
-use super::holdings::{Holdings, Live};
+use super::holdings::Holdings;
 use super::identity::write_whole;
 use super::index::Reader;
 use super::media::{Media, MediaFile};
@@ -158,11 +158,7 @@ impl Directory {
             let id = from.u32()?;
             let (bytes, end) = (from.u64()?, from.u64()?);
             segments.insert(id, Segment { bytes, end });
-            let live = Live {
-                weight: from.u64()?,
-                exact: false,
-            };
-            holdings.live.insert(id, live);
+            holdings.live.load(id, from.u64()?);
         }
         for _ in 0..from.u32()? {
             let id = DiskId::from_u128(from.u128()?);

@@ -50,6 +50,8 @@ pub struct Slot {
     pub chunk: Option<Box<Chunk>>,
     /// The frames that hold it as of the last checkpoint that wrote it.
     pub blob: SmallVec<[Place; 1]>,
+    /// What each of these frames counts for in its segment; known while the chunk is in memory.
+    pub blob_weight: u64,
     /// The chunk has changed since.
     pub dirty: bool,
     /// What it counts for in [`super::holdings::Holdings::dirty_bytes`].

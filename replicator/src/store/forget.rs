@@ -32,6 +32,7 @@ impl<M: Media> Store<M> {
             };
             self.append_control(header, &[])?;
             self.holdings.drop_disk(disk);
+            self.cleaning.earn(u64::MAX);
         }
         Ok(Promise::new(self.log.end(), disk, shown, Reply::Synced))
     }
@@ -85,6 +86,7 @@ impl<M: Media> Store<M> {
         };
         self.append_control(header, change.encode().as_bytes())?;
         self.holdings.forget(disk, gone);
+        self.cleaning.earn(u64::MAX);
         self.holdings.disk(disk).replicas.forget(gone);
         Ok(Some(Promise::new(
             self.log.end(),

@@ -4,9 +4,10 @@
 use super::disk::{Disk, Slot};
 use super::frame::{
     AdoptedRun, FLAG_FILLED, FLAG_MOVED, HEADER_BYTES, Header, Kind, LogPoint, MAX_PAYLOAD,
-    RawHeader, ReplicaChange,
+    RawHeader, ReplicaChange, frame_bytes,
 };
 use super::index::{Chunk, Entry, TooManyEras, blocks_of, chunk_of, chunks_of};
+use super::live::Live;
 use super::media::{Media, MediaFile};
 use super::place::Place;
 use super::segment::Files;
@@ -20,27 +21,17 @@ use std::io;
 #[derive(Default)]
 pub struct Holdings {
     pub disks: BTreeMap<DiskId, Disk>,
-    pub live: BTreeMap<u32, Live>,
+    pub live: Live,
     /// Blocks that got a new version, in the order of the log: their predecessors may go once that
     /// is synced and acknowledged.
     pub superseded: VecDeque<Superseded>,
     /// How many control frames there were (epochs, joins, settlings, drops): what a checkpoint has
     /// seen is not done again.
     pub controls: u64,
-    /// The weight of everything that was ever let go: tells the cleaner when to look again.
-    pub freed: u64,
     /// How much log writing all changed chunks of the index takes, padding included.
     pub dirty_bytes: u64,
     /// Off while a recovery goes over what the checkpoint has counted already.
     pub counting: bool,
-}
-
-/// How much of a segment the index refers to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Live {
-    pub weight: u64,
-    /// A recovery cannot tell exactly: the cleaner looks for itself before it lets go of a segment.
-    pub exact: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +72,8 @@ impl Holdings {
             if slot.chunk.is_some() {
                 continue;
             }
-            let chunk = read_blob(files, store, disk, number, &slot.blob)?;
+            let (chunk, bytes) = read_blob(files, store, disk, number, &slot.blob)?;
+            slot.blob_weight = blob_weight(bytes, slot.blob.len());
             // Some may not be needed any more; the next sync looks.
             superseded.extend(chunk.with_older().into_iter().map(|block| Superseded {
                 disk,
@@ -130,11 +122,7 @@ impl Holdings {
             });
             slot.dirty = true;
             if counting {
-                add_live(
-                    live,
-                    entry.place.segment,
-                    entry.weight() * u64::from(part.count),
-                );
+                live.add(entry.place.segment, entry.weight() * u64::from(part.count));
             }
             let put = chunk.put(
                 (part.first.0 - base) as u16,
@@ -151,7 +139,7 @@ impl Holdings {
                 },
                 |freed| {
                     if counting {
-                        sub_live(live, freed.place.segment, freed.weight());
+                        live.sub(freed.place.segment, freed.weight());
                     }
                 },
             )?;
@@ -199,15 +187,14 @@ impl Holdings {
         if stands || before.is_none_or(|before| before.version <= entry.version) {
             return;
         }
-        let (live, total) = (&mut self.live, &mut self.freed);
+        let live = &mut self.live;
         chunk.supersede(
             within,
             entry.version,
             |newer| newer.version.epoch < from && newer.filled != entry.filled,
             |freed| {
                 if counting {
-                    *total += freed.weight();
-                    sub_live(live, freed.place.segment, freed.weight());
+                    live.sub(freed.place.segment, freed.weight());
                 }
             },
         );
@@ -276,11 +263,10 @@ impl Holdings {
             let count = (end.min(whole.end()).0 - from.0) as u32;
             let slot = state.chunks.get_mut(&number).expect("just seen");
             if let Some(chunk) = &mut slot.chunk {
-                let (live, total) = (&mut self.live, &mut self.freed);
+                let live = &mut self.live;
                 chunk.forget((from.0 - whole.first.0) as u16, count, |entry| {
                     if counting {
-                        *total += entry.weight();
-                        sub_live(live, entry.place.segment, entry.weight());
+                        live.sub(entry.place.segment, entry.weight());
                     }
                 });
             }
@@ -292,7 +278,7 @@ impl Holdings {
             }
             self.dirty_bytes -= slot.counted;
             for place in slot.blob.iter().filter(|_| counting) {
-                sub_live(&mut self.live, place.segment, BLOB_WEIGHT);
+                self.live.sub(place.segment, slot.blob_weight);
             }
             state.chunks.remove(&number);
         }
@@ -370,15 +356,14 @@ impl Holdings {
             return false;
         };
         let block = (next.block.0 - blocks_of(number).first.0) as u16;
-        let (live, total) = (&mut self.live, &mut self.freed);
+        let live = &mut self.live;
         let mut changed = false;
         chunk.prune(
             block,
             |before, after| disk.needs(next.block, before, after, synced),
             |freed| {
                 changed = true;
-                *total += freed.weight();
-                sub_live(live, freed.place.segment, freed.weight());
+                live.sub(freed.place.segment, freed.weight());
             },
         );
         let waits = chunk
@@ -525,24 +510,15 @@ impl Holdings {
                 continue;
             }
             for place in &slot.blob {
-                sub_live(&mut self.live, place.segment, BLOB_WEIGHT);
+                self.live.sub(place.segment, slot.blob_weight);
             }
             if let Some(chunk) = slot.chunk {
                 chunk.each_reference(|entry| {
-                    self.freed += entry.weight();
-                    sub_live(&mut self.live, entry.place.segment, entry.weight());
+                    self.live.sub(entry.place.segment, entry.weight());
                 });
             }
         }
         self.superseded.retain(|superseded| superseded.disk != disk);
-    }
-
-    pub fn add_live(&mut self, segment: u32, weight: u64) {
-        add_live(&mut self.live, segment, weight);
-    }
-
-    pub fn sub_live(&mut self, segment: u32, weight: u64) {
-        sub_live(&mut self.live, segment, weight);
     }
 }
 
@@ -555,25 +531,9 @@ pub fn count_dirty(total: &mut u64, slot: &mut Slot) {
     slot.counted = now;
 }
 
-/// What a frame of the index weighs in its segment.
-pub const BLOB_WEIGHT: u64 = 64;
-
-fn add_live(live: &mut BTreeMap<u32, Live>, segment: u32, weight: u64) {
-    let new = Live {
-        weight: 0,
-        exact: true,
-    };
-    live.entry(segment).or_insert(new).weight += weight;
-}
-
-fn sub_live(live: &mut BTreeMap<u32, Live>, segment: u32, weight: u64) {
-    if let Some(live) = live.get_mut(&segment) {
-        assert!(
-            !live.exact || live.weight >= weight,
-            "an exact count never goes below zero (segment {segment:08x})"
-        );
-        live.weight = live.weight.saturating_sub(weight);
-    }
+/// What each frame of a part of the index weighs in its segment: about what it takes.
+pub fn blob_weight(bytes: usize, frames: usize) -> u64 {
+    frame_bytes(bytes.div_ceil(frames) as u64)
 }
 
 impl Disk {
@@ -634,7 +594,7 @@ fn read_blob<M: Media>(
     disk: DiskId,
     chunk: u64,
     parts: &[Place],
-) -> Result<Chunk, LoadFault> {
+) -> Result<(Chunk, usize), LoadFault> {
     let blocks = blocks_of(chunk);
     let damaged = |place: &Place| LoadFault::Damaged {
         place: *place,
@@ -658,7 +618,8 @@ fn read_blob<M: Media>(
     let last = parts
         .last()
         .expect("a chunk that is not in memory is on media");
-    Chunk::decode(&bytes).ok_or_else(|| damaged(last))
+    let chunk = Chunk::decode(&bytes).ok_or_else(|| damaged(last))?;
+    Ok((chunk, bytes.len()))
 }
 
 /// A control frame with its payload, if it is intact.

@@ -15,7 +15,7 @@
 //! - what the media spoilt, and how it is healed: `damage.rs`; what looks for it: `scrub.rs`, `verify.rs`, `digest.rs`;
 //! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end) -> `index/`;
 //! - a read: `read.rs`; a sync: `sync.rs`;
-//! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`;
+//! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`, and when: `room.rs`, `live.rs`;
 //! - the bytes: `frame.rs`, and docs/disk-format.md.
 
 mod append;
@@ -35,6 +35,7 @@ mod fuzz;
 mod holdings;
 mod identity;
 mod index;
+mod live;
 pub mod media;
 mod options;
 mod place;
@@ -43,6 +44,7 @@ mod read;
 mod recover;
 mod replica;
 mod requests;
+mod room;
 mod runs;
 mod scrub;
 mod segment;
@@ -156,11 +158,7 @@ impl<M: Media> Store<M> {
 
     /// What the log takes.
     pub fn log_bytes(&self) -> u64 {
-        self.log
-            .segments
-            .values()
-            .map(|segment| segment.bytes)
-            .sum()
+        self.log.bytes()
     }
 
     fn media(&self) -> M {

@@ -3,13 +3,19 @@
 use super::error::StoreError;
 use super::scrub::ScrubRate;
 
+/// A store has at least so many segments, unless they would be very small.
+const SEGMENTS: u64 = 128;
+/// Holds the largest write, and a few.
+const LEAST_SEGMENT_BYTES: u64 = 4 << 20;
+
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Size of new segments. A write of n blocks needs room for n frames in one segment.
+    /// Size of new segments; smaller in a small store, see [`Options::fit`]. A write of n blocks needs room for n
+    /// frames in one segment.
     pub segment_bytes: u64,
     /// At most so much of the file system, counted in whole segments; None: all of it.
     pub capacity_bytes: Option<u64>,
-    /// A checkpoint is written after this much of log: bounds what a recovery replays.
+    /// A checkpoint is written after this much of log, or less in a small store: bounds what a recovery replays.
     pub checkpoint_bytes: u64,
     /// The cleaner starts when this share of all segments is garbage.
     pub garbage_percent: u64,
@@ -49,6 +55,16 @@ impl Options {
 
     pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
     pub const MAX_SEGMENT_BYTES: u64 = 4 << 30;
+
+    /// What is kept free is counted in whole segments, and what came after the last checkpoint cannot be
+    /// cleaned: in a store that may take `capacity` bytes both have to be a small part of that.
+    pub(super) fn fit(&mut self, capacity: u64) {
+        let segment = capacity / SEGMENTS;
+        let segment = segment.checked_ilog2().map_or(0, |log| 1 << log);
+        self.segment_bytes = self.segment_bytes.min(segment.max(LEAST_SEGMENT_BYTES));
+        let checkpoint = (capacity / 16).max(4 * self.segment_bytes);
+        self.checkpoint_bytes = self.checkpoint_bytes.min(checkpoint);
+    }
 
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let range = Self::MIN_SEGMENT_BYTES..=Self::MAX_SEGMENT_BYTES;

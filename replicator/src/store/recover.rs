@@ -41,7 +41,7 @@ impl<M: Media> Store<M> {
     /// the host this runs: unsynced data is still there within one, and may be lost beyond.
     pub fn open(
         media: M,
-        options: Options,
+        mut options: Options,
         boot: BootId,
     ) -> Result<(Store<M>, Recovery), StoreError> {
         options.check()?;
@@ -51,6 +51,9 @@ impl<M: Media> Store<M> {
         let lock = identity::lock(&media)?;
         let id = identity::read(&media)?;
         let names = media.list().doing(&dir, "listing the directory")?;
+        let space = media.space().doing(&dir, "asking for the space")?;
+        let capacity = options.capacity_bytes.unwrap_or(u64::MAX);
+        options.fit(capacity.min(space.capacity));
         let walked = Walk::from_checkpoint(&media, id, &options, &names);
         let walked = walked.and_then(|mut walk| {
             walk.run()?;
@@ -99,9 +102,7 @@ impl<M: Media> Store<M> {
         let log = begun.map_err(|error| open_failed(&media, &options, error))?;
         let mut holdings = walk.holdings;
         holdings.counting = true;
-        for live in holdings.live.values_mut() {
-            live.exact = false;
-        }
+        holdings.live.doubt_all();
         let mut store = Store {
             log,
             holdings,
@@ -142,7 +143,7 @@ impl<M: Media> Store<M> {
         }
         store.load_scrub();
         // Not having them is no reason not to open: reads and discards need none.
-        let _ = store.log.refill();
+        while store.log.wants_spares() && store.log.refill().is_ok() {}
 
         let recovery = Recovery {
             frames: walk.frames,

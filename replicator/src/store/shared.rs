@@ -33,8 +33,6 @@ type Done = Box<dyn FnOnce(Reply) + Send>;
 
 /// Threads for reads that must wait for the media.
 const READERS: usize = 2;
-/// Housekeeping looks around after so many bytes of writes.
-const LOOK_BYTES: u64 = 4 << 20;
 /// A piece of housekeeping that failed (a full disk, mostly) is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// What nobody syncs is synced after this, so that space and memory that wait for it come free.
@@ -280,7 +278,8 @@ impl SharedStore {
         self.threads.shared.read_later(wanted, Box::new(done));
     }
 
-    /// Takes several writes as one: see [`Store::handle_writes`]. They never wait for the media.
+    /// Takes several writes as one: see [`Store::handle_writes`]. They never wait for the media; near full the
+    /// caller is held back for a moment (room.rs).
     pub fn submit_writes(&self, writes: impl IntoIterator<Item = Request>) -> SmallVec<[Reply; 1]> {
         let shared = &self.threads.shared;
         let mut core = shared.core.lock();
@@ -288,11 +287,17 @@ impl SharedStore {
             let refused = |_| Reply::Refused(Refusal::Failed);
             return writes.into_iter().map(refused).collect();
         };
+        let before = store.appended();
         let replies = store.handle_writes(writes);
+        let pause = store.pause_after(store.appended() - before);
         shared.wake_for_appended(&mut core);
         let full = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Full { .. }));
-        if replies.iter().any(full) {
+        if !pause.is_zero() || replies.iter().any(full) {
             shared.want_housekeeping(&mut core);
+        }
+        drop(core);
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
         }
         replies
     }
@@ -543,11 +548,12 @@ impl Shared {
 
     fn wake_for_appended(&self, core: &mut Core) {
         let Some(store) = &core.store else { return };
-        let (appended, wants_sync) = (store.appended(), store.wants_sync());
+        let (appended, look_bytes) = (store.appended(), store.look_bytes());
+        let wants_sync = store.wants_sync();
         if wants_sync && !core.sync_now {
             self.want_sync(core);
         }
-        if appended - core.looked_at >= LOOK_BYTES {
+        if appended - core.looked_at >= look_bytes {
             core.looked_at = appended;
             self.want_housekeeping(core);
         } else if appended != core.looked_at && !core.sync_later {

@@ -75,7 +75,9 @@ impl<M: Media> Store<M> {
 
     /// Whether so much was appended since the last sync that one should run though nobody asked.
     pub fn wants_sync(&self) -> bool {
-        self.checkpoint_waits_for_sync() || self.holdings.superseded.len() > MOST_SUPERSEDED
+        self.checkpoint_waits_for_sync()
+            || self.holdings.superseded.len() > MOST_SUPERSEDED
+            || self.needs_sync_for_room()
     }
 
     /// Whether a sync has left so much to do that housekeeping should look now, and not only when it does anyway.
@@ -83,6 +85,7 @@ impl<M: Media> Store<M> {
         self.has_failed()
             || self.is_checkpointing()
             || self.log.wants_spares()
+            || self.is_low()
             || self.holdings.superseded.len() > MANY_SUPERSEDED
     }
 

@@ -53,14 +53,9 @@ impl<M: Media> Store<M> {
         let (capacity, free) = self.log.space();
         Usage {
             capacity,
-            used: self
-                .log
-                .segments
-                .values()
-                .map(|segment| segment.bytes)
-                .sum(),
+            used: self.log.bytes(),
             free,
-            live: self.holdings.live.values().map(|live| live.weight).sum(),
+            live: self.holdings.live.weight(),
             index: self.index_bytes(),
             disks: self.disk_usage(),
             damaged_blocks: self.damages.len() as u64,

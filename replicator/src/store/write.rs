@@ -137,6 +137,8 @@ impl<M: Media> Store<M> {
     }
 
     fn write_zeroes(&mut self, header: Header, wanted: &[Blocks]) -> Result<(), Refusal> {
+        let blocks = wanted.iter().map(|part| u64::from(part.count));
+        self.cleaning.earn(blocks.sum::<u64>() * BLOCK_BYTES);
         for some in wanted.chunks(ZERO_FRAMES) {
             let frames = some.iter().map(|part| {
                 let header = Header {
@@ -174,6 +176,9 @@ impl<M: Media> Store<M> {
     }
 
     pub(super) fn make_room(&mut self, bytes: u64, purpose: Purpose) -> Result<(), Refusal> {
+        if purpose == Purpose::Data && !self.keeps_room_for_index(bytes) {
+            self.log.look_at_space();
+        }
         if purpose == Purpose::Data && !self.keeps_room_for_index(bytes) {
             let NoRoom { free, needed } = self.log.no_room();
             let needed = needed + self.holdings.dirty_bytes;

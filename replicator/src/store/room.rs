@@ -1,0 +1,79 @@
+//! How much room there is for data, and what follows from it as it gets less: the cleaner is called, syncs run
+//! though nobody asks (what was overwritten is garbage only once its successor is synced), writers are slowed
+//! down, and at last they are refused.
+//!
+//! ```text
+//!   free segments        many ............. low .......... a little less ...... reserve
+//!   what happens                            cleaner, syncs  writers slow down   data is refused
+//! ```
+//!
+//! So a guest that overwrites faster than the cleaner can move gets as much as that can free, evenly, and does
+//! not stop and go.
+
+use super::Store;
+use super::append::RESERVE;
+use super::media::Media;
+use std::time::Duration;
+
+/// A part of all segments, and a few, are low.
+const LOW_PART: u64 = 32;
+const LOW_LEAST: u64 = 4;
+/// Nobody needs more than that to be cleaned ahead.
+const LOW_MOST: u64 = 64;
+/// What a writer is slowed down to half-way between no pause and no room.
+const SLOW_BYTES_A_SECOND: u64 = 64 << 20;
+/// The longest that anybody waits for one step.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+impl<M: Media> Store<M> {
+    /// How many segments beside the reserve are few.
+    fn low_segments(&self) -> u64 {
+        LOW_LEAST + (self.log.all_segments() / LOW_PART).min(LOW_MOST)
+    }
+
+    fn low_bytes(&self) -> u64 {
+        self.low_segments() * self.options.segment_bytes
+    }
+
+    /// Free segments are few.
+    pub(super) fn is_low(&self) -> bool {
+        self.log.free_segments() <= RESERVE as u64 + self.low_segments()
+    }
+
+    /// The same, and those that only wait for a checkpoint are not enough to mend it.
+    pub(super) fn wants_cleaning(&self) -> bool {
+        let dead = || self.holdings.live.dead(self.next_replay_segment()).count() as u64;
+        self.is_low() && self.log.free_segments() + dead() <= RESERVE as u64 + self.low_segments()
+    }
+
+    /// So much data may still come before it is refused.
+    pub(super) fn headroom(&self) -> u64 {
+        let segment = self.options.segment_bytes;
+        let index = self.holdings.dirty_bytes + segment * 3 / 2;
+        let kept = index.max(RESERVE as u64 * segment);
+        self.log.room().saturating_sub(kept)
+    }
+
+    /// Whether so much is unsynced that garbage which nobody may clean yet takes the room.
+    pub(super) fn needs_sync_for_room(&self) -> bool {
+        self.is_low() && self.log.unsynced() > self.low_bytes() / 4
+    }
+
+    /// How long whoever has just written `bytes` should wait before it goes on.
+    pub fn pause_after(&self, bytes: u64) -> Duration {
+        let (slow, headroom) = (self.low_bytes() * 3 / 4, self.headroom());
+        if headroom >= slow {
+            return Duration::ZERO;
+        }
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(SLOW_BYTES_A_SECOND);
+        // Steep: the index takes a good part at once when a checkpoint writes it.
+        let (slow, headroom) = (u128::from(slow), u128::from(headroom.max(slow / 64)));
+        let nanos = nanos * slow.saturating_sub(headroom) * slow / (headroom * headroom);
+        Duration::from_nanos(nanos.min(LONGEST_PAUSE.as_nanos()) as u64)
+    }
+
+    /// Housekeeping should look after so many bytes of writes.
+    pub fn look_bytes(&self) -> u64 {
+        (self.options.segment_bytes / 8).min(4 << 20)
+    }
+}
