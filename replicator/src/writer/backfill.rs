@@ -63,6 +63,8 @@ pub(super) struct Work {
     stage: Stage,
     /// What the source has of `todo`, not pulled yet.
     queue: VecDeque<Blocks>,
+    /// Halves of what it could not give as a whole: what is damaged there is found by halving, and all else comes.
+    halves: Vec<Blocks>,
     /// All that it said it has.
     found: Vec<Blocks>,
     /// It had said so, and has it no longer.
@@ -71,6 +73,8 @@ pub(super) struct Work {
     /// be; that they were never written is not to be concluded from it.
     vanished: Vec<Blocks>,
     pulls: usize,
+    /// A block is damaged at the source: ask another for it, when all else was pulled.
+    spoilt: bool,
     /// A source failed: ask another from the beginning of this level, when the pulls have ended.
     again: bool,
 }
@@ -91,7 +95,11 @@ pub(super) struct Completing {
 
 impl Work {
     pub fn missing_blocks(&self) -> u64 {
-        count(&self.queue)
+        count(self.queue.iter().chain(&self.halves))
+    }
+
+    fn is_all_asked(&self) -> bool {
+        self.queue.is_empty() && self.halves.is_empty()
     }
 
     pub fn pulls(&self) -> usize {
@@ -102,6 +110,8 @@ impl Work {
         self.source = None;
         self.stage = Stage::Choosing;
         self.queue.clear();
+        self.halves.clear();
+        self.spoilt = false;
         self.found.clear();
         self.absent.clear();
         self.again = false;
@@ -146,7 +156,7 @@ impl Writer {
         }
         // Where something else than the limit is waited for, an event says when that is there.
         let throttled = self.orders.fill.bytes_per_second.filter(|_| {
-            let wants = |work: &Work| !work.queue.is_empty();
+            let wants = |work: &Work| !work.is_all_asked();
             self.fill.bucket.is_empty() && self.fill.works.values().any(wants)
         });
         let opens = throttled.and(self.fill_rate());
@@ -183,6 +193,8 @@ impl Writer {
             useless: SmallVec::new(),
             stage: Stage::Choosing,
             queue: VecDeque::new(),
+            halves: Vec::new(),
+            spoilt: false,
             found: Vec::new(),
             absent: Vec::new(),
             vanished: Vec::new(),
@@ -382,7 +394,7 @@ impl Writer {
             let open = self.fill.pulls() < limit && self.fill.bucket.is_open(rate, self.now);
             let work = &self.fill.works[&id];
             let holder = work.source.expect("it was chosen");
-            if work.again || work.queue.is_empty() {
+            if work.again || work.is_all_asked() {
                 break;
             }
             if !open {
@@ -393,7 +405,10 @@ impl Writer {
                 return;
             }
             let work = self.fill.works.get_mut(&id).expect("it was there");
-            let (blocks, wanted) = next_pull(&mut work.queue, size);
+            let (blocks, wanted) = match work.halves.pop() {
+                Some(half) => (half, half.count),
+                None => next_pull(&mut work.queue, size),
+            };
             work.pulls += 1;
             let (target, below) = (work.span.target, work.below);
             self.fill.spend(u64::from(wanted) * BLOCK_BYTES);
@@ -412,7 +427,7 @@ impl Writer {
             self.call(target, request, Aim::Nowhere, purpose);
         }
         let work = &self.fill.works[&id];
-        let early = planted(Plant::CompleteBeforePulled) && work.queue.is_empty();
+        let early = planted(Plant::CompleteBeforePulled) && work.is_all_asked();
         if work.pulls == 0 || early {
             self.level_done(id);
         }
@@ -438,10 +453,13 @@ impl Writer {
     /// All that this source has was pulled.
     fn level_done(&mut self, id: u64) {
         let work = self.fill.works.get_mut(&id).expect("it was there");
-        if work.again {
+        let holder = work.source.expect("it was chosen");
+        if work.spoilt && !work.useless.contains(&holder.store) {
+            work.useless.push(holder.store);
+        }
+        if work.again || work.spoilt {
             return work.begin_level();
         }
-        let holder = work.source.expect("it was chosen");
         // Pulls end in any order. Gaps were pulled along with their neighbours; that they are absent was known.
         work.absent.sort_unstable_by_key(|blocks| blocks.first);
         let gone = common(&work.absent, &work.found);
@@ -495,6 +513,18 @@ impl Writer {
         };
         if let Some(work) = self.fill.works.get_mut(&id) {
             let source = work.source.expect("it was asked").store;
+            let damaged = matches!(
+                refusal,
+                Refusal::Source(SourceFault::Useless) | Refusal::Damaged { .. }
+            );
+            if let (Some(blocks), true) = (pulled, damaged) {
+                work.pulls -= 1;
+                match blocks.count {
+                    1 => work.spoilt = true,
+                    _ => work.halves.extend(halves(blocks)),
+                }
+                return self.go_on_work(id);
+            }
             work.again = true;
             match pulled {
                 None => work.begin_level(),
@@ -685,6 +715,15 @@ fn span_blocks(size: ExtentSize, extents: Extents, disk_blocks: u64) -> Vec<Bloc
 
 fn count<'a>(runs: impl IntoIterator<Item = &'a Blocks>) -> u64 {
     runs.into_iter().map(|run| u64::from(run.count)).sum()
+}
+
+fn halves(blocks: Blocks) -> [Blocks; 2] {
+    let half = blocks.count / 2;
+    let middle = Block(blocks.first.0 + u64::from(half));
+    [
+        Blocks::new(middle, blocks.count - half),
+        Blocks::new(blocks.first, half),
+    ]
 }
 
 /// Takes what one pull may ask for off the queue: within one extent, with small gaps. Also says how

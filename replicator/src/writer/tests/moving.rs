@@ -503,6 +503,33 @@ fn another_source_is_asked_where_one_is_away() {
     assert!(matches!(script.commit(), Change::Complete { .. }));
 }
 
+/// Each of two copies is damaged in another block: no pull of both blocks can come from one of them.
+#[test]
+fn what_is_damaged_at_one_source_comes_from_the_other_and_all_else_from_the_first() {
+    let mut script = switched(&[B, C], &[A], FillOrders::default());
+    let from = if script.is_asked(B) { B } else { C };
+    let other = if from == B { C } else { B };
+    let useless = || Reply::Refused(Refusal::Source(SourceFault::Useless));
+    let pulled = |request: Request| match request {
+        Request::Pull { source, blocks, .. } => (source.store, blocks.first.0, blocks.count),
+        other => panic!("{other:?}"),
+    };
+    script.seal(from, 1, 1, false);
+    script.answer(from, surveyed(&[(0, 3)]));
+    assert_eq!(pulled(script.answer(A, useless())), (from, 0, 3));
+    // The first half and the second, of which the last block is the damaged one.
+    assert_eq!(pulled(script.answer(A, copied(1))), (from, 0, 1));
+    assert_eq!(pulled(script.answer(A, useless())), (from, 1, 2));
+    assert_eq!(pulled(script.answer(A, copied(1))), (from, 1, 1));
+    assert_eq!(pulled(script.answer(A, useless())), (from, 2, 1));
+    script.seal(other, 1, 1, false);
+    script.answer(other, surveyed(&[(0, 3)]));
+    // What is there already is not fetched again, so that it does not matter what is damaged over there.
+    assert_eq!(pulled(script.answer(A, copied(1))), (other, 0, 3));
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Complete { .. }));
+}
+
 #[test]
 fn a_source_that_never_gives_what_it_has_is_said() {
     let mut script = switched(&[B], &[A], FillOrders::default());
