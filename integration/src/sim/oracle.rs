@@ -10,7 +10,8 @@
 //! - never answered (the writer died or was superseded): it stays possible until something newer is
 //!   acknowledged, or a read has shown which it is;
 //! - flushed: `kept` is what was possible when the flush began, and what was issued since (I2);
-//! - all members of an extent have lost what they had not synced: `may` takes `kept` in;
+//! - all members of an extent have lost what they had not synced: `may` takes `kept` in, and a writer that was
+//!   superseded and hears of its answers only now acknowledges what may be gone, as it would have a moment before;
 //! - read: what was possible when it began, or was issued since (I5); with nothing in flight it
 //!   settles the question.
 
@@ -53,6 +54,8 @@ struct InFlight {
     sectors: Vec<u64>,
     /// Another writer serves by now: what it sees shows whether this write took place.
     overtaken: bool,
+    /// Members answered, and all of them lost it since: who hears of the answers now hears of the past.
+    lost: bool,
 }
 
 struct Reading {
@@ -101,9 +104,12 @@ impl Oracle {
                 }
             }
         }
-        let overtaken = false;
-        self.in_flight
-            .insert(number, InFlight { sectors, overtaken });
+        let write = InFlight {
+            sectors,
+            overtaken: false,
+            lost: false,
+        };
+        self.in_flight.insert(number, write);
         number
     }
 
@@ -118,6 +124,9 @@ impl Oracle {
     /// shown that it never took place (I3).
     pub fn acknowledged(&mut self, number: WriteNumber) -> Result<(), u64> {
         let write = self.in_flight.remove(&number).expect("it was in flight");
+        if write.overtaken && write.lost {
+            return Ok(());
+        }
         for sector in write.sectors {
             let state = self.sectors.get_mut(&sector).expect("it was written");
             if state.acknowledged > number {
@@ -230,6 +239,9 @@ impl Oracle {
 
     /// Every member that held these sectors lost what it had not synced.
     pub fn lost_unsynced(&mut self, sectors: std::ops::Range<u64>) {
+        for write in self.in_flight.values_mut() {
+            write.lost |= write.sectors.iter().any(|sector| sectors.contains(sector));
+        }
         for (sector, state) in self.sectors.range_mut(sectors) {
             state.may.extend(&state.kept);
             state.acknowledged = NOTHING;

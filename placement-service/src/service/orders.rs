@@ -5,6 +5,7 @@
 
 use super::decide::{begin, prepare};
 use super::pulse::Moment;
+use super::retire::{joined, put_retired, still_retired};
 use super::scene::{DiskNow, Scene};
 use super::{Kind, MAX_TRIES, Service, ServiceError};
 use crate::api::{
@@ -461,7 +462,8 @@ impl Service {
             let mut copies = disk.retired().to_vec();
             copies.extend(left);
             write = write.expect(key::retired(id), unchanged(&disk.retired_kept));
-            write = super::retire::put_retired(write, id, &super::retire::joined(copies));
+            let copies = still_retired(&disk.record.value, &joined(copies));
+            write = put_retired(write, id, &copies);
         }
         if self.catalog.commit(&write)? == Committed::No {
             return Ok(None);

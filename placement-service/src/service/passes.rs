@@ -4,7 +4,7 @@
 use super::course::Course;
 use super::decide::{Copier, Decision, Seen, decide, has_work, retired_seeds};
 use super::pulse::Moment;
-use super::retire::{drops, joined, put_retired};
+use super::retire::{drops, joined, put_retired, still_retired};
 use super::scene::{DiskNow, Scene};
 use super::{MAX_TRIES, Service};
 use crate::api::{MoveState, Place, Wanted};
@@ -171,7 +171,8 @@ impl Service {
             let write = Transaction::new()
                 .expect(key::disk(id), disk.record.unchanged())
                 .expect(key::retired(id), unchanged(&disk.retired_kept));
-            let write = put_retired(write, id, &joined(copies));
+            let copies = still_retired(&disk.record.value, &joined(copies));
+            let write = put_retired(write, id, &copies);
             if self.catalog.commit(&write)? == Committed::No {
                 self.touch(id);
                 return Ok(changed);

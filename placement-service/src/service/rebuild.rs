@@ -9,6 +9,7 @@
 //! disks are left as they are, unless the operator says that those stores are gone for good.
 
 use super::pulse::Moment;
+use super::retire::{put_retired, still_retired};
 use super::wish::put_attachments;
 use super::{Kind, MAX_TRIES, Service, ServiceError};
 use crate::api::{Place, Rebuild, RebuildDisk, RebuildVerdict, Rebuilt, Wanted};
@@ -239,12 +240,17 @@ impl Service {
                 .map(|kept| kept.value.clone())
                 .unwrap_or_default();
             let after = self.serving(record);
+            // What was superfluous as of the backup may be in use since.
+            let retired = self.retired_copies(id)?;
+            let known = retired.as_ref().map_or(&[][..], |kept| &kept.value);
             let write = Transaction::new()
+                .expect(key::retired(id), unchanged(&retired))
                 .expect(key::disk(id), unchanged(&before))
                 .expect(key::name(&record.name), unchanged(&name))
                 .expect(key::attachment(id), unchanged(&kept))
                 .put(key::disk(id), json(record))
                 .put(key::name(&record.name), json(&id));
+            let write = put_retired(write, id, &still_retired(record, known));
             let write = match attached == after {
                 true => write,
                 false => put_attachments(write, id, &attached, &after),

@@ -32,13 +32,7 @@ pub(super) fn retired(
         return known.to_vec();
     }
     let named = named_in(after);
-    let mut left: Vec<RetiredCopy> = known.to_vec();
-    for copy in &mut left {
-        if let Some(named) = named.get(&copy.store) {
-            copy.extents = minus(&copy.extents, named);
-        }
-    }
-    left.retain(|copy| !copy.extents.is_empty());
+    let mut left = still_retired(after, known);
     // Before its first epoch nobody has written anything.
     if matches!(&before.state, State::Closed { last, .. } if *last == Version::ZERO) {
         return left;
@@ -62,6 +56,19 @@ pub(super) fn retired(
         });
     }
     joined(left)
+}
+
+/// Of what was retired: what the record does not name again.
+pub(super) fn still_retired(record: &DiskRecord, known: &[RetiredCopy]) -> Vec<RetiredCopy> {
+    let named = named_in(record);
+    let mut left: Vec<RetiredCopy> = known.to_vec();
+    for copy in &mut left {
+        if let Some(named) = named.get(&copy.store) {
+            copy.extents = minus(&copy.extents, named);
+        }
+    }
+    left.retain(|copy| !copy.extents.is_empty());
+    left
 }
 
 /// Copies of one store that wait for the same are one: the list stays as short as the fleet is.

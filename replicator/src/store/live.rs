@@ -45,6 +45,9 @@ impl Counted {
     }
 }
 
+/// As large as segments may be made.
+const MOST_WEIGHT: u64 = 4 << 30;
+
 impl Live {
     pub fn add(&mut self, segment: u32, weight: u64) {
         self.change(segment, |counted| counted.weight += weight);
@@ -63,10 +66,10 @@ impl Live {
         });
     }
 
-    /// What a checkpoint says of a segment.
+    /// What a checkpoint says of a segment: never more than the largest one holds.
     pub fn load(&mut self, segment: u32, weight: u64) {
         self.change(segment, |counted| {
-            counted.weight = weight;
+            counted.weight = weight.min(MOST_WEIGHT);
             counted.exact = false;
         });
     }

@@ -54,8 +54,10 @@ impl<M: Media> Store<M> {
         let space = media.space().doing(&dir, "asking for the space")?;
         let capacity = options.capacity_bytes.unwrap_or(u64::MAX);
         options.fit(capacity.min(space.capacity));
+        let noted = names.iter().any(|name| name == NO_SYNC_FAILED);
         let walked = Walk::from_checkpoint(&media, id, &options, &names);
         let walked = walked.and_then(|mut walk| {
+            walk.boot = noted.then_some(boot);
             walk.run()?;
             walk.sync_accepted()?;
             Ok(walk)
@@ -70,7 +72,6 @@ impl<M: Media> Store<M> {
 
         let replay_from = walk.replay_from();
         let first = walk.past.starts == Starts(0);
-        let noted = names.iter().any(|name| name == NO_SYNC_FAILED);
         let failed_sync = !noted && !first;
         let rebooted = walk.past.boot != boot && !walk.clean && !first;
         let lost_tail = failed_sync || rebooted || walk.lost;

@@ -53,6 +53,8 @@ pub struct Walk<M: Media> {
     /// The same, from anything valid anywhere behind: computed when first needed.
     proof: Option<Proof>,
     pub past: Past,
+    /// The boot that goes on, where no sync has failed: what a process of this one wrote is in the kernel's cache.
+    pub boot: Option<BootId>,
     pub runs: Runs,
     pub clean: bool,
     /// Frames stand behind the log's end.
@@ -142,6 +144,7 @@ impl<M: Media> Walk<M> {
                 incarnation: directory.incarnation,
                 boot: directory.boot,
             },
+            boot: None,
             runs: directory.runs,
             clean: false,
             lost: false,
@@ -208,7 +211,7 @@ impl<M: Media> Walk<M> {
             match self.at(self.end)? {
                 At::Frame(header, payload, intact) if self.fits_here(&header, self.end) => {
                     if !intact {
-                        if !self.damage_is_behind_sync(self.end)? {
+                        if !self.damage_is_behind_sync(self.end)? && !self.is_rot() {
                             return Ok(());
                         }
                         if header.kind != Kind::Data {
@@ -344,6 +347,12 @@ impl<M: Media> Walk<M> {
         // mean that something acknowledged is gone.
         self.lost = proof.last > at;
         Ok(proof.synced > at)
+    }
+
+    /// Whether what stood at the place that was looked at last was whole once: processes of this boot wrote on
+    /// behind it.
+    fn is_rot(&self) -> bool {
+        self.lost && self.boot == Some(self.past.boot)
     }
 
     /// Searches everything behind `at` for valid frames.

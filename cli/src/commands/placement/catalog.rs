@@ -40,6 +40,10 @@ pub enum Command {
     )]
     Restore {
         file: PathBuf,
+        /// The generation of the catalog that was lost, if it had been restored or rebuilt itself since this backup
+        /// was taken.
+        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+        lost_generation: u16,
         #[command(flatten)]
         at: At,
     },
@@ -77,7 +81,11 @@ pub struct At {
 pub fn run(command: Command, connection: &Connection, output: Output) -> anyhow::Result<()> {
     match command {
         Command::Backup { file, at } => copy(&file, &at, connection, output),
-        Command::Restore { file, at } => restore(&file, &at, output),
+        Command::Restore {
+            file,
+            lost_generation,
+            at,
+        } => restore(&file, Generation(lost_generation), &at, output),
         Command::Rebuild {
             plan,
             accept,
@@ -125,7 +133,7 @@ fn write_new(file: &Path, text: &str) -> std::io::Result<()> {
     written
 }
 
-fn restore(file: &Path, at: &At, output: Output) -> anyhow::Result<()> {
+fn restore(file: &Path, lost: Generation, at: &At, output: Output) -> anyhow::Result<()> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     if at.catalog.is_none() {
@@ -137,7 +145,7 @@ fn restore(file: &Path, at: &At, output: Output) -> anyhow::Result<()> {
     // Before anything is made there.
     backup::head(&text)?;
     let open = at.open(false)?;
-    let restored = backup::restore(&text, &*open.catalog, Generation(0)).map_err(|error| {
+    let restored = backup::restore(&text, &*open.catalog, lost).map_err(|error| {
         let failure = Failure::new(Code::Refused, "nothing was restored").because(error);
         failure.try_next("a restore goes to an empty place, with every placement service stopped")
     })?;

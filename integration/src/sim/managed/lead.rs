@@ -5,9 +5,10 @@ use super::{Led, Placing, START, wall};
 use crate::sim::world::{What, World};
 use placement_service::api::{Rebuild, RebuildVerdict};
 use placement_service::backup;
+use placement_service::model::generation;
 use placement_service::policy::UnixSeconds;
 use placement_service::service::Service;
-use replicator::words::{BackendId, Generation};
+use replicator::words::BackendId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -105,20 +106,24 @@ impl World {
 
     /// The leader's lease ends without its knowing: for a while two of them believe that they lead.
     pub(in crate::sim) fn second_leader(&mut self) {
-        let Some(slot) = self.leader() else {
-            return;
-        };
         let sleeps = self.dice.chance(0.5);
-        let old = self.managed().led[slot].as_ref().map(|led| {
-            if sleeps {
-                led.catalog.falls_asleep();
-            }
-            led.number
-        });
+        if let Some(old) = self.another_leads(sleeps) {
+            let wait = self.dice.wait(15_000);
+            self.after(wait, What::Placing(Placing::Deposed(old)));
+        }
+    }
+
+    /// Returns the number of the one that led. `sleeps`: it goes on with what it had read.
+    pub(in crate::sim) fn another_leads(&mut self, sleeps: bool) -> Option<u64> {
+        let slot = self.leader()?;
+        let old = self.managed().led[slot].as_ref()?;
+        let number = old.number;
+        if sleeps {
+            old.catalog.falls_asleep();
+        }
         self.stats.count("service: two that lead");
         self.lead(1 - slot);
-        let wait = self.dice.wait(15_000);
-        self.after(wait, What::Placing(Placing::Deposed(old.unwrap_or(0))));
+        Some(number)
     }
 
     pub(super) fn back_up(&mut self) {
@@ -158,7 +163,10 @@ impl World {
         let shared = Shared::default();
         let changes = managed.shared.changes.load(Ordering::Relaxed) + 1;
         shared.changes.store(changes, Ordering::Relaxed);
-        let restored = backup::restore(backup, &*shared.kept, Generation(0));
+        // Each restore and rebuild said of which generation it is.
+        let lost = generation(&*managed.shared.kept).expect("memory does not fail");
+        managed.generation = managed.generation.max(lost);
+        let restored = backup::restore(backup, &*shared.kept, managed.generation);
         let restored = restored.expect("a whole backup");
         managed.shared = shared;
         managed.in_doubt = true;

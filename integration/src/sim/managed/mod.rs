@@ -28,8 +28,8 @@ use placement_service::service::{Moment, Service};
 use replicator::net::identity::{Identity, Role};
 use replicator::store::LogPoint;
 use replicator::words::{
-    BackendId, Change, ChangeRefused, DatacenterName, DiskName, DiskRecord, ExtentSize, HostName,
-    Revision,
+    BackendId, Change, ChangeRefused, DatacenterName, DiskName, DiskRecord, ExtentSize, Generation,
+    HostName, Revision,
 };
 use replicator::writer::SwapOutcome;
 use std::net::{IpAddr, Ipv4Addr};
@@ -53,6 +53,8 @@ pub struct Managed {
     services: u64,
     nodes: Vec<Node>,
     backups: Vec<String>,
+    /// The highest of the catalogs that were lost.
+    generation: Generation,
     backends: u128,
     /// Its catalog was restored, and not compared with all stores since.
     pub in_doubt: bool,
@@ -154,6 +156,7 @@ impl World {
             services: 0,
             nodes,
             backups: Vec::new(),
+            generation: Generation(0),
             backends: 0xb000,
             in_doubt: false,
             gathering: None,

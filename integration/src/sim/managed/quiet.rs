@@ -154,6 +154,8 @@ impl World {
         for other in 0..self.hosts.len() {
             if self.hosts[other].disk == disk {
                 self.hosts[other].vm = other == host;
+                // Nor does it move away when a writer that is still stopping has stopped.
+                self.hosts[other].moves_to = None;
             }
         }
         let has_it = |w: &World| {

@@ -2,7 +2,7 @@
 
 use super::Told;
 use crate::sim::world::{Violation, World};
-use replicator::words::StoreId;
+use replicator::words::{Change, StoreId};
 
 fn id(w: &World, store: usize) -> StoreId {
     w.stores[store].id
@@ -70,15 +70,29 @@ pub(super) fn two_that_lead(w: &mut World, way: u64) -> Told {
     w.write(0, 0, 6)?;
     w.flush(0)?;
     let old = w.leader().expect("it leads");
-    w.second_leader();
+    let before = w.disks[0].placement.record.revision;
+    if way >= 8 {
+        w.another_leads(true);
+    } else {
+        w.second_leader();
+    }
     for machine in 0..4 {
-        if way.is_multiple_of(2) || machine == 0 {
+        if way >= 8 {
+            w.asks(machine, 1 - old);
+        } else if way.is_multiple_of(2) || machine == 0 {
             w.asks(machine, old);
         }
     }
     if way >= 8 {
-        // Another VM is given the disk by the new one, before the old one is asked again.
+        // Another VM is given the disk by the new one. What the first writer had asked for reaches the old one then.
         w.open_by_service(1)?;
+        let owner = w.hosts[0].owner();
+        let late = Change::Eject {
+            by: (owner.backend, owner.life),
+            stores: Vec::from_iter(w.disks[0].placement.record.members().last().copied()),
+        };
+        w.asks(w.hosts[0].machine, old);
+        w.swap_by_service(0, before, &late);
     }
     // The first writer wants an ejection, by the old one.
     let mut out = w.disks[0].placement.record.members().into_iter();

@@ -248,6 +248,38 @@ fn damage_below_a_synced_point_is_no_torn_end() {
     drop(store);
 }
 
+/// A process died, and nothing else: what stands before frames of the same boot was whole once.
+#[test]
+fn a_block_that_rots_before_the_next_sync_costs_nothing_but_itself() {
+    for power_lost in [false, true] {
+        let mut bench = Bench::ready();
+        for block in 0..3 {
+            bench.write(block, 1, false);
+        }
+        bench.flush();
+        let content = bench.media.content("segment.00000001");
+        let frames: Vec<usize> = (0..content.len())
+            .step_by(64)
+            .filter(|at| content[at + 4] == 0xD1)
+            .collect();
+        bench
+            .media
+            .flip("segment.00000001", frames[1] as u64 + 100, 0);
+        if power_lost {
+            // Then nobody can tell it from what the power took.
+            let mut bench = bench.crash(|| true);
+            assert!(bench.seal(2).replicas[0].lost);
+            continue;
+        }
+        let mut bench = bench.kill();
+        assert!(!bench.recovery.lost_tail && bench.recovery.damage.len() == 1);
+        assert!(!bench.seal(2).replicas[0].lost);
+        let damaged = Refusal::Damaged { block: Block(1) };
+        assert_eq!(bench.read(0, 3), Err(damaged));
+        assert!(bench.read(0, 1).is_ok() && bench.read(2, 1).is_ok());
+    }
+}
+
 #[test]
 fn unsynced_damage_within_a_boot_counts_as_a_lost_tail() {
     let mut bench = Bench::ready();
