@@ -112,6 +112,8 @@ struct Node {
     placement: Vec<SocketAddr>,
     via: Vec<String>,
     capacity: Option<u64>,
+    /// How fast its store is scrubbed, as the node's setting has it.
+    scrub: Option<String>,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -207,6 +209,7 @@ impl Cluster {
                 placement: nodes_at.clone(),
                 via: Vec::new(),
                 capacity: None,
+                scrub: None,
                 log: scratch.log(spec.host),
                 process: None,
             });
@@ -406,6 +409,9 @@ impl Cluster {
         if let Some(bytes) = node.capacity {
             command.args(["--capacity", &bytes.to_string()]);
         }
+        if let Some(rate) = &node.scrub {
+            command.args(["--scrub", rate]);
+        }
         if !node.via.is_empty() {
             command.args(["--via", &node.via.join(",")]);
         }
@@ -418,6 +424,13 @@ impl Cluster {
         self.node(host)?.capacity = Some(bytes);
         self.kill_node_9(host)?;
         self.start_node(host)?;
+        self.wait_up()
+    }
+
+    /// Stops the node and starts it again, with its store scrubbed at this rate.
+    pub fn scrub_at(&mut self, host: &str, rate: &str) -> Result<()> {
+        self.node(host)?.scrub = Some(rate.to_owned());
+        self.restart_node(host)?;
         self.wait_up()
     }
 

@@ -109,6 +109,11 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
         5 * MINUTE,
     )?;
     run.step("bench, one tiny job", |log| bench::smoke(workspace, log))?;
+    run.program(
+        "media that lie, with real processes",
+        tests(workspace).args(["--package", "integration", "--test", "media"]),
+        3 * MINUTE,
+    )?;
     let guests = guest_tests(workspace).args(["--", "--test-threads=1"]);
     run.program("guests", guests, 15 * MINUTE)?;
     if quick {

@@ -1,0 +1,202 @@
+//! Media that lie, as an operator meets them: bytes of running nodes' stores are changed under them, and what
+//! `ukai` says and does about it. (One read at a time: `replicated_disk::damage`; many at once, with guests:
+//! `cargo xtask chaos --only media-lie`.)
+
+use anyhow::{Context, Result, ensure};
+use integration::cluster::{Cluster, NodeSpec};
+use integration::processes::{Answer, Lifetime, Scratch, ask, scenario};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const BLOCK: usize = 4096;
+const BLOCKS: usize = 1024;
+const BOUND: Duration = Duration::from_secs(60);
+const HOSTS: [NodeSpec; 2] = [
+    NodeSpec {
+        host: "tokyo-1",
+        datacenter: "tokyo",
+        rack: "t1",
+    },
+    NodeSpec {
+        host: "tokyo-2",
+        datacenter: "tokyo",
+        rack: "t2",
+    },
+];
+
+#[test]
+fn media_that_lie_are_found_healed_and_named() {
+    scenario("media", |scratch| {
+        let mut cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
+        cluster.create_disk("web1", "64M", 2, "tokyo-1")?;
+        import(&cluster, scratch, 1)?;
+        reads_are_right_and_damage_is_healed(&cluster, scratch)?;
+        the_scrub_finds_what_nobody_reads(&mut cluster)?;
+        copies_that_differ_are_named(&mut cluster, scratch)
+    });
+}
+
+fn reads_are_right_and_damage_is_healed(cluster: &Cluster, scratch: &Scratch) -> Result<()> {
+    // Half of it on one store, half on the other: each block has one copy left.
+    for block in 0..32 {
+        let host = HOSTS[usize::from(block >= 16)].host;
+        spoil(&cluster.store_dir(host), &content(block, 1))?;
+    }
+    let file = scratch.path("out.raw");
+    cluster.ukai(&["disk", "export", "web1", text(&file)?])?;
+    let read = fs::read(&file)?;
+    for block in 0..BLOCKS {
+        let got = &read[block * BLOCK..][..BLOCK];
+        ensure!(got == content(block, 1), "block {block} is read wrong");
+    }
+    let (code, verdict) = verify(cluster, true)?;
+    ensure!(code == 0 && verdict["good"] == true, "{verdict}");
+    ensure!(
+        verdict["damaged_blocks"] == verdict["healed_blocks"],
+        "{verdict}"
+    );
+    let (code, verdict) = verify(cluster, true)?;
+    ensure!(
+        code == 0 && verdict["damaged_blocks"] == 0,
+        "second look: {code} {verdict}"
+    );
+    ensure!(
+        verdict["blocks_read"].as_u64() >= Some(2 * BLOCKS as u64),
+        "{verdict}"
+    );
+    let healed = |media: &[Value]| sum(media, "healed_blocks") >= 32;
+    wait_for(cluster, healed)
+}
+
+fn the_scrub_finds_what_nobody_reads(cluster: &mut Cluster) -> Result<()> {
+    spoil(&cluster.store_dir("tokyo-1"), &content(200, 1))?;
+    ensure!(
+        sum(&medias(cluster)?, "damaged_blocks") == 0,
+        "nobody has seen it yet"
+    );
+    cluster.scrub_at("tokyo-1", "64MiB/s")?;
+    wait_for(cluster, |media| sum(media, "damaged_blocks") == 1)?;
+    let list = cluster.table(&["store", "list"])?;
+    ensure!(list.contains("1 block damaged"), "{list}");
+    // No data is read: the store says what it knows to be damaged.
+    let (code, verdict) = verify(cluster, false)?;
+    ensure!(code == 0 && verdict["good"] == true, "{code} {verdict}");
+    ensure!(verdict["healed_blocks"] == 1, "{verdict}");
+    wait_for(cluster, |media| sum(media, "damaged_blocks") == 0)
+}
+
+/// The only way to make copies differ that we know of: while the disk is closed, a store's directory is put
+/// back to a copy of it that was made while its process ran.
+fn copies_that_differ_are_named(cluster: &mut Cluster, scratch: &Scratch) -> Result<()> {
+    let (dir, copy) = (cluster.store_dir("tokyo-2"), scratch.path("copy"));
+    let copied = Command::new("cp").arg("-a").args([&dir, &copy]).status()?;
+    ensure!(copied.success(), "the directory is copied");
+    import(cluster, scratch, 2)?;
+    cluster.kill_node_9("tokyo-2")?;
+    fs::remove_dir_all(&dir)?;
+    fs::rename(&copy, &dir)?;
+    cluster.start_node("tokyo-2")?;
+    cluster.wait_up()?;
+    let (code, verdict) = verify(cluster, false)?;
+    ensure!(code == 1 && verdict["good"] == false, "{code} {verdict}");
+    // The image, and the zeroes behind it.
+    ensure!(
+        verdict["differing_blocks"].as_u64() >= Some(BLOCKS as u64),
+        "{verdict}"
+    );
+    let first = &verdict["differing"][0];
+    ensure!(first["block"] == 0, "{verdict}");
+    let copies = first["copies"].as_array().context("a list")?;
+    ensure!(
+        copies.len() == 2 && copies[0]["version"] != copies[1]["version"],
+        "{verdict}"
+    );
+    Ok(())
+}
+
+/// What a block holds after that import: found nowhere else.
+fn content(block: usize, import: u64) -> Vec<u8> {
+    let mut word = (block as u64 + 1) << 8 | import;
+    let words = (0..BLOCK / 8).flat_map(|_| {
+        word = word
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        word.to_le_bytes()
+    });
+    words.collect()
+}
+
+fn import(cluster: &Cluster, scratch: &Scratch, number: u64) -> Result<()> {
+    let file = scratch.path("in.raw");
+    let image: Vec<u8> = (0..BLOCKS).flat_map(|b| content(b, number)).collect();
+    fs::write(&file, image)?;
+    let mut arguments = vec!["disk", "import", "web1", text(&file)?];
+    arguments.extend((number > 1).then_some("--overwrite"));
+    cluster.ukai(&arguments).map(drop)
+}
+
+/// Changes a byte of the block with this content, wherever it stands in the store's segments.
+fn spoil(store: &Path, content: &[u8]) -> Result<()> {
+    let mut spoilt = 0;
+    for entry in fs::read_dir(store)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("segment.") {
+            continue;
+        }
+        let bytes = fs::read(&path)?;
+        for at in (0..bytes.len()).step_by(64) {
+            if bytes[at..].starts_with(content) {
+                let file = File::options().write(true).open(&path)?;
+                let middle = at + BLOCK / 2;
+                file.write_all_at(&[!bytes[middle]], middle as u64)?;
+                file.sync_all()?;
+                spoilt += 1;
+            }
+        }
+    }
+    ensure!(spoilt > 0, "the block is in {}", store.display());
+    Ok(())
+}
+
+/// The exit code, and the verdict.
+fn verify(cluster: &Cluster, deep: bool) -> Result<(i32, Value)> {
+    let mut command = Command::new(cluster.program());
+    command.envs(cluster.environment());
+    command.args(["disk", "verify", "web1", "--json"]);
+    command.args(deep.then_some("--deep"));
+    let Answer { status, out, err } = ask("ukai disk verify", command, BOUND)?;
+    let verdict = serde_json::from_str(&out).with_context(|| format!("{status} {out}{err}"))?;
+    Ok((status.code().context("it ends by itself")?, verdict))
+}
+
+/// What the stores say of their media, as the placement service heard last.
+fn medias(cluster: &Cluster) -> Result<Vec<Value>> {
+    let stores = cluster.ukai(&["store", "list"])?;
+    let stores = stores.as_array().context("a list of stores")?;
+    Ok(stores.iter().map(|store| store["media"].clone()).collect())
+}
+
+fn sum(media: &[Value], what: &str) -> u64 {
+    media.iter().filter_map(|media| media[what].as_u64()).sum()
+}
+
+fn wait_for(cluster: &Cluster, wanted: impl Fn(&[Value]) -> bool) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let media = medias(cluster)?;
+        if wanted(&media) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < BOUND, "{media:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path of text")
+}
