@@ -21,7 +21,7 @@ const DELAY: Duration = Duration::from_millis(10);
 const MOMENT: Duration = Duration::from_secs(1);
 /// Room for either disk, not for both.
 const STORE_BYTES: u64 = 576 << 20;
-const BALLAST_BYTES: u64 = 320 << 20;
+const BALLAST_BYTES: u64 = 448 << 20;
 const STUCK_BOUND: Duration = Duration::from_secs(60);
 
 #[test]

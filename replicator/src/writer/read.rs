@@ -19,6 +19,8 @@ pub(super) struct ReadPiece {
     /// Which entries are asked: those that hold what was written right below this epoch; the live
     /// ones for [`Epoch::MAX`].
     pub(super) below: Epoch,
+    /// In which that was found.
+    epoch: Epoch,
     /// Whom it asked last.
     pub(super) asked: Option<Holder>,
     /// Stores that do not have these blocks intact.
@@ -109,6 +111,7 @@ impl Writer {
             target,
             blocks,
             below,
+            epoch: self.record.epoch,
             asked: None,
             useless: SmallVec::new(),
             healed: None,
@@ -128,9 +131,12 @@ impl Writer {
         blocks: Blocks,
         change: impl FnOnce(&mut ReadPiece),
     ) {
-        let (target, below) = (self.reads[&piece].target, self.reads[&piece].below);
+        let parent = &self.reads[&piece];
+        let (target, below, epoch) = (parent.target, parent.below, parent.epoch);
         let child = self.add_read(target, blocks, below, Stage::Seeking);
-        change(self.reads.get_mut(&child).expect("just added"));
+        let read = self.reads.get_mut(&child).expect("just added");
+        read.epoch = epoch;
+        change(read);
         self.route(child);
     }
 
@@ -142,9 +148,12 @@ impl Writer {
         if !self.may_ask(target) {
             return;
         }
+        // In another epoch others hold other things: a member that is none any more was written to since the entry
+        // above it was found to lack the blocks, and has dropped what stood there before.
+        let stale = read.below < Epoch::MAX && read.epoch != self.record.epoch;
         let mut holders = self.sources(target, blocks, read.below);
-        if holders.is_empty() {
-            // A change of the members has ended an entry in the midst of a read of it: begin at the top.
+        if holders.is_empty() || stale {
+            // A change of the members has come into the midst of a read: begin at the top.
             holders = self.sources(target, blocks, Epoch::MAX);
             let read = self.reads.get_mut(&piece).expect("it was there");
             read.below = Epoch::MAX;
@@ -205,9 +214,11 @@ impl Writer {
 
     pub(super) fn asked(&mut self, piece: PieceId, holder: Holder) {
         self.seeking.remove(&piece);
+        let epoch = self.record.epoch;
         let read = self.reads.get_mut(&piece).expect("it was there");
         read.stage = Stage::Asked;
         read.asked = Some(holder);
+        read.epoch = epoch;
     }
 
     fn may_ask(&self, target: Target) -> bool {

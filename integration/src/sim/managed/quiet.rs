@@ -165,7 +165,11 @@ impl World {
         let end = self.now + PATIENCE;
         // Whoever stood by may open it first, with what it asked for long ago: then it is asked for again.
         while !has_it(self) && self.now < end {
-            self.attach_by_service(host, true);
+            if !self.attach_by_service(host, true) {
+                // Somebody who held a grant of the lost catalog may have shown it since: it says what to do.
+                self.managed().in_doubt = true;
+                self.after(0, What::Placing(Placing::Rebuild));
+            }
             let next = self.now + 100_000;
             self.run_until("time passes", 200_000, |w| has_it(w) || w.now >= next)?;
         }
