@@ -7,7 +7,7 @@ use super::calls::Purpose;
 use super::{Aim, CallId, Effect, Failure, Now, Phase, PieceId, RequestId, Writer};
 use crate::message::{Found, ReadBlocks, Refusal, Request, checksum};
 use crate::plant::{Plant, planted};
-use crate::words::{BLOCK_BYTES, Block, Blocks, Entry, Epoch, History, Span, StoreId};
+use crate::words::{BLOCK_BYTES, Block, Blocks, Entry, Epoch, History, Revision, Span, StoreId};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
@@ -19,8 +19,8 @@ pub(super) struct ReadPiece {
     /// Which entries are asked: those that hold what was written right below this epoch; the live
     /// ones for [`Epoch::MAX`].
     pub(super) below: Epoch,
-    /// In which that was found.
-    epoch: Epoch,
+    /// Of the record by which that was found.
+    revision: Revision,
     /// Whom it asked last.
     pub(super) asked: Option<Holder>,
     /// Stores that do not have these blocks intact.
@@ -111,7 +111,7 @@ impl Writer {
             target,
             blocks,
             below,
-            epoch: self.record.epoch,
+            revision: self.record.revision,
             asked: None,
             useless: SmallVec::new(),
             healed: None,
@@ -132,10 +132,10 @@ impl Writer {
         change: impl FnOnce(&mut ReadPiece),
     ) {
         let parent = &self.reads[&piece];
-        let (target, below, epoch) = (parent.target, parent.below, parent.epoch);
+        let (target, below, revision) = (parent.target, parent.below, parent.revision);
         let child = self.add_read(target, blocks, below, Stage::Seeking);
         let read = self.reads.get_mut(&child).expect("just added");
-        read.epoch = epoch;
+        read.revision = revision;
         change(read);
         self.route(child);
     }
@@ -148,9 +148,7 @@ impl Writer {
         if !self.may_ask(target) {
             return;
         }
-        // In another epoch others hold other things: a member that is none any more was written to since the entry
-        // above it was found to lack the blocks, and has dropped what stood there before.
-        let stale = read.below < Epoch::MAX && read.epoch != self.record.epoch;
+        let stale = self.is_stale(read);
         let mut holders = self.sources(target, blocks, read.below);
         if holders.is_empty() || stale {
             // A change of the members has come into the midst of a read: begin at the top.
@@ -214,11 +212,18 @@ impl Writer {
 
     pub(super) fn asked(&mut self, piece: PieceId, holder: Holder) {
         self.seeking.remove(&piece);
-        let epoch = self.record.epoch;
+        let revision = self.record.revision;
         let read = self.reads.get_mut(&piece).expect("it was there");
         read.stage = Stage::Asked;
         read.asked = Some(holder);
-        read.epoch = epoch;
+        read.revision = revision;
+    }
+
+    /// It is on its way down the entries of a map that is another one by now. Others hold other things there: who was
+    /// told that all is whole has dropped what stood below, and a member that is none any more was written to since
+    /// the entry above it was found to lack the blocks.
+    pub(super) fn is_stale(&self, read: &ReadPiece) -> bool {
+        read.below < Epoch::MAX && read.revision != self.record.revision
     }
 
     fn may_ask(&self, target: Target) -> bool {
@@ -266,6 +271,10 @@ impl Writer {
         let read = &self.reads[&piece];
         let (target, blocks) = (read.target, read.blocks);
         let holder = read.asked.expect("it was asked");
+        if self.is_stale(read) {
+            self.seek(piece);
+            return self.route(piece);
+        }
         let to_engine = !matches!(target, Target::Guest(_));
         if !answer.fits(blocks, to_engine) {
             let why = "the answer does not fit the question";

@@ -69,6 +69,10 @@ impl Writer {
         self.count_pulled(&pulled);
         self.progress.read_through_bytes += u64::from(pulled.copied) * BLOCK_BYTES;
         self.fill.spend(pulled.bytes);
+        if self.is_stale(&self.reads[&piece]) {
+            self.seek(piece);
+            return self.route(piece);
+        }
         let Some(absent) = checked(&pulled.absent, blocks) else {
             let why = "the answer does not fit the question";
             return self.pull_through_refused(piece, &Refusal::Invalid { why });
