@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 const POLL: Duration = Duration::from_millis(10);
+const LOG_TAIL_LINES: usize = 25;
 
 /// What a signal must end and remove. A pid is in it exactly while it is an unreaped child.
 static LEFT_BEHIND: Mutex<LeftBehind> = Mutex::new(LeftBehind {
@@ -81,6 +82,30 @@ fn left_behind<T>(change: impl FnOnce(&mut LeftBehind) -> T) -> T {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner()),
     )
+}
+
+/// What every thread of our processes does, a line each: for the story of a test that waited in vain.
+pub fn threads() -> String {
+    let pids: Vec<u32> = left_behind(|left| left.pids.keys().copied().collect());
+    let mut lines = Vec::new();
+    for pid in pids {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten();
+        for task in tasks.flatten() {
+            let told = |of: &str| {
+                let told = fs::read_to_string(task.path().join(of)).unwrap_or_default();
+                told.trim_end().to_owned()
+            };
+            let stat = told("stat");
+            let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim());
+            let state = state.split(' ').next().unwrap_or_default();
+            let (name, waits_in) = (told("comm"), told("wchan"));
+            lines.push(format!("{pid} {name}: {state} {waits_in}"));
+        }
+    }
+    lines.sort();
+    lines.join("\n")
 }
 
 /// A running program; killed when dropped.
@@ -375,9 +400,33 @@ impl Drop for Scratch {
             let _ = fs::remove_dir_all(&self.data);
         }
         if std::thread::panicking() || (self.keep_logs && !self.keep_data) {
+            print_tails(&self.logs);
             eprintln!("the logs are in {}", self.logs.display());
         } else if !self.keep_logs {
             let _ = fs::remove_dir_all(&self.logs);
         }
+    }
+}
+
+/// The last lines of each log: where only the output of a test is kept, they are all that is left of it.
+fn print_tails(logs: &Path) {
+    let mut paths: Vec<PathBuf> = fs::read_dir(logs)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    paths.sort();
+    for path in paths {
+        let log = fs::read(&path).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+        let name = path.file_name().unwrap_or_default().display();
+        eprintln!(
+            "---- {name}, the last of {} lines:\n{}",
+            lines.len(),
+            tail.join("\n")
+        );
     }
 }

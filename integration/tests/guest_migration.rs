@@ -62,7 +62,7 @@ fn come_to_nothing(scratch: &Scratch) -> Result<()> {
             .with_context(|| name)?;
         writer
             .must_go_on()
-            .with_context(|| format!("after: {name}"))?;
+            .with_context(|| format!("after: {name}: {}", state(&cluster)))?;
         // The source may still be taking the next epoch: what the writer had said before goes on first.
         let begun = std::time::Instant::now();
         loop {
@@ -75,12 +75,19 @@ fn come_to_nothing(scratch: &Scratch) -> Result<()> {
         }
         writer
             .must_go_on()
-            .with_context(|| format!("open again after: {name}"))?;
+            .with_context(|| format!("open again after: {name}: {}", state(&cluster)))?;
     }
     traveller.go(&cluster, "osaka-1")?;
     writer.must_go_on()?;
     writer.finish()?;
     traveller.shutdown()
+}
+
+fn state(cluster: &Cluster) -> String {
+    match cluster.ukai(&["disk", "show", "web1"]) {
+        Ok(disk) => disk.to_string(),
+        Err(error) => format!("{error:#}"),
+    }
 }
 
 type Attempt = fn(&Cluster, &mut Traveller) -> Result<()>;

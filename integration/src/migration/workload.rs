@@ -6,13 +6,13 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::guest::ticks::{PORT, Ticks};
 use crate::guest::{Guest, GuestConfig, Task};
-use crate::processes::Scratch;
+use crate::processes::{Scratch, threads};
 
 const LONG: Duration = Duration::from_secs(120);
 const BLOCK: u64 = 4096;
@@ -119,9 +119,10 @@ impl Writer {
         newest
     }
 
-    /// An error if it has ended by itself: it found a wrong block, or the disk failed.
+    /// An error if it has ended by itself: it found a wrong block, or the disk failed; or if it hangs.
     pub fn must_go_on(&mut self) -> Result<()> {
-        self.task.wait_for("flushed", LONG).map(drop)
+        let went_on = self.task.wait_for("flushed", LONG).map(drop);
+        went_on.with_context(|| format!("the threads of all:\n{}", threads()))
     }
 }
 
