@@ -255,6 +255,14 @@ impl DiskRecord {
         Some((range, Blocks::new(blocks.first, count as u32)))
     }
 
+    /// Whether a member of the entries that began at `from` may never have joined them: there was no moment since
+    /// at which all of them were even. The entries that a disk is created with begin before it is first opened.
+    pub fn may_be_unjoined(&self, from: Epoch) -> bool {
+        let created = from == Epoch::first(from.generation());
+        let next = from.next(self.even_below.generation());
+        from >= self.even_below || (created && self.even_below == next)
+    }
+
     /// Every store that a live entry names, sorted: all that a writer has to reach.
     pub fn members(&self) -> Vec<StoreId> {
         sorted(self.map.iter().flat_map(|range| range.history.members()))
@@ -359,6 +367,13 @@ impl History {
             }
             self.0.iter().any(|entry| entry.from == from && entry.whole)
         })
+    }
+
+    /// The same where these stores have nothing at all.
+    pub fn covers_without(&self, stores: &[StoreId]) -> bool {
+        let has_others = |entry: &&Entry| entry.stores.iter().any(|store| !stores.contains(store));
+        let left = History(self.0.iter().filter(has_others).cloned().collect());
+        left.live().next().is_some() && left.covers()
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) enum Replica {
     Lost,
     /// It has never joined this entry, so nothing was ever acknowledged in it.
     NotJoined,
+    /// It has joined, and has nothing any more: it was told to drop it by a catalog that was lost since, say.
+    Gone,
 }
 
 impl Writer {
@@ -239,7 +241,7 @@ impl Writer {
                 |(extents, entry)| match replica(sealed, extents, entry.from) {
                     Replica::Whole => None,
                     Replica::Lost => Some(Request::Settle { asker, extents }),
-                    Replica::NotJoined => Some(Request::Join {
+                    Replica::NotJoined | Replica::Gone => Some(Request::Join {
                         asker,
                         extents,
                         extent_size,

@@ -131,11 +131,12 @@ impl Writer {
             return;
         }
         let starting = matches!(self.phase, Phase::Starting(_));
+        let before = self.stopping.as_ref().map_or(0, |stopping| stopping.before);
         self.phase = Phase::Idle;
         self.stale = true;
         self.errand = None;
         self.blocked = None;
-        self.fail_all(Failure::Stopped, false);
+        self.fail_all(Failure::Stopped, before);
         if starting {
             let why = super::NotStarted::Stopped;
             self.effects.push_back(Effect::NotStarted { why });

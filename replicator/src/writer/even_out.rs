@@ -15,10 +15,10 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Blocks that are rewritten together: 256 KiB.
-const RUN_BLOCKS: u32 = 64;
-/// Runs that are read or rewritten at once: 4 MiB.
-const MAX_RUNS: usize = 16;
+/// Blocks that are rewritten together: a frame that fits into the segments of the tiniest stores.
+const RUN_BLOCKS: u32 = 24;
+/// Runs that are read or rewritten at once: 3.75 MiB.
+const MAX_RUNS: usize = 40;
 
 pub(super) struct Evening {
     cursors: BTreeMap<StoreId, Cursor>,

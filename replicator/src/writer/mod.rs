@@ -340,7 +340,7 @@ impl Writer {
         self.errand = None;
         self.blocked = None;
         self.full = None;
-        self.fail_all(Failure::Superseded, true);
+        self.fail_all(Failure::Superseded, usize::MAX);
         self.effects.push_back(Effect::Superseded { shown });
         if self.stopping.is_some() {
             self.stopped(false);

@@ -133,8 +133,8 @@ impl Writer {
     }
 
     /// Ends everything under way with `failure`; reads that may still land do so when they cannot
-    /// any more. With `also_waiting`, what has not begun too.
-    pub(super) fn fail_all(&mut self, failure: Failure, also_waiting: bool) {
+    /// any more. Of those that have not begun the first `waiting` end, too.
+    pub(super) fn fail_all(&mut self, failure: Failure, waiting: usize) {
         self.void_calls();
         self.fail_writes();
         self.fail_syncs();
@@ -150,12 +150,11 @@ impl Writer {
         for id in done {
             self.complete(id);
         }
-        if also_waiting {
-            for Waiting { id, op, .. } in std::mem::take(&mut self.waiting) {
-                self.in_flight_bytes -= self.weight(&op);
-                let result = Err(failure);
-                self.effects.push_back(Effect::Complete { id, result });
-            }
+        let waiting = waiting.min(self.waiting.len());
+        for Waiting { id, op, .. } in self.waiting.drain(..waiting).collect::<Vec<_>>() {
+            self.in_flight_bytes -= self.weight(&op);
+            let result = Err(failure);
+            self.effects.push_back(Effect::Complete { id, result });
         }
     }
 

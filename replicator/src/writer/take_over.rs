@@ -75,7 +75,7 @@ pub(super) struct RangePlan {
     pub kept: Vec<StoreId>,
     /// Whose content may count: each of them alone is a legitimate state of each block.
     pub sources: Vec<StoreId>,
-    /// Of those kept: they have never joined their entry, which began then.
+    /// Of those kept: they have never joined their entry, which began then, or have nothing of it any more.
     pub joining: Vec<(StoreId, Epoch)>,
     /// Of those kept: their tails are lost (A4).
     pub lost: Vec<StoreId>,
@@ -314,10 +314,7 @@ pub(super) fn plan(
     let mut drop: BTreeSet<StoreId> = BTreeSet::new();
     let mut needed: BTreeSet<StoreId> = BTreeSet::new();
     let mut waits_for: BTreeSet<StoreId> = BTreeSet::new();
-    let state = |range: &MapRange, store: &StoreId| {
-        let from = range.history.member(*store)?.from;
-        Some(replica(sealed.get(store)?, range.extents, from))
-    };
+    let state = |range: &MapRange, store: &StoreId| standing(record, range, *store, sealed);
     let is_healthy = |range: &MapRange, store: &StoreId| {
         matches!(
             state(range, store),
@@ -326,16 +323,28 @@ pub(super) fn plan(
     };
     for range in &record.map {
         let stores: Vec<StoreId> = range.history.members().collect();
-        if stores.iter().any(|store| is_healthy(range, store)) {
+        let are = |wanted: Option<Replica>| -> Vec<StoreId> {
+            let is = |store: &&StoreId| state(range, store) == wanted;
+            stores.iter().filter(is).copied().collect()
+        };
+        let (lost, gone) = (are(Some(Replica::Lost)), are(Some(Replica::Gone)));
+        if !gone.is_empty() && !range.history.covers_without(&gone) {
+            waits_for.extend(gone);
+        } else if stores.iter().any(|store| is_healthy(range, store)) {
             drop.extend(stores.iter().filter(|store| !is_healthy(range, store)));
+            if are(Some(Replica::Whole)).is_empty() {
+                // Who has nothing is no reason to forget what another one has.
+                needed.extend(lost);
+            }
         } else {
             // A4: each lost a different tail, but all that was ever synced is on each of them.
-            let silent = stores.iter().filter(|store| !sealed.contains_key(store));
-            if planted(Plant::SettlesWithoutWaiting) && silent.clone().count() < stores.len() {
+            let silent = are(None);
+            if planted(Plant::SettlesWithoutWaiting) && silent.len() < stores.len() {
                 drop.extend(silent);
             } else {
                 waits_for.extend(silent);
-                needed.extend(stores);
+                needed.extend(lost);
+                drop.extend(gone);
             }
         }
     }
@@ -389,14 +398,15 @@ pub(super) fn plan(
             let is = |store: &&StoreId| state(range, store) == Some(wanted);
             kept.iter().filter(is).copied().collect()
         };
-        let (whole, joining, lost) = (
+        let (whole, mut joining, lost, gone) = (
             which(Replica::Whole),
             which(Replica::NotJoined),
             which(Replica::Lost),
+            which(Replica::Gone),
         );
         let mut sources: Vec<StoreId> = whole.iter().chain(&joining).copied().collect();
-        if sources.is_empty() {
-            sources = lost.clone();
+        if whole.is_empty() {
+            sources.extend(&lost);
         }
         assert!(
             !sources.is_empty(),
@@ -405,9 +415,11 @@ pub(super) fn plan(
         let synced = Version::new(record.even_below, Seq::ZERO);
         let held = whole.iter().map(|store| sealed[store].watermark).max();
         let floor = match held {
+            _ if !gone.is_empty() => Version::ZERO,
             Some(held) if lost.is_empty() => held.max(synced),
             _ => synced,
         };
+        joining.extend(gone);
         ranges.push(RangePlan {
             extents: range.extents,
             kept,
@@ -422,4 +434,18 @@ pub(super) fn plan(
     }
     let drop = drop.into_iter().collect();
     Ok(Plan { ranges, drop })
+}
+
+/// What a member's answer says of its replica of a range; `None` where it has not answered.
+fn standing(
+    record: &DiskRecord,
+    range: &MapRange,
+    store: StoreId,
+    sealed: &BTreeMap<StoreId, Sealed>,
+) -> Option<Replica> {
+    let from = range.history.member(store)?.from;
+    match replica(sealed.get(&store)?, range.extents, from) {
+        Replica::NotJoined if !record.may_be_unjoined(from) => Some(Replica::Gone),
+        replica => Some(replica),
+    }
 }

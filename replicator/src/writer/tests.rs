@@ -672,6 +672,64 @@ fn a_take_over_drops_who_lost_its_tail_but_waits_for_all_when_all_did() {
     assert!(both.writer.is_serving());
 }
 
+/// A has a replica with a lost tail, B has none. `record` was left open.
+fn taken_over_beside_none(record: DiskRecord) -> Script {
+    let mut script = Script::new(record);
+    script.start(TakeOver::Ordered);
+    let (call, record) = (script.inspections.remove(0), script.record.clone());
+    script.event(Event::Inspected {
+        call,
+        record: Some(Box::new(record)),
+    });
+    script.commit();
+    script.seal(A, 1, 1, true);
+    script.seal(B, 1, 0, false);
+    script
+}
+
+#[test]
+fn a_member_that_has_nothing_any_more_does_not_speak_for_the_others() {
+    let attach = Change::Attach {
+        owner: owner(2),
+        sets: vec![],
+    };
+    let close = Change::Close {
+        by: (owner(2).backend, owner(2).life),
+        last: Version::new(Epoch::from_u64(2), Seq(1)),
+        successor: None,
+    };
+    let closed = left_open(&[A, B]).apply(G, &close).unwrap();
+    let again = closed.apply(G, &attach).unwrap();
+    let mut script = taken_over_beside_none(again);
+    script.answer(A, Reply::Synced);
+    let change = script.commit();
+    assert!(matches!(change, Change::Settle { drop, .. } if drop == [B]));
+    script.answer(A, Reply::SETTLED);
+    assert!(script.writer.is_serving());
+}
+
+#[test]
+fn a_member_that_has_not_joined_yet_gets_what_another_has() {
+    let mut script = taken_over_beside_none(left_open(&[A, B]));
+    assert!(matches!(
+        script.answer(B, Reply::JOINED),
+        Request::Join { .. }
+    ));
+    script.answer(A, listed((2, 1)));
+    script.answer(
+        B,
+        Reply::Listed {
+            blocks: vec![],
+            more: false,
+        },
+    );
+    script.answer(A, Reply::Read(found((2, 1), 5)));
+    for store in [A, B] {
+        let request = script.answer(store, Reply::WRITTEN);
+        assert_eq!(Script::version(&request), (3, 1));
+    }
+}
+
 #[test]
 fn a_stop_drains_syncs_and_closes() {
     let mut script = Script::open(&[A, B]);
@@ -781,6 +839,19 @@ fn a_stop_without_the_placement_service_ends_and_leaves_the_epoch_open() {
         record: Some(Box::new(record)),
     });
     assert!(matches!(script.commit(), Change::TakeOver { .. }));
+}
+
+#[test]
+fn what_waited_before_a_stop_that_is_not_clean_ends_with_it() {
+    let mut script = Script::new(used(&[A]));
+    script.start(TakeOver::Own);
+    let before = script.write(0, 4096, 1);
+    script.event(Event::Stop { successor: None });
+    let after = script.write(4096, 4096, 2);
+    script.wait(100);
+    assert!(script.other.contains(&Effect::Stopped { clean: false }));
+    assert_eq!(script.is_done(before), Some(Err(Failure::Stopped)));
+    assert_eq!(script.is_done(after), None, "it is the next start's");
 }
 
 #[test]
