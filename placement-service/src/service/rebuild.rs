@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::node_protocol::{KeptDisk, Records, Response};
 use replicator::net::identity::Identity;
-use replicator::words::{DiskId, DiskRecord, Epoch, Generation, StoreId};
+use replicator::words::{DiskId, DiskRecord, Epoch, Generation, Revision, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What stores have told since they were asked last.
@@ -240,6 +240,13 @@ impl Service {
                 .map(|kept| kept.value.clone())
                 .unwrap_or_default();
             let after = self.serving(record);
+            // Whoever goes by the record that stands here must not take this one for it.
+            let stands = before.as_ref().map(|before| before.value.revision);
+            let stands = stands.filter(|stands| *stands >= record.revision);
+            let rebuilt = DiskRecord {
+                revision: stands.map_or(record.revision, Revision::next),
+                ..record.clone()
+            };
             // What was superfluous as of the backup may be in use since.
             let retired = self.retired_copies(id)?;
             let known = retired.as_ref().map_or(&[][..], |kept| &kept.value);
@@ -248,7 +255,7 @@ impl Service {
                 .expect(key::disk(id), unchanged(&before))
                 .expect(key::name(&record.name), unchanged(&name))
                 .expect(key::attachment(id), unchanged(&kept))
-                .put(key::disk(id), json(record))
+                .put(key::disk(id), json(&rebuilt))
                 .put(key::name(&record.name), json(&id));
             let write = put_retired(write, id, &still_retired(record, known));
             let write = match attached == after {

@@ -311,6 +311,7 @@ impl History {
                 Some(i) => drop(self.0.remove(i)),
                 None => return,
             }
+            self.drop_groundless();
         }
     }
 
@@ -346,6 +347,20 @@ impl History {
             }
             alike
         });
+        self.drop_groundless();
+    }
+
+    /// What a sealed entry lacks is found in older ones, down to a whole one; or it is a way to nowhere, and goes.
+    fn drop_groundless(&mut self) {
+        let mut grounded: Vec<Entry> = Vec::with_capacity(self.0.len());
+        for entry in self.0.drain(..).rev() {
+            let older = |older: &Entry| older.from < entry.from && older.reaches(entry.from);
+            if entry.is_live() || entry.whole || grounded.iter().any(older) {
+                grounded.push(entry);
+            }
+        }
+        grounded.reverse();
+        self.0 = grounded;
     }
 }
 
@@ -576,6 +591,42 @@ mod tests {
             Err(ChangeRefused::HistoryFull { extents: all })
         );
         assert!(attach(&record, 1, vec![]).is_ok());
+    }
+
+    #[test]
+    fn a_full_history_forgets_no_ground_of_what_it_keeps() {
+        let epoch = Epoch::from_u64;
+        let sealed = |from, until, whole, n| Entry {
+            from: epoch(from),
+            until: Some(epoch(until)),
+            whole,
+            stores: vec![store(n)],
+        };
+        let mut history = History(vec![
+            Entry::new(epoch(12), vec![store(10), store(13)]),
+            sealed(9, 10, false, 13),
+            sealed(8, 12, false, 14),
+            sealed(8, 9, false, 10),
+            sealed(7, 8, true, 11),
+            sealed(5, 8, false, 13),
+            sealed(4, 5, false, 11),
+            sealed(3, 4, true, 13),
+        ]);
+        history.remove(&[store(10)], epoch(13));
+        assert!(history.covers() && history.0.len() <= History::MAX_ENTRIES);
+        // One that is whole went for want of room, and with it those that had led to it only.
+        let left: Vec<(Epoch, Option<Epoch>)> =
+            history.0.iter().map(|e| (e.from, e.until)).collect();
+        let kept = [
+            (12, None),
+            (12, Some(13)),
+            (9, Some(10)),
+            (8, Some(12)),
+            (8, Some(9)),
+            (7, Some(8)),
+        ];
+        let kept = kept.map(|(from, until)| (epoch(from), until.map(epoch)));
+        assert_eq!(left, kept);
     }
 
     fn switch(record: &DiskRecord, stores: &[u128]) -> DiskRecord {

@@ -176,10 +176,7 @@ impl Writer {
                     Target::Settle(run) => !self.has_newest(run, holder.store),
                     Target::Guest(_) | Target::Merge(_) => false,
                 };
-                // Below the top whoever has all answers at once; the way down the others' entries may have no ground.
-                let partial = below < Epoch::MAX && !holder.last;
-                let distance = self.distance(holder.store);
-                (avoided, behind, partial, distance, !holder.last)
+                (avoided, behind, self.distance(holder.store), !holder.last)
             });
         let Some(holder) = best else {
             return;

@@ -152,6 +152,27 @@ fn a_rebuild_takes_the_newest_record_and_epochs_go_on_above_it() {
 }
 
 #[test]
+fn a_rebuilt_record_has_no_revision_that_another_one_had() {
+    let (text, record, backend) = history();
+    let play = restored(&text);
+    let stands = play.record(record.id);
+    let told = DiskRecord {
+        revision: stands.revision,
+        ..record
+    };
+    for number in 1..=3 {
+        beat_as(&play, number, &told, runs(told.id, backend));
+    }
+    tell_all(&play, &told);
+    play.service.rebuild(&Rebuild::default(), play.now).unwrap();
+    let rebuilt = DiskRecord {
+        revision: stands.revision.next(),
+        ..told
+    };
+    assert_eq!(play.record(rebuilt.id), rebuilt);
+}
+
+#[test]
 fn a_catalog_that_is_gone_comes_back_from_the_stores_without_stopping_anybody() {
     let (_, record, backend) = history();
     let play = Play::over(Arc::new(MemoryCatalog::new()));
