@@ -429,6 +429,7 @@ impl World {
 
     pub(super) fn store_dies(&mut self, store: usize, power: bool) {
         let id = self.stores[store].id;
+        let power = power && self.stores[store].may_lose_power();
         self.say(format_args!("{} dies, power lost: {power}", name(id)));
         if power {
             self.stats.count("power losses");

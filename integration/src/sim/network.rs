@@ -9,6 +9,9 @@ use replicator::plant::{Plant, planted};
 use replicator::words::StoreId;
 use replicator::writer::{Aim, CallId, Event};
 
+/// When a store says that it has synced all, if nothing comes that would: microseconds, short like all bounds here.
+const NOTE_AFTER: u64 = 5_000;
+
 impl World {
     pub(super) fn arrives(&mut self, store: StoreId, to: Return, request: Request) {
         let session = self.links.get(&(to.host, store)).map(|link| link.session);
@@ -111,6 +114,15 @@ impl World {
             self.after(wait, What::StartStore(store, process));
         }
         if self.keep_promises(store) {
+            self.after(1, What::SyncBegins(store, process));
+        } else if self.store(store).wants_note() {
+            self.after(NOTE_AFTER, What::Note(store, process));
+        }
+    }
+
+    pub(super) fn note(&mut self, store: StoreId, process: u64) {
+        let node = self.store(store);
+        if node.process == process && node.notes() {
             self.after(1, What::SyncBegins(store, process));
         }
     }

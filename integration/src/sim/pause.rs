@@ -66,6 +66,7 @@ impl World {
             | What::Fetch(_, store, _)
             | What::RunFetch(_, store, ..)
             | What::SyncBegins(store, _)
+            | What::Note(store, _)
             | What::SyncEnds(store, _)
             | What::Housekeep(store) => Process::Store(*store),
             What::Drop(retired) => Process::Store(retired.store),

@@ -63,7 +63,7 @@ impl World {
         self.stats.count("bits that flipped");
         self.stats
             .count_if(!self.quiet, "bits that flipped while things went on");
-        self.stores[store].rotted = true;
+        self.stores[store].rots(&file, start);
         self.rotten.push(Rotten {
             disk,
             block,

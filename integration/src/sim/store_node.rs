@@ -41,6 +41,9 @@ pub struct StoreNode {
     pub refused: bool,
     /// Some of what it had synced has rotted.
     pub rotted: bool,
+    /// Where something rotted of which nothing on media says that it was synced: until that is so, power is
+    /// not lost, since nobody could tell it from a torn tail (rule S5).
+    fragile: Vec<(String, u64)>,
     /// A write of its is going to tear.
     pub tears: bool,
     /// Its process does nothing before this moment of the world.
@@ -76,6 +79,7 @@ impl StoreNode {
             refused: false,
             tears: false,
             rotted: false,
+            fragile: Vec::new(),
             paused_until: 0,
         };
         node.start().expect("a new store opens");
@@ -177,6 +181,32 @@ impl StoreNode {
             let result = job.run();
             core.finish_sync(job, result);
         }
+    }
+
+    /// Says up to where all is synced. `true`: that is to be synced.
+    pub fn notes(&mut self) -> bool {
+        let core = self.core.as_mut().filter(|core| core.wants_note());
+        core.map(Store::state_synced).is_some()
+    }
+
+    pub fn wants_note(&self) -> bool {
+        self.core.as_ref().is_some_and(Store::wants_note)
+    }
+
+    /// Something of what was synced rots there.
+    pub fn rots(&mut self, file: &str, at: u64) {
+        self.rotted = true;
+        let core = self.core.as_ref().expect("it rots while it is up");
+        if !core.is_proven(file, at) {
+            self.fragile.push((file.to_owned(), at));
+        }
+    }
+
+    pub fn may_lose_power(&mut self) -> bool {
+        if let Some(core) = &self.core {
+            self.fragile.retain(|(file, at)| !core.is_proven(file, *at));
+        }
+        self.fragile.is_empty()
     }
 
     /// The answers whose sync has come, by whoever ran it; and whether more wait.

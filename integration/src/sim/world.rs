@@ -146,6 +146,8 @@ pub(super) enum What {
     /// Its order to let a replica go reaches the store.
     Drop(Retired),
     SyncBegins(StoreId, u64),
+    /// All was synced a while ago.
+    Note(StoreId, u64),
     SyncEnds(StoreId, u64),
     Housekeep(StoreId),
     Connect(usize, u64, StoreId),
@@ -349,6 +351,7 @@ impl World {
             What::Orders(host, life) => self.orders_arrive(host, life),
             What::ConsiderDrop(retired) => self.consider_drop(retired),
             What::Drop(retired) => self.drop_arrives(retired),
+            What::Note(store, process) => self.note(store, process),
             What::SyncBegins(store, process) => self.sync_begins(store, process),
             What::SyncEnds(store, process) => self.sync_ends(store, process),
             What::Housekeep(store) => {

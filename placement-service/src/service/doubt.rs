@@ -27,6 +27,16 @@ pub(super) struct Shown {
     has_disks: bool,
 }
 
+impl Shown {
+    /// All were asked what they keep of a disk, and this is the latest: a later one that somebody once spoke of is
+    /// gone with a tail.
+    pub(super) fn agreed(&mut self, record: &DiskRecord) {
+        if let Some((epoch, revision, _)) = self.latest.get_mut(&record.id) {
+            (*epoch, *revision) = (record.epoch, Some(record.revision));
+        }
+    }
+}
+
 /// Why a record is not relied upon.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Doubt {

@@ -117,7 +117,9 @@ impl Service {
             if !refused {
                 let verified = Transaction::new().delete(key::UNVERIFIED);
                 let _ = self.catalog.commit(&verified)?;
-                self.shown_epochs().unverified = None;
+                let mut shown = self.shown_epochs();
+                shown.unverified = None;
+                judged.iter().for_each(|j| shown.agreed(&j.record));
             }
             self.look_behind_all()?;
             self.course().places_changed();

@@ -82,6 +82,11 @@ pub struct Log<M: Media> {
     unwritten: Option<io::Error>,
     began: LogPoint,
     synced: LogPoint,
+    /// Up to where a frame says that all was synced; the same of frames that are synced themselves.
+    stated: LogPoint,
+    proven: LogPoint,
+    /// The end of the last frame that says anything else.
+    said: LogPoint,
     syncing: Option<LogPoint>,
     /// Files with bytes that no sync covers.
     unsynced: Vec<(u32, Arc<M::File>)>,
@@ -95,6 +100,7 @@ pub struct Log<M: Media> {
 /// One sync of the log, to be run without holding anything else up.
 pub struct SyncJob<M: Media> {
     point: LogPoint,
+    states: LogPoint,
     files: Vec<(u32, Arc<M::File>)>,
     dir: Option<M>,
 }
@@ -156,6 +162,9 @@ impl<M: Media> Log<M> {
             unwritten: None,
             began: accepted,
             synced: accepted,
+            stated: accepted,
+            proven: accepted,
+            said: at,
             syncing: None,
             unsynced: Vec::new(),
             dir_changed: true,
@@ -457,6 +466,15 @@ impl<M: Media> Log<M> {
             raw.push(header.encode(self.store, Place::new(segment, at)));
             at += header.frame_bytes();
         }
+        if let Some(link) = due.and_then(|due| due.link()) {
+            self.stated = link.synced;
+        }
+        if raw.len() > usize::from(due.is_some()) {
+            self.said = LogPoint {
+                segment,
+                offset: at,
+            };
+        }
         assert!(at <= self.segments[&segment].bytes, "room was made before");
         if self.unsynced.last().is_none_or(|(id, _)| *id != segment) {
             self.unsynced.push((segment, self.file.clone()));
@@ -475,6 +493,7 @@ impl<M: Media> Log<M> {
         }
         let job = SyncJob {
             point: self.ended,
+            states: self.stated,
             files: std::mem::take(&mut self.unsynced),
             dir: std::mem::take(&mut self.dir_changed).then(|| self.media.clone()),
         };
@@ -493,8 +512,26 @@ impl<M: Media> Log<M> {
             return false;
         }
         self.synced = job.point;
+        self.proven = job.states;
         self.due.get_or_insert(Kind::Mark);
         true
+    }
+
+    /// All is synced, and nothing on media says so: if a block rots now and then power is lost, what stands behind
+    /// it passes for a torn tail.
+    pub fn wants_note(&self) -> bool {
+        let idle = self.held.is_empty() && self.syncing.is_none() && self.ended == self.synced;
+        idle && !self.failed && self.proven < self.said
+    }
+
+    /// Says up to where all is synced; that is to be synced, too. [`Log::make_room`] has found it room.
+    pub fn note(&mut self) -> io::Result<()> {
+        self.append(std::iter::empty()).map(drop)
+    }
+
+    /// Frames that are on media say that what stands before this was synced.
+    pub fn proven(&self) -> LogPoint {
+        self.proven
     }
 
     /// Segments that ended since the last time that this was asked, and what they take.

@@ -74,7 +74,7 @@ struct Core {
     closing: bool,
     /// Jobs that run without the lock: syncs, housekeeping. The directory is theirs until they end.
     running: u32,
-    /// Something was appended since the last look; see [`SYNC_AFTER`].
+    /// Something was appended since the last look, or synced without a note; see [`SYNC_AFTER`].
     sync_later: bool,
     /// How much had been appended when housekeeping was last woken for it.
     looked_at: u64,
@@ -627,8 +627,13 @@ impl Shared {
                 self.sync_since.store(0, Ordering::Relaxed);
                 let store = core.store.as_mut().expect("closing waits for what runs");
                 store.finish_sync(job, result);
+                let notes_later = store.wants_note() && !core.sync_later;
+                core.sync_later |= notes_later;
+                let store = core.store.as_mut().expect("it was there");
                 if store.wants_housekeeping() {
                     self.want_housekeeping(&mut core);
+                } else if notes_later {
+                    self.housekeeping_wanted.notify_one();
                 }
             } else {
                 // Nobody has written lately: time for what is left to do.
@@ -744,6 +749,9 @@ impl Shared {
             .timed_out()
         {
             core.sync_later = false;
+            if let Some(store) = &mut core.store {
+                store.state_synced();
+            }
             self.want_sync(core);
         }
     }

@@ -1,8 +1,9 @@
 //! Syncs: group commit, and what a failed one means.
 
+use super::append::Purpose;
 use super::frame::LogPoint;
 use super::media::Media;
-use super::{Handled, Store, SyncJob};
+use super::{Handled, Store, SyncJob, segment};
 use crate::message::{Refusal, Reply};
 use crate::plant::{Plant, planted};
 use crate::words::{DiskId, Epoch};
@@ -71,6 +72,29 @@ impl<M: Media> Store<M> {
     pub(super) fn fail(&mut self) {
         tracing::error!(store = %self.id, "the store stops");
         self.log.fail();
+    }
+
+    /// Whether [`Store::state_synced`] has something to say.
+    pub fn wants_note(&self) -> bool {
+        self.log.wants_note()
+    }
+
+    /// Says up to where all is synced, where the next frame would and does not come (rule S5). To be synced like
+    /// anything else. Where there is no room nothing is said.
+    pub fn state_synced(&mut self) {
+        if !self.log.wants_note() || self.log.make_room(0, Purpose::Cleaning).is_err() {
+            return;
+        }
+        if let Err(error) = self.log.note() {
+            tracing::error!(store = %self.id, %error, "cannot write to the log: the store stops");
+            self.note_failed_sync();
+        }
+    }
+
+    /// Whether frames on media say that what stands there was synced.
+    pub fn is_proven(&self, segment: &str, offset: u64) -> bool {
+        let at = segment::parse_name(segment).map(|segment| LogPoint { segment, offset });
+        at.is_some_and(|at| at < self.log.proven())
     }
 
     /// Whether so much was appended since the last sync that one should run though nobody asked.

@@ -350,6 +350,8 @@ pub enum Stall {
     SettleWaits(Vec<StoreId>),
     #[error("store {0} is full")]
     Full(StoreId),
+    #[error("store {0} does not accept the placement service's grant")]
+    NotGranted(StoreId),
     #[error("what is to be read stands on stores {0:?}, and none of them answers")]
     Unreachable(Vec<StoreId>),
 }

@@ -11,6 +11,8 @@ pub(super) struct Call {
     pub request: Request,
     pub aim: Aim,
     pub purpose: Purpose,
+    /// When it was asked for the first time.
+    pub begun: Now,
     /// Since when the store owes an answer, connected or not.
     pub issued: Now,
     /// Whether it was sent in the session that stands.
@@ -132,6 +134,7 @@ impl Writer {
             request,
             aim,
             purpose,
+            begun: self.now,
             issued: self.now,
             sent: false,
             hold_until: None,

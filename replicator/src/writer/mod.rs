@@ -128,6 +128,8 @@ pub struct Writer {
     restart: bool,
     blocked: Option<eject::Blocked>,
     full: Option<StoreId>,
+    /// A store that has not taken our grant for long.
+    ungranted: Option<StoreId>,
     /// Stores that reads have been waiting for.
     unreachable: Vec<StoreId>,
     stall: Option<Stall>,
@@ -203,6 +205,7 @@ impl Writer {
             restart: false,
             blocked: None,
             full: None,
+            ungranted: None,
             unreachable: Vec::new(),
             stall: None,
             patrol_at: None,
@@ -340,6 +343,7 @@ impl Writer {
         self.errand = None;
         self.blocked = None;
         self.full = None;
+        self.ungranted = None;
         self.fail_all(Failure::Superseded, usize::MAX);
         self.effects.push_back(Effect::Superseded { shown });
         if self.stopping.is_some() {
@@ -411,7 +415,8 @@ impl Writer {
         } else {
             let away = Some(&self.unreachable).filter(|stores| !stores.is_empty());
             let full = self.full.map(Stall::Full);
-            full.or_else(|| away.map(|stores| Stall::Unreachable(stores.clone())))
+            let refused = full.or(self.ungranted.map(Stall::NotGranted));
+            refused.or_else(|| away.map(|stores| Stall::Unreachable(stores.clone())))
         };
         if stall != self.stall {
             self.effects.push_back(match &stall {

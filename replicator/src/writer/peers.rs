@@ -202,8 +202,8 @@ impl Writer {
         };
         let store = call.store;
         self.peer(store).overdue = false;
-        if self.full == Some(store) {
-            self.full = None;
+        for refuses in [&mut self.full, &mut self.ungranted] {
+            refuses.take_if(|refuses| *refuses == store);
         }
         match &reply {
             Reply::Written(reach)
@@ -319,10 +319,13 @@ impl Writer {
                 self.full = Some(store);
                 return self.hold(id, call);
             }
-            Refusal::BadChecksum => return self.hold(id, call),
+            // What was damaged on the way is sent once more; where it is damaged each time, the store is of no use.
+            Refusal::BadChecksum if !self.was_begun_long_ago(&call) => return self.hold(id, call),
             // No fault of the store's: the shell gets a grant and shows it, and meanwhile we wait.
             Refusal::NotGranted { .. } => {
-                call.issued = self.now;
+                if self.was_begun_long_ago(&call) {
+                    self.ungranted = Some(store);
+                }
                 return self.hold(id, call);
             }
             _ => {}
@@ -353,6 +356,12 @@ impl Writer {
         }
     }
 
+    /// Longer ago than a store may take for an answer.
+    fn was_begun_long_ago(&self, call: &Call) -> bool {
+        let patience = self.config.eject_after;
+        patience.is_some_and(|patience| call.begun + patience <= self.now)
+    }
+
     /// Whether any newest entry names `store`.
     pub(super) fn is_member(&self, store: StoreId) -> bool {
         self.record
@@ -381,6 +390,7 @@ impl Writer {
         }
         self.blocked = None;
         self.full = None;
+        self.ungranted = None;
         self.switching = None;
         self.orders_are_new = true;
         self.take_back_writes();

@@ -478,7 +478,8 @@ impl Writer {
             };
             if read.is_empty() && *under_way == 0 {
                 run.look = None;
-                run.not_before = Some(self.now);
+                // Unless an extent that was written to is to be looked at later.
+                run.not_before = run.not_before.max(Some(self.now));
                 return;
             }
             let most = if self.requests.is_empty() {

@@ -266,7 +266,7 @@ fn a_block_that_rots_before_the_next_sync_costs_nothing_but_itself() {
             .media
             .flip("segment.00000001", frames[1] as u64 + 100, 0);
         if power_lost {
-            // Then nobody can tell it from what the power took.
+            // Then nobody can tell it from what the power took, unless somebody had said that it was synced.
             let mut bench = bench.crash(|| true);
             assert!(bench.seal(2).replicas[0].lost);
             continue;
@@ -278,6 +278,33 @@ fn a_block_that_rots_before_the_next_sync_costs_nothing_but_itself() {
         assert_eq!(bench.read(0, 3), Err(damaged));
         assert!(bench.read(0, 1).is_ok() && bench.read(2, 1).is_ok());
     }
+}
+
+/// Once the store has said that all was synced, what rots is told from what the power takes.
+#[test]
+fn a_block_that_rots_after_a_quiet_while_costs_nothing_but_itself_even_with_the_power() {
+    let mut bench = Bench::ready();
+    for block in 0..3 {
+        bench.write(block, 1, false);
+    }
+    bench.seal(5);
+    bench.flush();
+    let content = bench.media.content("segment.00000001");
+    let mut frames = (0..content.len())
+        .step_by(64)
+        .filter(|at| content[at + 4] == 0xD1);
+    let rots = frames.nth(1).expect("three blocks") as u64 + 100;
+    assert!(bench.store.wants_note() && !bench.store.is_proven("segment.00000001", rots + 4096));
+    bench.store.state_synced();
+    bench.flush();
+    assert!(bench.store.is_proven("segment.00000001", rots + 4096));
+    assert!(!bench.store.wants_note(), "that is said once");
+    bench.media.flip("segment.00000001", rots, 0);
+    let mut bench = bench.crash(|| false);
+    assert_eq!(bench.recovery.damage.len(), 1);
+    assert_eq!(bench.store.shown(DISK), Epoch::from_u64(5), "I4");
+    bench.seal(6);
+    assert!(bench.read(0, 1).is_ok() && bench.read(2, 1).is_ok());
 }
 
 #[test]
