@@ -12,6 +12,7 @@
 //! Decisions (1 to 3, and all of the store but its files) have no clock, no I/O and no randomness of
 //! their own; the simulator in `integration` runs exactly this code.
 
+mod compression;
 pub mod message;
 pub mod net;
 pub mod packed;

@@ -3,15 +3,13 @@
 //! The store that is asked compresses (fast: level 1), the one that pulls decompresses and then
 //! checks each block's own checksum. Whether to ask for it is decided by the one that pulls.
 
+use crate::compression::{compress, decompress};
 use bytes::Bytes;
-
-/// zstd's fastest regular level: links that are worth it are slower than this.
-const LEVEL: i32 = 1;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Packed {
     Plain(Bytes),
-    /// One zstd frame (RFC 8878).
+    /// One zstd frame.
     Zstd(Bytes),
 }
 
@@ -23,7 +21,7 @@ pub struct Unpackable;
 impl Packed {
     /// `data` compressed, if that is smaller.
     pub fn smaller(data: Bytes) -> Packed {
-        match zstd::bulk::compress(&data, LEVEL) {
+        match compress(&data) {
             Ok(packed) if packed.len() < data.len() => Packed::Zstd(packed.into()),
             _ => Packed::Plain(data),
         }
@@ -44,9 +42,7 @@ impl Packed {
     pub fn unpack(&self, len: usize) -> Result<Bytes, Unpackable> {
         let data = match self {
             Packed::Plain(bytes) => bytes.clone(),
-            Packed::Zstd(bytes) => zstd::bulk::decompress(bytes, len)
-                .map_err(|_| Unpackable)?
-                .into(),
+            Packed::Zstd(bytes) => decompress(bytes, len).map_err(|_| Unpackable)?.into(),
         };
         if data.len() == len {
             Ok(data)
@@ -80,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_would_become_larger_than_announced_is_refused() {
-        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
+        let bomb = compress(&vec![0; 64 << 20]).unwrap();
         assert!(bomb.len() < 64 << 10);
         assert_eq!(Packed::Zstd(bomb.into()).unpack(1 << 20), Err(Unpackable));
         assert_eq!(

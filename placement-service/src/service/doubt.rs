@@ -28,11 +28,14 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// All were asked what they keep of a disk, and this is the latest: a later one that somebody once spoke of is
-    /// gone with a tail.
-    pub(super) fn agreed(&mut self, record: &DiskRecord) {
-        if let Some((epoch, revision, _)) = self.latest.get_mut(&record.id) {
-            (*epoch, *revision) = (record.epoch, Some(record.revision));
+    /// These were asked what they keep of a disk, and this is the latest. A later one of the same epoch that one of
+    /// them once spoke of is gone with its tail; an epoch never is.
+    pub(super) fn agreed(&mut self, record: &DiskRecord, answered: &BTreeSet<StoreId>) {
+        if let Some((epoch, revision, store)) = self.latest.get_mut(&record.id)
+            && *epoch == record.epoch
+            && answered.contains(store)
+        {
+            *revision = Some(record.revision);
         }
     }
 }
@@ -144,6 +147,18 @@ impl Service {
         };
         let all = places.stores.keys().copied();
         Ok(all.filter(|store| of(store) && !is_lost(store)).collect())
+    }
+
+    /// Who was shown a later record than this one, and is none of these.
+    pub(super) fn knew_better(
+        &self,
+        record: &DiskRecord,
+        answered: &BTreeSet<StoreId>,
+    ) -> Option<StoreId> {
+        match self.behind(record)? {
+            Doubt::Behind { store, .. } => Some(store).filter(|store| !answered.contains(store)),
+            Doubt::Unheard(_) => None,
+        }
     }
 
     fn behind(&self, record: &DiskRecord) -> Option<Doubt> {

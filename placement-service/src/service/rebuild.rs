@@ -119,7 +119,9 @@ impl Service {
                 let _ = self.catalog.commit(&verified)?;
                 let mut shown = self.shown_epochs();
                 shown.unverified = None;
-                judged.iter().for_each(|j| shown.agreed(&j.record));
+                for judgement in &judged {
+                    shown.agreed(&judgement.record, &answered);
+                }
             }
             self.look_behind_all()?;
             self.course().places_changed();
@@ -188,6 +190,15 @@ impl Service {
             }
         }
         for judgement in &mut judged {
+            // Declared lost since, and nobody else may know.
+            if judgement.verdict != RebuildVerdict::Refused
+                && let Some(store) = self.knew_better(&judgement.record, &answered)
+            {
+                judgement.verdict = RebuildVerdict::Refused;
+                judgement.why = Some(format!(
+                    "store {store}, which has not answered now, has told of a later record"
+                ));
+            }
             let name = judgement.record.name.as_str();
             if judgement.verdict == RebuildVerdict::Refused && accept.iter().any(|a| a == name) {
                 judgement.accept(known.get(&judgement.record.id));

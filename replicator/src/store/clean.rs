@@ -1,18 +1,18 @@
 //! The cleaner: moves what is live out of mostly dead segments, so that checkpoints can let go of them.
 //!
-//! A frame moves as it is, with its version, membership and checksum; damage moves with it and stays
-//! detectable. The segment's file is removed by the next checkpoint, when what was moved is synced
+//! A frame moves as it is, with its version, membership and checksum; damage moves with it, stays
+//! detectable, and is said to be that, so that no recovery takes it for a torn end. The segment's file is removed by the next checkpoint, when what was moved is synced
 //! and nothing on media refers to the old place (rule S5).
 
 use super::Store;
 use super::append::Purpose;
 use super::checkpoint::Chore;
-use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
+use super::frame::{ALIGN, FLAG_DAMAGED, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
 use super::holdings::{LoadFault, count_dirty, moved};
 use super::index::{Entry, blocks_of, chunk_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
-use crate::message::Refusal;
+use crate::message::{Refusal, checksum};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -359,13 +359,17 @@ impl<M: Media> Store<M> {
         let before = self.log.appended();
         let moved = moves.iter().try_for_each(|(header, payload)| {
             let from = (payload - start) as usize;
+            let mut header = *header;
             let payload = match header.kind {
                 Kind::Data => bytes.slice(from..from + BLOCK_BYTES as usize),
                 _ => Bytes::new(),
             };
+            if header.kind == Kind::Data && checksum(&payload) != header.data_sum {
+                header.flags |= FLAG_DAMAGED;
+            }
             self.make_room(header.frame_bytes(), Purpose::Cleaning)?;
-            let place = self.hold(std::iter::once((*header, payload)))?;
-            self.note(header, header.blocks(), place)
+            let place = self.hold(std::iter::once((header, payload)))?;
+            self.note(&header, header.blocks(), place)
         });
         self.cleaning.own(self.log.appended() - before);
         self.write_out();

@@ -28,8 +28,9 @@ pub const DATA_FRAME_BYTES: u64 = HEADER_BYTES + BLOCK_BYTES;
 /// The largest payload of a control frame. Bounds what a reader allocates.
 pub const MAX_PAYLOAD: u32 = 64 << 10;
 /// The format of everything in a store's directory. 2 knows fills, memberships before the newest, and
-/// replicas that were dropped; 3 knows what proved that a disk was shown an epoch, and the disk's record.
-pub const FORMAT_VERSION: u32 = 3;
+/// replicas that were dropped; 3 knows what proved that a disk was shown an epoch, and the disk's record; 4 knows damage
+/// that was moved.
+pub const FORMAT_VERSION: u32 = 4;
 
 /// What a frame says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,7 +86,10 @@ impl Kind {
 pub const FLAG_FILLED: u8 = 1;
 /// The cleaner moved this frame here: its version is older than its place suggests.
 pub const FLAG_MOVED: u8 = 2;
-const FLAGS_KNOWN: u8 = FLAG_FILLED | FLAG_MOVED;
+/// The cleaner found the block damaged when it moved it here: that its content is not what it was says nothing of
+/// where the log ends.
+pub const FLAG_DAMAGED: u8 = 4;
+const FLAGS_KNOWN: u8 = FLAG_FILLED | FLAG_MOVED | FLAG_DAMAGED;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
 #[repr(C)]
@@ -192,6 +196,11 @@ impl Header {
 
     pub fn is_moved(&self) -> bool {
         self.flags & FLAG_MOVED != 0
+    }
+
+    /// Its block was damaged before it was written.
+    pub fn is_damaged(&self) -> bool {
+        self.flags & FLAG_DAMAGED != 0
     }
 
     /// What a first frame or a mark says of the log before it: where it ended, how far it was synced.

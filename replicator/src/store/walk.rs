@@ -211,7 +211,10 @@ impl<M: Media> Walk<M> {
             match self.at(self.end)? {
                 At::Frame(header, payload, intact) if self.fits_here(&header, self.end) => {
                     if !intact {
-                        if !self.damage_is_behind_sync(self.end)? && !self.is_rot() {
+                        let was_whole = header.is_damaged()
+                            || self.damage_is_behind_sync(self.end)?
+                            || self.is_rot();
+                        if !was_whole {
                             return Ok(());
                         }
                         if header.kind != Kind::Data {

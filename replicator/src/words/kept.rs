@@ -4,11 +4,11 @@
 //! Bytes: 1, then the record as JSON, compressed with zstd. To the stores they are opaque.
 
 use super::{DiskRecord, RecordFault};
+use crate::compression::{compress, decompress};
 use crate::message::MAX_RECORD_BYTES;
 use bytes::Bytes;
 
 const FORMAT: u8 = 1;
-const LEVEL: i32 = 1;
 /// What a record may grow to when it is read: the catalog takes no longer value.
 const MAX_JSON_BYTES: usize = 512 << 10;
 
@@ -28,7 +28,7 @@ impl DiskRecord {
     pub fn to_kept(&self) -> Bytes {
         let json = serde_json::to_vec(self).expect("a record is plain data");
         let mut kept = vec![FORMAT];
-        let packed = zstd::bulk::compress(&json, LEVEL).expect("compressing into memory");
+        let packed = compress(&json).expect("compressing into memory");
         kept.extend(packed);
         match kept.len() <= MAX_RECORD_BYTES && json.len() <= MAX_JSON_BYTES {
             true => kept.into(),
@@ -42,7 +42,7 @@ impl DiskRecord {
             return Err(NotKept::Format);
         };
         let malformed = |error: &dyn std::error::Error| NotKept::Malformed(error.to_string());
-        let json = zstd::bulk::decompress(packed, MAX_JSON_BYTES).map_err(|e| malformed(&e))?;
+        let json = decompress(packed, MAX_JSON_BYTES).map_err(|e| malformed(&e))?;
         let record: DiskRecord = serde_json::from_slice(&json).map_err(|e| malformed(&e))?;
         record.check()?;
         Ok(record)
@@ -109,14 +109,14 @@ mod tests {
         untrue.map.pop();
         let json = serde_json::to_vec(&untrue).unwrap();
         let mut bytes = vec![FORMAT];
-        bytes.extend(zstd::bulk::compress(&json, LEVEL).unwrap());
+        bytes.extend(compress(&json).unwrap());
         assert!(matches!(
             DiskRecord::from_kept(&bytes),
             Err(NotKept::Fault(_))
         ));
         bytes[0] = 2;
         assert_eq!(DiskRecord::from_kept(&bytes), Err(NotKept::Format));
-        let bomb = zstd::bulk::compress(&vec![b' '; 16 << 20], LEVEL).unwrap();
+        let bomb = compress(&vec![b' '; 16 << 20]).unwrap();
         let bomb = [vec![FORMAT], bomb].concat();
         assert!(DiskRecord::from_kept(&bomb).is_err());
     }

@@ -177,6 +177,13 @@ impl World {
         ));
         self.stats.count("service: restored from a backup");
         self.lead(0);
+        // What a store that is declared lost knew counts for nothing: so nobody says that of one that will be back.
+        let stores: Vec<_> = self.stores.iter().map(|store| store.id).collect();
+        for store in stores {
+            self.ask(0, |service, now| {
+                let _ = service.declare_found(store, "sim", now);
+            });
+        }
     }
 
     /// Asks the stores, and when those that are up have told, takes their word.
