@@ -67,6 +67,8 @@ pub struct Log<M: Media> {
     /// Segments before this one were told to be closed.
     closed: u32,
     spares: VecDeque<u32>,
+    /// There was no room for one; nothing was removed since.
+    spares_fail: bool,
     next_id: u32,
     file: Arc<M::File>,
     /// The end of the last frame.
@@ -123,6 +125,31 @@ impl<M: Media> SyncJob<M> {
     }
 }
 
+/// A segment's file to be made ahead.
+pub struct SpareJob<M: Media> {
+    media: M,
+    id: u32,
+    bytes: u64,
+}
+
+/// What became of it.
+pub struct Made<M: Media> {
+    file: io::Result<M::File>,
+    synced: io::Result<()>,
+}
+
+impl<M: Media> SpareJob<M> {
+    /// Makes it, with all its space, and syncs its name, so that no sync of the log has to.
+    pub fn run(&self) -> Made<M> {
+        let file = self.media.create(&file_name(self.id), self.bytes);
+        let synced = file.is_ok().then(|| self.media.sync_dir());
+        Made {
+            file,
+            synced: synced.unwrap_or(Ok(())),
+        }
+    }
+}
+
 impl<M: Media> Log<M> {
     /// Begins a new segment behind what was accepted of the log so far. The caller must sync before
     /// anybody hears of it.
@@ -152,6 +179,7 @@ impl<M: Media> Log<M> {
             media_free: 0,
             closed: 0,
             spares: VecDeque::new(),
+            spares_fail: false,
             next_id: id + 1,
             file,
             ended: at,
@@ -271,6 +299,7 @@ impl<M: Media> Log<M> {
                     self.next_id += 1;
                     self.files.insert(id, Arc::new(file));
                     self.spares.push_back(id);
+                    self.spares_fail = false;
                     self.dir_changed = true;
                     self.look_at_space();
                 }
@@ -284,9 +313,51 @@ impl<M: Media> Log<M> {
         Ok(())
     }
 
-    /// Makes one of those that are wanted.
-    pub fn refill(&mut self) -> Result<(), NoRoom> {
-        self.make_spares(self.wanted_spares().min(self.spares.len() + 1))
+    /// One of those that are wanted, to be made without holding anything up. Every job goes back by
+    /// [`Log::finish_spare`], and there is one at a time.
+    pub fn begin_spare(&mut self) -> Option<SpareJob<M>> {
+        let id = self.next_id;
+        let within = self
+            .capacity
+            .is_none_or(|most| self.reserved() + self.segment_bytes <= most);
+        if !self.wants_spares() || self.spares_fail || !within || id == u32::MAX || self.failed {
+            return None;
+        }
+        self.next_id += 1;
+        Some(SpareJob {
+            media: self.media.clone(),
+            id,
+            bytes: self.segment_bytes,
+        })
+    }
+
+    /// A sync that fails is final, here too.
+    pub fn finish_spare(&mut self, job: SpareJob<M>, made: Made<M>) {
+        if let Err(error) = made.synced {
+            tracing::error!(%error, "a sync of the directory failed");
+            self.failed = true;
+            return;
+        }
+        match made.file {
+            Ok(file) if job.id > self.next.segment => {
+                self.files.insert(job.id, Arc::new(file));
+                // The log goes from segment to segment in their order, and another one may have been made meanwhile.
+                let behind = self.spares.partition_point(|spare| *spare < job.id);
+                self.spares.insert(behind, job.id);
+            }
+            // The log has gone past it.
+            Ok(_) => drop(self.media.remove(&file_name(job.id))),
+            Err(error) => {
+                tracing::debug!(%error, "no room for another segment");
+                self.spares_fail = true;
+            }
+        }
+        self.look_at_space();
+    }
+
+    /// Makes all that are wanted at once.
+    pub fn make_all_spares(&mut self) -> Result<(), NoRoom> {
+        self.make_spares(self.wanted_spares())
     }
 
     /// Gives one segment of the reserve back to the file system, for a checkpoint's file to fit.
@@ -553,6 +624,7 @@ impl<M: Media> Log<M> {
     /// Files of so many bytes are gone.
     pub fn removed(&mut self, bytes: u64) {
         self.bytes -= bytes;
+        self.spares_fail = false;
         self.look_at_space();
     }
 }

@@ -16,7 +16,7 @@
 //!
 //! A state of the index between R and Q is brought to Q by replaying: every frame is idempotent.
 
-use super::append::{Purpose, RESERVE, SyncJob};
+use super::append::{Made, Purpose, RESERVE, SpareJob, SyncJob};
 use super::clean::Scan;
 use super::directory::{Directory, names};
 use super::disk::Slot;
@@ -92,6 +92,7 @@ pub enum Chore<M: Media> {
         bytes: u64,
     },
     Scan(Scan<M>),
+    Spare(SpareJob<M>),
 }
 
 pub struct WriteJob<M: Media> {
@@ -101,13 +102,14 @@ pub struct WriteJob<M: Media> {
 }
 
 /// What a chore brought.
-pub enum Outcome {
+pub enum Outcome<M: Media> {
     Done(io::Result<()>),
     Read(io::Result<Vec<u8>>),
+    Made(Made<M>),
 }
 
 impl<M: Media> Chore<M> {
-    pub fn run(&self) -> Outcome {
+    pub fn run(&self) -> Outcome<M> {
         match self {
             Chore::Stepped => Outcome::Done(Ok(())),
             Chore::Sync(job) => Outcome::Done(job.run()),
@@ -116,6 +118,7 @@ impl<M: Media> Chore<M> {
                 media, segments, ..
             } => Outcome::Done(remove(media, segments)),
             Chore::Scan(scan) => Outcome::Read(scan.run()),
+            Chore::Spare(job) => Outcome::Made(job.run()),
         }
     }
 }
@@ -181,8 +184,8 @@ impl<M: Media> Store<M> {
             self.holdings.prune(self.log.synced());
             return Some(Chore::Stepped);
         }
-        if self.log.wants_spares() && self.log.refill().is_ok() {
-            return Some(Chore::Stepped);
+        if let Some(job) = self.log.begin_spare() {
+            return Some(Chore::Spare(job));
         }
         if let Some(chore) = self.checkpoint_chore() {
             return Some(chore);
@@ -203,7 +206,7 @@ impl<M: Media> Store<M> {
     }
 
     /// Takes back a chore that was run. False: it failed; try again later.
-    pub fn finish_chore(&mut self, chore: Chore<M>, outcome: Outcome) -> bool {
+    pub fn finish_chore(&mut self, chore: Chore<M>, outcome: Outcome<M>) -> bool {
         match (chore, outcome) {
             (Chore::Stepped, Outcome::Done(_)) => true,
             (Chore::Remove { bytes, .. }, Outcome::Done(result)) => {
@@ -221,6 +224,13 @@ impl<M: Media> Store<M> {
             }
             (Chore::Write(job), Outcome::Done(result)) => self.finish_checkpoint(job, result),
             (Chore::Scan(scan), Outcome::Read(result)) => self.finish_scan(scan, result),
+            (Chore::Spare(job), Outcome::Made(made)) => {
+                self.log.finish_spare(job, made);
+                if self.has_failed() {
+                    self.note_failed_sync();
+                }
+                !self.has_failed()
+            }
             _ => unreachable!("a chore's own outcome comes back with it"),
         }
     }

@@ -144,7 +144,7 @@ impl<M: Media> Store<M> {
         }
         store.load_scrub();
         // Not having them is no reason not to open: reads and discards need none.
-        while store.log.wants_spares() && store.log.refill().is_ok() {}
+        let _ = store.log.make_all_spares();
 
         let recovery = Recovery {
             frames: walk.frames,

@@ -204,7 +204,7 @@ pub(super) fn rejoin_after_cleaning(w: &mut World, way: u64) -> Told {
 
 /// Every kind of swap, whose asker often does not hear what came of it, or hears it late.
 pub(super) fn unknown_outcomes(w: &mut World, way: u64) -> Told {
-    let doubt = |w: &mut World| w.faults.lose_swap = 0.7;
+    let doubt = |w: &mut World| w.faults.lose_swap = 0.5;
     let (s1, s2) = (id(w, 1), id(w, 2));
     w.order(&HERE);
     w.boot(0, w.near(0));
