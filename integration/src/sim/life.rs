@@ -214,7 +214,8 @@ impl World {
                     self.machine_dies(store);
                 }
             }
-            Some(7) => {
+            // What a failed sync leaves is as good as what power leaves.
+            Some(7) if self.stores[store].may_lose_power() => {
                 self.say(format_args!("{} will fail its syncs", name(id)));
                 self.stores[store].media.fail_syncs(true);
                 // A later one may succeed: that must not make the failed one forgotten.

@@ -52,6 +52,9 @@ impl World {
         let Some((file, start)) = self.find(store, &content) else {
             return;
         };
+        if !self.stores[store].may_rot(&file, start) {
+            return;
+        }
         let flipped = Flipped {
             at: self.dice.range(16..SECTOR_BYTES) as usize,
             bit: self.dice.range(0..8) as u8,

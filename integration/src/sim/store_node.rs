@@ -42,7 +42,7 @@ pub struct StoreNode {
     /// Some of what it had synced has rotted.
     pub rotted: bool,
     /// Where something rotted of which nothing on media says that it was synced: until that is so, power is
-    /// not lost, since nobody could tell it from a torn tail (rule S5).
+    /// not lost and no sync fails, since nobody could tell it from a torn tail (rule S5).
     fragile: Vec<(String, u64)>,
     /// A write of its is going to tear.
     pub tears: bool,
@@ -191,6 +191,12 @@ impl StoreNode {
 
     pub fn wants_note(&self) -> bool {
         self.core.as_ref().is_some_and(Store::wants_note)
+    }
+
+    /// Not where nobody could tell it from what a failed sync leaves.
+    pub fn may_rot(&self, file: &str, at: u64) -> bool {
+        let core = self.core.as_ref();
+        core.is_some_and(|core| core.is_proven(file, at) || !self.media.is_failing_syncs())
     }
 
     /// Something of what was synced rots there.

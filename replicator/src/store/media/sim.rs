@@ -204,6 +204,10 @@ impl SimMedia {
         self.state.lock().fail_syncs = fail;
     }
 
+    pub fn is_failing_syncs(&self) -> bool {
+        self.state.lock().fail_syncs
+    }
+
     /// Every read of a file from now on fails (or no longer does).
     pub fn fail_reads(&self, fail: bool) {
         self.state.lock().fail_reads = fail;
