@@ -170,10 +170,7 @@ fn reset_seed(private_key: &[u8]) -> [u8; 32] {
 }
 
 fn hosts_with(dir: &Path, role: Role) -> Result<Vec<HostName>, CredentialsError> {
-    let io = |source| CredentialsError::Io {
-        path: dir.to_path_buf(),
-        source,
-    };
+    let io = |source| unreadable("folder of certificates", dir, source);
     let suffix = format!(".{role}.crt");
     let mut hosts = Vec::new();
     for entry in fs::read_dir(dir).map_err(io)? {
@@ -193,17 +190,16 @@ pub(super) fn read_certificate(
         .map_err(|fault| malformed(what, path, &fault))
 }
 
+fn unreadable(what: &'static str, path: &Path, source: io::Error) -> CredentialsError {
+    let path = path.to_path_buf();
+    match source.kind() {
+        io::ErrorKind::NotFound => CredentialsError::Missing { what, path },
+        _ => CredentialsError::Io { path, source },
+    }
+}
+
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, CredentialsError> {
-    let io = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => CredentialsError::Missing {
-            what,
-            path: path.to_path_buf(),
-        },
-        _ => CredentialsError::Io {
-            path: path.to_path_buf(),
-            source,
-        },
-    };
+    let io = |source| unreadable(what, path, source);
     if fs::metadata(path).map_err(io)?.len() > MAX_FILE_BYTES {
         return Err(malformed(what, path, &"it is far too long"));
     }
