@@ -4,8 +4,8 @@ use crate::api::Liveness;
 use crate::node_protocol::{
     BackendReport, BackendState, LinkReport, SILENT_AFTER, StoreFault, StoreRefused, StoreReport,
 };
-use replicator::words::{BackendId, DiskId, Epoch, HostName, StoreId};
-use std::collections::BTreeMap;
+use replicator::words::{BackendId, DiskId, Epoch, HostName, Revision, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -149,6 +149,16 @@ impl Pulses {
     pub fn backends(&self, host: &HostName) -> u64 {
         let all = self.all();
         all.get(host).map_or(0, |pulse| pulse.backends.len() as u64)
+    }
+
+    /// Whether one of these stores keeps the disk's record of that revision, or a later one.
+    pub fn is_kept(&self, disk: DiskId, revision: Revision, stores: &BTreeSet<StoreId>) -> bool {
+        let all = self.all();
+        let reports = all.values().flat_map(|pulse| &pulse.stores);
+        let mut shown = reports
+            .filter(|report| stores.contains(&report.id))
+            .flat_map(|report| &report.shown);
+        shown.any(|shown| shown.disk == disk && shown.revision >= Some(revision))
     }
 
     /// What a disk occupies in each store that has said so.

@@ -244,6 +244,13 @@ impl Service {
                 waiting.push(format!("the copy on store {store} stays for now: {why}"));
                 continue;
             }
+            // Or a catalog that is lost now would be rebuilt with a copy that has nothing any more.
+            if !self.pulses.is_kept(record.id, copy.revision, &instead) {
+                waiting.push(format!(
+                    "the copy on store {store} stays for now: no other store has heard yet that it is superfluous"
+                ));
+                continue;
+            }
             copy.ordered = Some(DropOrder {
                 at: scene.wall,
                 superseded_by: instead.into_iter().collect(),

@@ -8,8 +8,8 @@ use crate::api::{
 };
 use crate::catalog::MemoryCatalog;
 use crate::node_protocol::{
-    BackendReport, BackendState, Desired, DiskUse, DropReplica, Heartbeat, LinkReport, Request,
-    Response, SILENT_AFTER, StoreReport,
+    BackendReport, BackendState, Desired, DiskShown, DiskUse, DropReplica, Heartbeat, LinkReport,
+    Request, Response, SILENT_AFTER, StoreReport,
 };
 use crate::planner::Target;
 use crate::policy::{Hold, UnixSeconds, Until};
@@ -57,6 +57,8 @@ pub(super) struct World {
     slow: BTreeSet<StoreId>,
     pub dropped: BTreeMap<StoreId, Vec<DropReplica>>,
     hindrance: Option<String>,
+    /// Writers die before they tell stores how the record has become.
+    stores_hear_nothing: bool,
     pub fills: bool,
     ids: u128,
 }
@@ -97,6 +99,7 @@ impl World {
             slow: BTreeSet::new(),
             dropped: BTreeMap::new(),
             hindrance: None,
+            stores_hear_nothing: false,
             fills: true,
             ids: 1000,
         };
@@ -180,8 +183,17 @@ impl World {
             disk: disk.id,
             allocated_bytes: GIB / 2,
         });
+        let records = self.service.disks(self.now).unwrap();
+        let records = records.iter().map(|disk| self.record_of(disk.id));
+        let kept = records.filter(|record| record.stores().contains(&store_id(number)));
+        let shown = kept.map(|record| DiskShown {
+            disk: record.id,
+            epoch: record.epoch,
+            revision: (!self.stores_hear_nothing).then_some(record.revision),
+        });
         let report = StoreReport {
             disks: disks.collect(),
+            shown: shown.collect(),
             dropped_replicas: self
                 .dropped
                 .get(&store_id(number))
@@ -631,6 +643,28 @@ fn a_copy_is_kept_until_those_that_took_its_place_are_up() {
         world.steps(4);
         assert_eq!(world.dropped.len(), 2);
     });
+}
+
+#[test]
+fn a_copy_is_kept_until_another_store_has_heard_that_it_is_superfluous() {
+    let mut world = World::new(false);
+    let (id, source) = world.running_on_t1("web1");
+    let standby = world.attach("web1", "o1");
+    world.stores_hear_nothing = true;
+    world.migrate(id, ("t1", source), ("o1", standby));
+    world.steps(5);
+    assert!(
+        world.dropped.is_empty(),
+        "a lost catalog would be rebuilt with it"
+    );
+    let problems = world.service.status(world.now).unwrap().problems;
+    assert!(
+        problems.iter().any(|p| p.contains("has heard yet")),
+        "{problems:?}"
+    );
+    world.stores_hear_nothing = false;
+    world.steps(4);
+    assert_eq!(world.dropped.len(), 2);
 }
 
 #[test]
