@@ -195,8 +195,9 @@ impl StoreNode {
 
     /// Not where nobody could tell it from what a failed sync leaves.
     pub fn may_rot(&self, file: &str, at: u64) -> bool {
-        let core = self.core.as_ref();
-        core.is_some_and(|core| core.is_proven(file, at) || !self.media.is_failing_syncs())
+        let Some(core) = &self.core else { return false };
+        let syncs_fail = core.has_failed() || self.media.is_failing_syncs();
+        core.is_proven(file, at) || !syncs_fail
     }
 
     /// Something of what was synced rots there.
