@@ -511,8 +511,12 @@ impl Writer {
             }
             _ => return,
         };
+        // A sealed copy may have been let go of since: that says nothing of what else its store holds.
+        let mut of_sealed = pulled.is_none();
         if let Some(work) = self.fill.works.get_mut(&id) {
-            let source = work.source.expect("it was asked").store;
+            let source = work.source.expect("it was asked");
+            of_sealed &= !source.live;
+            let source = source.store;
             let damaged = matches!(
                 refusal,
                 Refusal::Source(SourceFault::Useless) | Refusal::Damaged { .. }
@@ -551,6 +555,7 @@ impl Writer {
             }
         }
         match refusal {
+            Refusal::NoReplica if of_sealed && self.is_member(store) => self.pause_filling(),
             Refusal::Source(_) | Refusal::Damaged { .. } => self.pause_filling(),
             Refusal::Full { .. } => self.hinder_fill(Hindrance::Full(store)),
             _ => {

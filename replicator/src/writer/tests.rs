@@ -250,6 +250,19 @@ impl Script {
         script
     }
 
+    /// Of a record that was left open, by order; its epoch is ours, and nobody is sealed yet.
+    fn taking_over(record: DiskRecord) -> Script {
+        let mut script = Script::new(record);
+        script.start(TakeOver::Ordered);
+        let (call, record) = (script.inspections.remove(0), script.record.clone());
+        script.event(Event::Inspected {
+            call,
+            record: Some(Box::new(record)),
+        });
+        script.commit();
+        script
+    }
+
     fn start(&mut self, take_over: TakeOver) {
         self.event(Event::Start { take_over });
     }
@@ -596,14 +609,7 @@ fn listed(version: (u64, u64)) -> Reply {
 
 #[test]
 fn a_take_over_rewrites_what_differs_with_the_newest_content_before_it_serves() {
-    let mut script = Script::new(left_open(&[A, B]));
-    script.start(TakeOver::Ordered);
-    let (call, record) = (script.inspections.remove(0), script.record.clone());
-    script.event(Event::Inspected {
-        call,
-        record: Some(Box::new(record)),
-    });
-    script.commit();
+    let mut script = Script::taking_over(left_open(&[A, B]));
     script.seal(A, 1, 1, false);
     script.seal(B, 1, 1, false);
     script.answer(A, listed((2, 1)));
@@ -626,14 +632,7 @@ fn a_take_over_rewrites_what_differs_with_the_newest_content_before_it_serves() 
 #[test]
 fn a_take_over_drops_who_lost_its_tail_but_waits_for_all_when_all_did() {
     let start = |lost_b| {
-        let mut script = Script::new(left_open(&[A, B]));
-        script.start(TakeOver::Ordered);
-        let (call, record) = (script.inspections.remove(0), script.record.clone());
-        script.event(Event::Inspected {
-            call,
-            record: Some(Box::new(record)),
-        });
-        script.commit();
+        let mut script = Script::taking_over(left_open(&[A, B]));
         script.seal(A, 1, 1, true);
         if let Some(lost) = lost_b {
             script.seal(B, 1, 1, lost);
@@ -674,14 +673,7 @@ fn a_take_over_drops_who_lost_its_tail_but_waits_for_all_when_all_did() {
 
 /// A has a replica with a lost tail, B has none. `record` was left open.
 fn taken_over_beside_none(record: DiskRecord) -> Script {
-    let mut script = Script::new(record);
-    script.start(TakeOver::Ordered);
-    let (call, record) = (script.inspections.remove(0), script.record.clone());
-    script.event(Event::Inspected {
-        call,
-        record: Some(Box::new(record)),
-    });
-    script.commit();
+    let mut script = Script::taking_over(record);
     script.seal(A, 1, 1, true);
     script.seal(B, 1, 0, false);
     script

@@ -361,3 +361,36 @@ fn who_was_cut_off_acknowledges_nothing_and_its_guest_gets_errors() {
     assert!(script.completed.iter().all(|(_, result)| result.is_err()));
     assert!(!script.writer.is_serving());
 }
+
+#[test]
+fn a_member_that_gets_every_write_damaged_is_ejected_and_one_that_got_it_once_is_not() {
+    let mut script = Script::open(&[A, B]);
+    let id = script.write(0, 4096, 7);
+    script.answer(A, Reply::WRITTEN);
+    script.answer(B, Reply::Refused(Refusal::BadChecksum));
+    assert!(script.swaps.is_empty() && !script.is_asked(B));
+    script.wait(1);
+    script.answer(B, Reply::Refused(Refusal::BadChecksum));
+    assert!(script.swaps.is_empty(), "it is sent once more");
+    script.wait(2);
+    script.answer(B, Reply::Refused(Refusal::BadChecksum));
+    let change = script.commit();
+    assert!(matches!(change, Change::Eject { stores, .. } if stores == [B]));
+    assert_eq!(script.is_done(id), None, "the new epoch is opened first");
+}
+
+#[test]
+fn a_grant_that_is_refused_for_long_is_a_stall_until_it_is_taken() {
+    let mut script = Script::open(&[A]);
+    let id = script.write(0, 4096, 7);
+    let refused = || Reply::Refused(Refusal::NotGranted { why: "too old" });
+    script.answer(A, refused());
+    assert_eq!(script.writer.stall(), None);
+    script.wait(3);
+    script.answer(A, refused());
+    assert_eq!(script.writer.stall(), Some(&Stall::NotGranted(A)));
+    script.wait(1);
+    script.answer(A, Reply::WRITTEN);
+    assert_eq!(script.writer.stall(), None);
+    assert_eq!(script.is_done(id), Some(Ok(())));
+}
