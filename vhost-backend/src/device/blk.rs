@@ -45,6 +45,8 @@ pub struct Blk {
     next_generation: u64,
     bad_requests: u64,
     chain: Chain,
+    /// Each turn looks at all rings, and none is asked for kicks.
+    watching: bool,
 }
 
 /// What has become of a message.
@@ -95,6 +97,7 @@ impl Blk {
             next_generation: 0,
             bad_requests: 0,
             chain: Chain::default(),
+            watching: false,
         }
     }
 

@@ -37,6 +37,7 @@ mod shared;
 mod socket;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod watch;
 
 use crate::disk::Disk;
 use control::Control;

@@ -2,6 +2,7 @@
 
 use super::blk::{Blk, Outcome, Wait};
 use super::message::{Answer, Letter, Message, ToRing};
+use super::watch::Watch;
 use super::{Options, Refused, Shared, event};
 use crate::disk::{Disk, Failure, RequestId};
 use std::fs::File;
@@ -36,6 +37,7 @@ pub async fn run<D: Disk>(
         letters,
         shared,
         drain_timeout: options.drain_timeout,
+        watch: Watch::new(),
     };
     device.serve().await;
     device.disk
@@ -51,6 +53,7 @@ struct Device<D> {
     letters: mpsc::UnboundedReceiver<Letter>,
     shared: Arc<Shared>,
     drain_timeout: Duration,
+    watch: Watch,
 }
 
 /// A message that is not answered yet.
@@ -75,7 +78,12 @@ impl<D: Disk> Device<D> {
             self.blk.interrupt();
             self.settle().await;
             self.show();
-            match self.event(more).await {
+            let watching = self
+                .watch
+                .goes_on(self.blk.in_flight(), std::time::Instant::now);
+            // Nobody sleeps before the guest has been asked to kick again.
+            let again = self.blk.watch(watching);
+            match self.event(more || watching || again).await {
                 Event::Letter(None) => return,
                 Event::Letter(Some(letter)) => self.read(letter),
                 Event::Completed(id, result) => {

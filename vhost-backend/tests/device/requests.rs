@@ -2,7 +2,7 @@
 
 use crate::{DISK_BYTES, IOERR, OK, UNSUPP, bench, bench_with, pattern};
 use replicator::words::Span;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
 use vhost_backend::device::testing::{Order, Vmm, VmmOptions};
@@ -54,6 +54,32 @@ fn writes_reads_flushes_and_the_serial_number() {
         assert_eq!((serial.status, serial.written), (OK, 21));
         assert_eq!(&serial.data[..5], b"web1\0");
     });
+}
+
+/// Quick guests are watched instead of kicking, so each pause around the length of a watch may hit the moment in
+/// which it ends: a request that is neither seen then nor announced would wait for ever.
+#[test]
+fn whatever_pauses_a_guest_makes_each_request_is_seen() {
+    for event_idx in [false, true] {
+        let bench = bench();
+        let options = VmmOptions {
+            event_idx,
+            ..VmmOptions::default()
+        };
+        let mut vmm = Vmm::started(bench.server.socket(), options);
+        let ring = &mut vmm.rings[0];
+        for round in 0..6000u64 {
+            // A spell of haste, then pauses of 0 to 128 us.
+            if round % 3 == 0 {
+                let until = Instant::now() + Duration::from_nanos(round * 0x9e37_79b9 % 128_000);
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+            }
+            assert_eq!(ring.read(round % 1000, 512).status, OK);
+        }
+        vmm.stop();
+    }
 }
 
 #[test]

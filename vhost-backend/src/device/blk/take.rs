@@ -22,7 +22,7 @@ impl Blk {
     pub fn turn(&mut self, disk: &mut impl Disk) -> bool {
         let mut more = false;
         for index in 0..self.rings.len() {
-            if !self.rings[index].pending {
+            if !(self.rings[index].pending || self.watching) {
                 continue;
             }
             match self.take_from(index, disk) {
@@ -34,6 +34,17 @@ impl Blk {
             }
         }
         more
+    }
+
+    /// While the guest is watched, every turn looks at each ring, and asks for no kicks. `true`: that has
+    /// just ended, and the next turn, which asks for them, is due before anybody sleeps.
+    pub fn watch(&mut self, on: bool) -> bool {
+        let over = self.watching && !on;
+        self.watching = on;
+        for ring in self.rings.iter_mut().filter(|_| over) {
+            ring.pending = ring.live.is_some();
+        }
+        over
     }
 
     fn take_from(&mut self, index: usize, disk: &mut impl Disk) -> Result<bool, RingFault> {
@@ -62,7 +73,7 @@ impl Blk {
                         return Ok(false);
                     }
                 }
-                None if only_again => return Ok(false),
+                None if only_again || self.watching => return Ok(false),
                 None => {
                     if !live.listen(queue, &memory, logging(&self.log, self.features))? {
                         return Ok(false);
