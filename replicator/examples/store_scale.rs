@@ -413,6 +413,11 @@ impl Media for Hollow {
             free: 1 << 50,
         })
     }
+
+    /// What is written ahead of its use is not worth anything where nothing is kept.
+    fn overwrites_in_place(&self) -> bool {
+        false
+    }
 }
 
 impl MediaFile for HollowFile {

@@ -16,7 +16,7 @@
 //!
 //! A state of the index between R and Q is brought to Q by replaying: every frame is idempotent.
 
-use super::append::{Made, Purpose, RESERVE, SpareJob, SyncJob};
+use super::append::{Made, Prewrite, Purpose, RESERVE, SpareJob, SyncJob};
 use super::clean::Scan;
 use super::directory::{Directory, names};
 use super::disk::Slot;
@@ -93,6 +93,7 @@ pub enum Chore<M: Media> {
     },
     Scan(Scan<M>),
     Spare(SpareJob<M>),
+    Prewrite(Prewrite<M>),
 }
 
 pub struct WriteJob<M: Media> {
@@ -119,6 +120,7 @@ impl<M: Media> Chore<M> {
             } => Outcome::Done(remove(media, segments)),
             Chore::Scan(scan) => Outcome::Read(scan.run()),
             Chore::Spare(job) => Outcome::Made(job.run()),
+            Chore::Prewrite(job) => Outcome::Done(job.run()),
         }
     }
 }
@@ -187,6 +189,9 @@ impl<M: Media> Store<M> {
         if let Some(job) = self.log.begin_spare() {
             return Some(Chore::Spare(job));
         }
+        if let Some(job) = self.log.begin_prewrite() {
+            return Some(Chore::Prewrite(job));
+        }
         if let Some(chore) = self.checkpoint_chore() {
             return Some(chore);
         }
@@ -230,6 +235,10 @@ impl<M: Media> Store<M> {
                     self.note_failed_sync();
                 }
                 !self.has_failed()
+            }
+            (Chore::Prewrite(job), Outcome::Done(result)) => {
+                self.log.finish_prewrite(job, result);
+                true
             }
             _ => unreachable!("a chore's own outcome comes back with it"),
         }

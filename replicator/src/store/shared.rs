@@ -35,6 +35,11 @@ type Done = Box<dyn FnOnce(Reply) + Send>;
 const READERS: usize = 2;
 /// A piece of housekeeping that failed (a full disk, mostly) is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// While somebody syncs again and again, housekeeping appends no more than this for each sync: that has to wait for all
+/// that was appended before it, whoever did that.
+const KEPT_A_SYNC: u64 = 256 << 10;
+/// Somebody syncs again and again who has done so within this.
+const SYNCS_AGAIN: Duration = Duration::from_millis(10);
 /// What nobody syncs is synced after this, so that space and memory that wait for it come free.
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 
@@ -78,6 +83,12 @@ struct Core {
     sync_later: bool,
     /// How much had been appended when housekeeping was last woken for it.
     looked_at: u64,
+    /// How much housekeeping has appended since the last sync began.
+    kept: u64,
+    /// So much that it waits for the next one to end.
+    kept_enough: bool,
+    /// When the last sync began that somebody waited for.
+    waited_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -153,6 +164,9 @@ impl SharedStore {
                 running: 0,
                 sync_later: false,
                 looked_at: 0,
+                kept: 0,
+                kept_enough: false,
+                waited_at: None,
             }),
             sync_wanted: Condvar::new(),
             housekeeping_wanted: Condvar::new(),
@@ -621,6 +635,10 @@ impl Shared {
             }
             let job = core.store.as_mut().and_then(Store::begin_sync);
             if let Some(job) = job {
+                core.kept = 0;
+                if !core.waiting.is_empty() {
+                    core.waited_at = Some(Instant::now());
+                }
                 let since = self.opened.elapsed().as_millis() as u64 + 1;
                 self.sync_since.store(since, Ordering::Relaxed);
                 let result = self.unlocked(&mut core, || job.run());
@@ -630,7 +648,7 @@ impl Shared {
                 let notes_later = store.wants_note() && !core.sync_later;
                 core.sync_later |= notes_later;
                 let store = core.store.as_mut().expect("it was there");
-                if store.wants_housekeeping() {
+                if store.wants_housekeeping() || core.kept_enough {
                     self.want_housekeeping(&mut core);
                 } else if notes_later {
                     self.housekeeping_wanted.notify_one();
@@ -717,18 +735,25 @@ impl Shared {
                 continue;
             }
             while !core.closing {
+                self.give_way(&mut core);
                 let Some(store) = &mut core.store else { return };
                 if store.checkpoint_waits_for_sync() {
                     // The thread for syncs wakes this one again.
                     self.want_sync(&mut core);
                     break;
                 }
-                let Some(chore) = store.next_chore() else {
-                    break;
-                };
+                let before = store.appended();
+                let chore = store.next_chore();
+                let kept = store.appended() - before;
+                core.kept += kept;
+                let Some(chore) = chore else { break };
                 let outcome = self.unlocked(&mut core, || chore.run());
                 let store = core.store.as_mut().expect("closing waits for what runs");
-                if !store.finish_chore(chore, outcome) {
+                let before = store.appended();
+                let fine = store.finish_chore(chore, outcome);
+                let kept = store.appended() - before;
+                core.kept += kept;
+                if !fine {
                     self.housekeeping_wanted.wait_for(&mut core, RETRY);
                     core.housekeep_now = true;
                     break;
@@ -739,6 +764,16 @@ impl Shared {
 }
 
 impl Shared {
+    /// Lets a sync go first that somebody will soon ask for, as it seems.
+    fn give_way(&self, core: &mut MutexGuard<'_, Core>) {
+        let again = |at: Instant| at.elapsed() < SYNCS_AGAIN;
+        if core.kept >= KEPT_A_SYNC && core.waited_at.is_some_and(again) && !core.closing {
+            core.kept_enough = true;
+            self.housekeeping_wanted.wait_for(core, SYNCS_AGAIN);
+            core.kept_enough = false;
+        }
+    }
+
     /// Sleeps until housekeeping is wanted; with something unsynced not for ever.
     fn rest(&self, core: &mut MutexGuard<'_, Core>) {
         if !core.sync_later {

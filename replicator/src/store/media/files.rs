@@ -120,6 +120,12 @@ impl Media for FileMedia {
             free: stat.f_bavail * stat.f_frsize,
         })
     }
+
+    fn overwrites_in_place(&self) -> bool {
+        // Of others nothing is known, or that they put each write in a new place.
+        let known = [libc::EXT4_SUPER_MAGIC as u64, libc::XFS_SUPER_MAGIC as u64];
+        fs::fstatfs(&*self.dir).is_ok_and(|stat| known.contains(&(stat.f_type as u64)))
+    }
 }
 
 /// An open file of a [`FileMedia`].

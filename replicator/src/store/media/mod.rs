@@ -38,6 +38,8 @@ pub trait Media: Clone + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     fn sync_dir(&self) -> io::Result<()>;
     fn space(&self) -> io::Result<Space>;
+    /// Whether what was written once can be written anew with no note in a journal of the file system.
+    fn overwrites_in_place(&self) -> bool;
 }
 
 /// What the file system has, in bytes.

@@ -530,6 +530,10 @@ impl Media for SimMedia {
             free: capacity.saturating_sub(state.used()),
         })
     }
+
+    fn overwrites_in_place(&self) -> bool {
+        true
+    }
 }
 
 impl SimMedia {

@@ -12,6 +12,7 @@ mod live;
 mod moves;
 mod near_full;
 mod old_format;
+mod prewriting;
 mod rng;
 mod runs;
 mod script;

@@ -1,0 +1,150 @@
+//! Segments that are written with zeroes ahead of their use, while syncs come often.
+
+use super::Bench;
+use crate::store::media::{Media, MediaFile};
+use crate::store::segment::parse_name;
+use crate::store::{Chore, Options, Outcome};
+use std::io;
+
+/// Segments' files, those that the log has come to and those made ahead: whether each was written from its
+/// beginning on.
+fn segments(bench: &Bench) -> (Vec<u32>, Vec<(u32, bool)>) {
+    let current = bench.store.log.end().segment;
+    let names = bench.media.list().unwrap();
+    let ids = names
+        .iter()
+        .filter_map(|name| parse_name(name).map(|id| (id, name)));
+    let (mut used, mut ahead) = (Vec::new(), Vec::new());
+    for (id, name) in ids {
+        match id <= current {
+            true => used.push(id),
+            false => {
+                let file = bench.media.open(name).unwrap();
+                ahead.push((id, file.next_data(0).unwrap() == 0));
+            }
+        }
+    }
+    (used, ahead)
+}
+
+/// Writes and syncs until the log comes to another segment.
+fn fill_segment(bench: &mut Bench, writes_a_sync: u64, mut between: impl FnMut(&mut Bench)) {
+    let before = bench.store.log.end().segment;
+    for i in 0.. {
+        bench.write(i * 5 % 250, 1, false);
+        if i % writes_a_sync == 0 {
+            bench.flush();
+            between(bench);
+        }
+        if bench.store.log.end().segment > before {
+            return;
+        }
+    }
+}
+
+fn housekeep(bench: &mut Bench) {
+    while bench.store.housekeep() {}
+}
+
+/// The next piece of housekeeping that fills a segment, and what was done before it.
+fn begin(bench: &mut Bench) -> Chore<crate::store::media::sim::SimMedia> {
+    loop {
+        bench.write(0, 1, false);
+        bench.flush();
+        match bench.store.next_chore() {
+            Some(chore @ Chore::Prewrite(_)) => return chore,
+            Some(chore) => {
+                let outcome = chore.run();
+                bench.store.finish_chore(chore, outcome);
+            }
+            None => {}
+        }
+    }
+}
+
+#[test]
+fn while_syncs_come_often_the_log_only_comes_to_segments_that_were_written() {
+    let mut bench = Bench::ready();
+    fill_segment(&mut bench, 1, housekeep);
+    for _ in 0..5 {
+        let (_, ahead) = segments(&bench);
+        assert!(
+            ahead.len() > 1 && ahead.iter().all(|(_, written)| *written),
+            "{ahead:?}"
+        );
+        fill_segment(&mut bench, 1, housekeep);
+        housekeep(&mut bench);
+    }
+    bench.check(true);
+    // Where nothing but zeroes follows, a recovery finds the log's end, and what was made ahead goes.
+    let mut bench = bench.crash(|| true);
+    bench.check(true);
+}
+
+#[test]
+fn where_syncs_are_few_nothing_is_written_twice() {
+    let options = Options {
+        segment_bytes: 1 << 20,
+        ..Options::tiny()
+    };
+    let mut bench = Bench::ready_with(options);
+    for _ in 0..5 {
+        fill_segment(&mut bench, 100, |_| {});
+        while let Some(chore) = bench.store.next_chore() {
+            assert!(!matches!(chore, Chore::Prewrite(_)));
+            let outcome = chore.run();
+            bench.store.finish_chore(chore, outcome);
+        }
+    }
+    let (_, ahead) = segments(&bench);
+    assert!(ahead.iter().all(|(_, written)| !written), "{ahead:?}");
+}
+
+#[test]
+fn a_segment_that_is_being_written_is_passed_by_and_then_removed() {
+    let mut bench = Bench::ready();
+    let chore = begin(&mut bench);
+    let (_, ahead) = segments(&bench);
+    let passed = ahead[0].0;
+    fill_segment(&mut bench, 1, |_| {});
+    assert!(bench.store.log.end().segment > passed);
+    let outcome = chore.run();
+    assert!(bench.store.finish_chore(chore, outcome));
+    let (used, ahead) = segments(&bench);
+    assert!(!used.contains(&passed), "{used:?}");
+    assert!(ahead.iter().all(|(id, _)| *id != passed), "{ahead:?}");
+    // Whenever power is lost: also before its name is gone for good.
+    for survives in [true, false] {
+        let fork = Bench::open(
+            bench.media.fork(),
+            bench.options.clone(),
+            bench.oracle.clone(),
+        );
+        let mut after = fork.unwrap().crash(|| survives);
+        after.check(true);
+    }
+    bench.check(true);
+}
+
+#[test]
+fn a_segment_that_cannot_be_written_is_not_used_and_the_store_goes_on() {
+    let mut bench = Bench::ready();
+    let chore = begin(&mut bench);
+    let (_, ahead) = segments(&bench);
+    let failed = ahead[0].0;
+    let outcome = Outcome::Done(Err(io::Error::other("worn out")));
+    assert!(bench.store.finish_chore(chore, outcome));
+    for _ in 0..4 {
+        fill_segment(&mut bench, 1, |bench| {
+            while let Some(chore) = bench.store.next_chore() {
+                assert!(!matches!(chore, Chore::Prewrite(_)), "once is enough");
+                let outcome = chore.run();
+                bench.store.finish_chore(chore, outcome);
+            }
+        });
+    }
+    let (used, _) = segments(&bench);
+    assert!(!used.contains(&failed), "{used:?}");
+    bench.check(true);
+    bench.crash(|| false).check(true);
+}
