@@ -104,6 +104,10 @@ const STEP_BYTES: u64 = 128 << 10;
 const MOSTLY_LIVE: u64 = 95;
 /// One that is live to less is worth it at any time.
 const MOSTLY_DEAD: u64 = 50;
+/// One that is live to no more is cheap: it is moved even where nobody needs the space.
+const CHEAP: u64 = 25;
+/// Free space is much if it is so many times the garbage.
+const MUCH_FREE: u64 = 4;
 /// Of the others so many bytes may be moved for each that somebody else appends.
 const MOVED_A_BYTE: u64 = 16;
 
@@ -142,9 +146,14 @@ impl<M: Media> Store<M> {
         self.cleaning.own(others);
         self.cleaning.earn(others);
         self.cleaning.credit = self.cleaning.credit.min(2 * all);
-        if !much && !self.wants_cleaning() {
+        let low = self.wants_cleaning();
+        if !much && !low {
             return None;
         }
+        // What is overwritten at random dies by itself if one can wait: a segment moved later has less to move.
+        let free = self.log.free_segments() * self.options.segment_bytes;
+        let may_wait =
+            free / MUCH_FREE > garbage && garbage * 100 <= self.options.roomy_garbage_percent * all;
         let before = self.next_replay_segment();
         let candidate = self.holdings.live.emptiest().find(|id| {
             let hindered = self.cleaning.damaged.contains(id) || self.cleaning.put_off.contains(id);
@@ -153,7 +162,7 @@ impl<M: Media> Store<M> {
         let victim = candidate.and_then(|id| {
             let (segment, live) = (self.log.segments[&id], self.holdings.live.of(id));
             let percent = live * 100 / segment.bytes;
-            if percent >= MOSTLY_LIVE {
+            if percent >= MOSTLY_LIVE || (percent > CHEAP && may_wait && !low) {
                 return None;
             }
             if percent >= MOSTLY_DEAD {

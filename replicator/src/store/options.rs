@@ -17,8 +17,11 @@ pub struct Options {
     pub capacity_bytes: Option<u64>,
     /// A checkpoint is written after this much of log, or less in a small store: bounds what a recovery replays.
     pub checkpoint_bytes: u64,
-    /// The cleaner starts when this share of all segments is garbage.
+    /// The cleaner starts when this share of all segments is garbage. While there is much free space besides, it
+    /// takes only what is nearly dead...
     pub garbage_percent: u64,
+    /// ...until this share is garbage.
+    pub roomy_garbage_percent: u64,
     /// How many segments' files are kept open.
     pub open_files: usize,
     /// How fast all of it is read and checked, again and again.
@@ -35,6 +38,7 @@ impl Default for Options {
             capacity_bytes: None,
             checkpoint_bytes: 256 << 20,
             garbage_percent: 25,
+            roomy_garbage_percent: 50,
             open_files: 512,
             scrub: ScrubRate::Monthly,
             run: 0,
@@ -43,12 +47,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Tiny segments and frequent checkpoints, for tests and simulation. Writes of up to 12 blocks fit.
+    /// Tiny segments, frequent checkpoints and an eager cleaner, for tests and simulation. Writes of up to 12 blocks fit.
     pub fn tiny() -> Options {
         Options {
             segment_bytes: 64 << 10,
             checkpoint_bytes: 256 << 10,
             open_files: 4,
+            roomy_garbage_percent: 25,
             ..Options::default()
         }
     }

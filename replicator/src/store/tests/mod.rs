@@ -8,6 +8,7 @@ mod digest;
 mod files;
 mod fill;
 mod heal;
+mod lazy;
 mod live;
 mod moves;
 mod near_full;
