@@ -32,7 +32,7 @@ const AHEAD_BYTES: u64 = 16 << 20;
 /// with one sync for each 4 KiB a gain of a second for each segment.
 const OFTEN_BYTES: u64 = 128 << 10;
 /// Zeroes are written and synced in steps of so much, for the log's own syncs not to wait behind all of it.
-const ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 
 /// Who wants room: decides how much of the reserve may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

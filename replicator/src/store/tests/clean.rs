@@ -1,9 +1,12 @@
 //! The cleaner, hindered: it lets go of nothing that it could not move.
 
-use super::Bench;
+use super::{Bench, DISK};
 use crate::message::Reply;
 use crate::store::Chore;
+use crate::store::frame::HEADER_BYTES;
 use crate::store::media::sim::SimMedia;
+use crate::store::segment::file_name;
+use crate::words::{Block, Blocks, Seq, Version};
 
 /// Mostly dead segments, a checkpoint, and a restart: nothing of the index is in memory.
 fn with_garbage() -> Bench {
@@ -74,4 +77,34 @@ fn a_cleaner_without_room_waits_and_loses_nothing() {
     bench.tidy();
     bench.check(true);
     bench.kill().check(true);
+}
+
+/// Rule S5: a frame that does not match, and that nothing behind it proves to have been synced, passes for a torn tail. What the
+/// cleaner moves although it is damaged must not.
+#[test]
+fn damage_that_was_moved_is_not_taken_for_the_end_of_the_log() {
+    let mut bench = with_garbage();
+    for block in 0..250 {
+        let newest = bench.store.load(DISK, Blocks::new(Block(block), 1));
+        newest.expect("the index is whole");
+        let entry = bench.store.holdings.entry(DISK, Block(block), |_| true);
+        let place = entry.expect("all were written").place;
+        let payload = place.offset() + HEADER_BYTES;
+        bench
+            .media
+            .flip(&file_name(place.segment), payload + 100, 3);
+    }
+    bench.flush();
+    // Nothing is synced between what is moved and what is written behind it, or after that.
+    let before = bench.store.appended();
+    while bench.store.appended() == before {
+        let chore = until_scan(&mut bench);
+        let outcome = chore.run();
+        assert!(bench.store.finish_chore(chore, outcome));
+    }
+    bench.write(700, 1, false);
+    let written = Version::new(bench.epoch, Seq(bench.seq));
+    assert!(bench.flush());
+    let mut bench = bench.crash(|| false);
+    assert_eq!(bench.version(Block(700)), Ok(Some(written)));
 }
