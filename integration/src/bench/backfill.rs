@@ -43,14 +43,14 @@ fn link() -> Link {
 }
 
 /// Data that cannot be compressed, against a raw stream; data of which half remains, against the link.
-pub fn over_a_link(stage: &mut Stage, pairs: usize, _time: Time) -> Result<Compared> {
+pub fn over_a_link(stage: &mut Stage, pairs: usize, _time: Time) -> Result<Vec<Compared>> {
     let (mut random, mut half) = (Vec::new(), Vec::new());
     for _ in 0..pairs {
         let [ours, ours_half] = copied(stage)?;
         random.push((ours, raw_stream(stage.disk_bytes())?));
         half.push((ours_half, LINK as f64 / 1e6));
     }
-    Ok(Compared {
+    Ok(vec![Compared {
         name: "backfill",
         what: "backfill over 100 MB/s: incompressible, 2:1",
         sides: ["Ukai, a move", "a raw quinn stream; the link"],
@@ -59,7 +59,7 @@ pub fn over_a_link(stage: &mut Stage, pairs: usize, _time: Time) -> Result<Compa
             Row::new(Metric::Copied, &random, Some(Bound::AtLeast(0.9))),
             Row::new(Metric::Copied, &half, Some(Bound::AtLeast(1.8))),
         ],
-    })
+    }])
 }
 
 /// MB of disk a second of a move, of both kinds of data.
@@ -196,7 +196,7 @@ async fn stream(bytes: u64) -> Result<f64> {
 
 /// A disk gets a second copy under its guest, within the default limits; compared with a disk that has
 /// two all along.
-pub fn under_a_guest(stage: &mut Stage, pairs: usize, time: Time) -> Result<Compared> {
+pub fn under_a_guest(stage: &mut Stage, pairs: usize, time: Time) -> Result<Vec<Compared>> {
     let load = Load::random(Doing::Mixed(70), 32).at_rate(2000);
     let goals = [goal(Metric::P99, Bound::AtMost(2.0))];
     let mut own = stage.own_cluster(&HOSTS, None)?;
@@ -223,11 +223,11 @@ pub fn under_a_guest(stage: &mut Stage, pairs: usize, time: Time) -> Result<Comp
         let calm = measure(&stage.target(Kind::TwoCopies)?, &load, time, pair as u64)?;
         figures.push([disturbed, Figures::of(&calm)]);
     }
-    Ok(Compared {
+    Ok(vec![Compared {
         name: "during-backfill",
         what: "4 KiB random, 70 % reads, 2,000 a second, during backfill and not",
         sides: ["Ukai, a second copy is made", Kind::TwoCopies.name()],
         rows: rows(&figures, &goals),
         pairs: figures,
-    })
+    }])
 }

@@ -20,7 +20,7 @@ const WATCHED: Duration = Duration::from_secs(5);
 const ALLOWED: f64 = 1024.0;
 
 /// A node with 64 attached disks, each with a guest that does nothing, and the same node before.
-pub fn idle(stage: &mut Stage, pairs: usize, _time: Time) -> Result<Compared> {
+pub fn idle(stage: &mut Stage, pairs: usize, _time: Time) -> Result<Vec<Compared>> {
     let (mut memory, mut wake_ups) = (Vec::new(), Vec::new());
     for _ in 0..pairs.min(3) {
         let mut own = stage.own_cluster(&HOSTS[..1], None)?;
@@ -37,7 +37,7 @@ pub fn idle(stage: &mut Stage, pairs: usize, _time: Time) -> Result<Compared> {
         memory.push((each, ALLOWED));
         wake_ups.push((after.sleeps_a_second, before.sleeps_a_second));
     }
-    Ok(Compared {
+    Ok(vec![Compared {
         name: "idle-disks",
         what: "64 attached disks that nobody uses",
         sides: [
@@ -49,7 +49,7 @@ pub fn idle(stage: &mut Stage, pairs: usize, _time: Time) -> Result<Compared> {
             Row::new(Metric::IdleMemory, &memory, Some(Bound::AtMost(1.0))),
             Row::new(Metric::Sleeps, &wake_ups, Some(Bound::AtMost(1.1))),
         ],
-    })
+    }])
 }
 
 struct Watched {

@@ -7,7 +7,7 @@ use super::compare::Compared;
 use super::load::{Doing, Load, MIB, Time};
 use super::side::{Kind, Stage};
 use super::statistics::Figures;
-use super::{backfill, idle};
+use super::{backfill, idle, thin};
 use crate::migration::figures::Bound;
 use Bound::{AtLeast, AtMost};
 use Metric::{Cpu, Iops, P50, P99};
@@ -159,7 +159,7 @@ const REMOTE: (Kind, Kind) = (Kind::FarCopy, Kind::MemoryNbdTls);
 pub struct Special {
     pub name: &'static str,
     pub what: &'static str,
-    pub run: fn(&mut Stage, usize, Time) -> Result<Compared>,
+    pub run: fn(&mut Stage, usize, Time) -> Result<Vec<Compared>>,
 }
 
 pub const SPECIALS: &[Special] = &[
@@ -177,6 +177,11 @@ pub const SPECIALS: &[Special] = &[
         name: "idle-disks",
         what: "memory and wake-ups of 64 disks that nobody uses",
         run: idle::idle,
+    },
+    Special {
+        name: "thin",
+        what: "a new disk written all over five times, each pass by itself",
+        run: thin::passes,
     },
 ];
 

@@ -5,7 +5,7 @@
 //!   [`verify`]: that the answers are right.
 //! - [`side`]: who can be asked: ours with one copy and more, and the peers ([`storage_daemon`]).
 //! - [`job`]: what is compared with whom, and what the goal is.
-//! - [`backfill`], [`idle`]: what is no load on two sides: copying, and doing nothing.
+//! - [`backfill`], [`thin`], [`idle`]: what is no load on two sides as they stand: copying, new disks, and doing nothing.
 //! - [`compare`]: both sides by turns; [`statistics`], [`cost`]: figures out of that.
 //! - [`profile`]: what a request costs, by system calls and functions.
 //! - [`report`], [`document`], [`plot`]: the figures for people; [`machine`]: what they were measured on.
@@ -26,4 +26,5 @@ pub mod report;
 pub mod side;
 pub mod statistics;
 pub mod storage_daemon;
+pub mod thin;
 pub mod verify;

@@ -233,16 +233,25 @@ impl Stage {
         Ok(())
     }
 
-    fn start(&mut self, kind: Kind) -> Result<Side> {
-        if kind.is_ours() {
-            return self.start_ours(kind);
-        }
-        let peers = Peers {
+    /// A peer's disk over a sparse file that nobody has written to. It is gone when its processes are.
+    pub fn fresh_file(&self, name: &str) -> Result<Served> {
+        self.peers().local(name, Medium::File)
+    }
+
+    fn peers(&self) -> Peers<'_> {
+        Peers {
             scratch: &self.scratch,
             memory: &self.memory,
             bytes: self.disk_bytes,
             queues: PEER_QUEUES,
-        };
+        }
+    }
+
+    fn start(&mut self, kind: Kind) -> Result<Side> {
+        if kind.is_ours() {
+            return self.start_ours(kind);
+        }
+        let peers = self.peers();
         let Served { socket, processes } = match kind {
             Kind::File => peers.local("file", Medium::File),
             Kind::Memory => peers.local("memory", Medium::Memory),

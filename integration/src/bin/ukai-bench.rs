@@ -142,9 +142,9 @@ impl Task {
         }
     }
 
-    fn run(&self, stage: &mut Stage, pairs: usize, time: Time) -> Result<Compared> {
+    fn run(&self, stage: &mut Stage, pairs: usize, time: Time) -> Result<Vec<Compared>> {
         match self {
-            Task::Job(job) => compare(stage, job, pairs, time),
+            Task::Job(job) => Ok(vec![compare(stage, job, pairs, time)?]),
             Task::Special(special) => (special.run)(stage, pairs, time),
         }
     }
@@ -187,31 +187,37 @@ fn all(stage: &mut Stage, tasks: &[Task], arguments: &Arguments) -> Result<Vec<C
     let mut compared = Vec::new();
     for task in tasks {
         let begun = Instant::now();
-        let one = task.run(stage, pairs, time).with_context(|| task.name())?;
-        for (row, line) in one.rows.iter().zip(one.json()) {
-            if arguments.json {
-                println!("{line}");
-                continue;
-            }
-            println!(
-                "{:>6.1}s {:<20} {:<18} {:>9} {:>9}  {:>6.2} ({:.2} to {:.2}) {:<14} {}",
-                begun.elapsed().as_secs_f64(),
-                one.name,
-                row.metric.name(),
-                report::number(row.ours),
-                report::number(row.peer),
-                row.ratio.median,
-                row.ratio.least,
-                row.ratio.most,
-                row.goal.map(|goal| goal.words()).unwrap_or_default(),
-                match row.met {
-                    Some(true) => "met",
-                    Some(false) => "NOT MET",
-                    None => "",
-                }
-            );
+        let these = task.run(stage, pairs, time).with_context(|| task.name())?;
+        for one in these {
+            tell(&one, begun.elapsed(), arguments.json);
+            compared.push(one);
         }
-        compared.push(one);
     }
     Ok(compared)
+}
+
+fn tell(one: &Compared, took: Duration, json: bool) {
+    for (row, line) in one.rows.iter().zip(one.json()) {
+        if json {
+            println!("{line}");
+            continue;
+        }
+        println!(
+            "{:>6.1}s {:<20} {:<18} {:>9} {:>9}  {:>6.2} ({:.2} to {:.2}) {:<14} {}",
+            took.as_secs_f64(),
+            one.name,
+            row.metric.name(),
+            report::number(row.ours),
+            report::number(row.peer),
+            row.ratio.median,
+            row.ratio.least,
+            row.ratio.most,
+            row.goal.map(|goal| goal.words()).unwrap_or_default(),
+            match row.met {
+                Some(true) => "met",
+                Some(false) => "NOT MET",
+                None => "",
+            }
+        );
+    }
 }
