@@ -3,9 +3,14 @@
 //! `cargo xtask chaos --only media-lie`.)
 
 use anyhow::{Context, Result, ensure};
-use integration::cluster::{Cluster, NodeSpec};
+use integration::bench::front_end::{FrontEnd, Request};
+use integration::bench::side::forget_cached;
+use integration::chaos::hanging::Hanging;
+use integration::chaos::room::Room;
+use integration::cluster::{self, Cluster, NodeSpec};
 use integration::processes::{Answer, Lifetime, Scratch, ask, scenario};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -38,6 +43,90 @@ fn media_that_lie_are_found_healed_and_named() {
         the_scrub_finds_what_nobody_reads(&mut cluster)?;
         copies_that_differ_are_named(&mut cluster, scratch)
     });
+}
+
+/// The guest's own host cannot read any more: its reads and writes go on with the other copy, and all is repaired once
+/// the media go on.
+#[test]
+fn media_that_hang_hold_up_no_read_that_another_copy_can_answer() {
+    scenario("hanging", |scratch| {
+        Room::keep_mounts_to_ourselves()?;
+        let mut hanging = Hanging::new(scratch, "media", &scratch.path(HOSTS[0].host), 1 << 30)?;
+        let cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
+        cluster.create_disk("web1", "64M", 2, HOSTS[0].host)?;
+        import(&cluster, scratch, 1)?;
+        let gone_on_without = goes_on_without(&cluster, &mut hanging);
+        // Before the nodes end: who waits for such media cannot be killed.
+        hanging.go_on();
+        gone_on_without
+    });
+}
+
+fn goes_on_without(cluster: &Cluster, hanging: &mut Hanging) -> Result<()> {
+    const AT_ONCE: u16 = 8;
+    let socket = cluster.attach("web1", HOSTS[0].host)?;
+    let guest = RefCell::new(FrontEnd::connect(&socket, 1, AT_ONCE, BLOCK)?);
+    let all_at_once = |requests: [Request; AT_ONCE as usize]| {
+        let mut guest = guest.borrow_mut();
+        let queue = &mut guest.queues()[0];
+        for (slot, request) in requests.into_iter().enumerate() {
+            if let Request::Write { offset } = request {
+                let block = offset as usize / BLOCK;
+                queue
+                    .buffer(slot as u16)
+                    .copy_from_slice(&content(block, 2));
+            }
+            queue.submit(slot as u16, request)?;
+        }
+        queue.announce()?;
+        let (mut done, mut left) = (Vec::new(), requests.len());
+        while left > 0 {
+            queue.wait_until(&mut done, Some(Instant::now() + BOUND))?;
+            ensure!(!done.is_empty(), "{left} of {requests:?} are not answered");
+            left -= done.len();
+        }
+        let buffers = (0..AT_ONCE).map(|slot| queue.buffer(slot).to_vec());
+        anyhow::Ok(buffers.collect::<Vec<_>>())
+    };
+    let places = |first: usize| -> [usize; AT_ONCE as usize] {
+        std::array::from_fn(|i| (first + i) * 13 % BLOCKS)
+    };
+    let offset = |block| (block * BLOCK) as u64;
+    let write = |first: usize| {
+        let write = |block| Request::Write {
+            offset: offset(block),
+        };
+        all_at_once(places(first).map(write))?;
+        all_at_once([Request::Flush; AT_ONCE as usize])
+    };
+    let read = |first: usize, import: u64| {
+        let read = |block| Request::Read {
+            offset: offset(block),
+        };
+        let found = all_at_once(places(first).map(read))?;
+        for (block, found) in places(first).into_iter().zip(found) {
+            ensure!(found == content(block, import), "block {block} is wrong");
+        }
+        anyhow::Ok(())
+    };
+    read(0, 1)?;
+    forget_cached(&cluster.store_dir(HOSTS[0].host))?;
+    hanging.hang();
+    for first in (0..64).step_by(usize::from(AT_ONCE)) {
+        read(first, 1)?;
+    }
+    write(64)?;
+    read(64, 2)?;
+    hanging.go_on();
+    cluster::wait_for("two good copies of everything", BOUND, || {
+        let status = cluster.ukai(&["status"])?;
+        let well = status["disks_short"] == 0
+            && status["problems"] == Value::Array(Vec::new())
+            && status["moving"] == Value::Array(Vec::new());
+        Ok(well.then_some(()))
+    })?;
+    read(72, 1)?;
+    read(64, 2)
 }
 
 fn reads_are_right_and_damage_is_healed(cluster: &Cluster, scratch: &Scratch) -> Result<()> {

@@ -86,7 +86,7 @@ impl Disk {
                 blocks: Blocks::new(Block(block), 1),
                 content: Content::Data(self.data.clone()),
             };
-            self.store.submit(request, None, |reply| {
+            self.store.submit(request, |reply| {
                 assert!(matches!(reply, Reply::Written(_)), "{reply:?}");
             });
         }
@@ -106,7 +106,7 @@ impl Disk {
 
 fn ask(store: &SharedStore, request: Request) -> Reply {
     let (done, answer) = mpsc::channel();
-    store.submit(request, None, move |reply| {
+    store.submit(request, move |reply| {
         let _ = done.send(reply);
     });
     answer.recv().expect("an answer")

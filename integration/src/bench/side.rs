@@ -327,7 +327,7 @@ pub fn crowd() -> impl Iterator<Item = String> {
 }
 
 /// Has the kernel drop what it keeps of the files in a directory; what is not on media yet goes there first.
-fn forget_cached(dir: &Path) -> Result<()> {
+pub fn forget_cached(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {

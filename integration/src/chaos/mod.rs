@@ -3,16 +3,17 @@
 //! - [`fault`]: what can fail, and what each failure allows the guest to notice.
 //! - [`story`]: what fails when, drawn from a seed.
 //! - [`scene`]: the cluster and its guest, and how each step is carried out; [`room`] and [`damage`] are the
-//!   stores' media, [`tenant`] is the guest with its oracles.
+//!   stores' media ([`hanging`]: those of a test that can hang), [`tenant`] is the guest with its oracles.
 //! - [`judge`]: one turn of the story, watched: what the guest saw, and when all was well again.
 //! - [`report`], [`document`]: what came of it, for people, for machines and for `docs/failures.md`.
 
 mod damage;
 pub mod document;
 pub mod fault;
+pub mod hanging;
 mod judge;
 pub mod report;
-mod room;
+pub mod room;
 mod scene;
 mod story;
 mod tenant;

@@ -45,6 +45,11 @@ impl Room {
     /// A file system of so many bytes at `at`, kept in `image`.
     pub fn new(image: &Path, at: &Path, bytes: u64) -> Result<Room> {
         File::create(image)?.set_len(bytes)?;
+        Room::on(image, at)
+    }
+
+    /// The same, kept in an image that is there.
+    pub fn on(image: &Path, at: &Path) -> Result<Room> {
         fs::create_dir_all(at)?;
         let mut make = Command::new("mkfs.ext4");
         make.args(["-q", "-m", "0", "-E", "nodiscard"]).arg(image);

@@ -156,7 +156,7 @@ impl Inner {
 /// The store is a store of the older entry itself: what it held before it joined again is proven so.
 async fn ask_itself(store: &SharedStore, request: Request) -> Reply {
     let (answer, answered) = oneshot::channel();
-    store.submit(request, None, move |reply| drop(answer.send(reply)));
+    store.submit(request, move |reply| drop(answer.send(reply)));
     answered.await.unwrap_or(AWAY)
 }
 
@@ -323,7 +323,7 @@ impl Serve for PullingStore {
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         match Pull::of(&request) {
             Some(pull) => self.puller.pull(self.store.clone(), pull, done),
-            None => self.store.submit(request, None, done),
+            None => self.store.submit(request, done),
         }
     }
 

@@ -36,7 +36,7 @@ pub trait Serve: Send + Sync + 'static {
 
 impl Serve for SharedStore {
     fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
-        SharedStore::submit(self, request, None, done);
+        SharedStore::submit(self, request, done);
     }
 
     fn submit_writes(

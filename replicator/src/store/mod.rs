@@ -70,7 +70,7 @@ pub use pull::Pull;
 pub use read::{Destination, NotNow, Own, ReadPlan, WaitingPart, WaitingRead};
 pub use recover::Recovery;
 pub use scrub::{Scrub, ScrubProgress, ScrubRate};
-pub use shared::{ReadInto, SharedStore};
+pub use shared::SharedStore;
 pub use sync::Promise;
 pub use usage::{DiskUsage, LogSpan, Usage};
 pub use verify::VerifyPlan;

@@ -67,6 +67,12 @@ pub enum NotNow {
 }
 
 impl<M: Media> ReadPlan<M> {
+    /// How much data there is to read.
+    pub fn data_bytes(&self) -> usize {
+        let data = |planned: &&Planned| matches!(planned, Planned::Data(_));
+        self.found.iter().filter(data).count() * BLOCK
+    }
+
     /// Reads into `into`; the answer's `data` stays empty. Blocks of zeroes and absent ones are not touched.
     pub fn run_into(&self, into: &dyn Destination) -> Result<ReadBlocks, Refusal> {
         match self.try_run(into, false) {
@@ -332,16 +338,17 @@ impl Part {
     }
 }
 
-/// A read that has to wait for the media, for those who can wait for many without a thread each. Its
-/// memory is to stay until every one of its parts has ended.
+/// A read that has to wait for the media, for those who can wait for many without a thread each. It is into
+/// memory of its own, so that nobody who gives up waiting for it finds its data landing later. That memory
+/// is to stay until every one of its parts has ended.
 pub struct WaitingRead {
     plan: ReadPlan<FileMedia>,
-    into: Box<dyn Destination>,
+    into: Own,
     parts: SmallVec<[Part; 1]>,
     iovecs: SmallVec<[Vec<libc::iovec>; 1]>,
 }
 
-// SAFETY: its pointers are to memory that it owns, or that its destination keeps, whichever thread has it.
+// SAFETY: its pointers are to memory that it owns, whichever thread has it.
 unsafe impl Send for WaitingRead {}
 
 /// One vectored read of a file.
@@ -354,11 +361,12 @@ pub struct WaitingPart<'a> {
 }
 
 impl WaitingRead {
-    pub fn new(plan: ReadPlan<FileMedia>, into: Box<dyn Destination>) -> WaitingRead {
+    pub fn new(plan: ReadPlan<FileMedia>) -> WaitingRead {
+        let into = plan.own_memory();
         let parts: SmallVec<[Part; 1]> = plan
             .fetches
             .iter()
-            .map(|fetch| Part::of(fetch, &*into))
+            .map(|fetch| Part::of(fetch, &into))
             .collect();
         let iovecs = parts.iter().map(|part| iovecs(&part.pieces)).collect();
         WaitingRead {
@@ -380,9 +388,9 @@ impl WaitingRead {
     }
 
     /// All parts were read whole: checks them. A block that is not what was written is read once more, which
-    /// may wait: the guest has changed it meanwhile, or the media have.
+    /// may wait.
     pub fn finish(self) -> Reply {
-        let (plan, into) = (&self.plan, &*self.into);
+        let (plan, into) = (&self.plan, &self.into);
         let mut found = plan.found_unread();
         for (fetch, part) in plan.fetches.iter().zip(self.parts) {
             match plan.check(fetch, part, into, &mut found) {
@@ -393,13 +401,13 @@ impl WaitingRead {
         }
         Reply::Read(ReadBlocks {
             found,
-            data: Bytes::new(),
+            data: self.into.into_bytes(),
         })
     }
 
     /// For those who cannot wait so: to be read from the beginning.
-    pub(super) fn into_plan(self) -> (ReadPlan<FileMedia>, Box<dyn Destination>) {
-        (self.plan, self.into)
+    pub fn into_plan(self) -> ReadPlan<FileMedia> {
+        self.plan
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::error::Doing;
 use super::media::FileMedia;
-use super::read::{Destination, NotNow, ReadPlan, WaitingRead};
+use super::read::{Destination, NotNow, ReadPlan};
 use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
 use super::{
     BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, ShownDisk,
@@ -27,8 +27,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Where a read lands.
-pub type ReadInto = Box<dyn Destination>;
 type Done = Box<dyn FnOnce(Reply) + Send>;
 
 /// Threads for reads that must wait for the media.
@@ -107,7 +105,7 @@ impl Reads {
 
 /// What has to wait for the media.
 enum Wanted {
-    Read(ReadPlan<FileMedia>, Option<ReadInto>),
+    Read(ReadPlan<FileMedia>),
     Fetch(FetchPlan<FileMedia>),
     Verify(VerifyPlan<FileMedia>),
 }
@@ -115,8 +113,7 @@ enum Wanted {
 impl Wanted {
     fn run(&self) -> Reply {
         let read = match self {
-            Wanted::Read(plan, Some(into)) => plan.run_into(&**into),
-            Wanted::Read(plan, None) => plan.run(),
+            Wanted::Read(plan) => plan.run(),
             Wanted::Fetch(plan) => {
                 return plan.run().map_or_else(Reply::Refused, Reply::Fetched);
             }
@@ -212,13 +209,8 @@ impl SharedStore {
 
     /// Takes a request. `done` is called exactly once: before this returns where nothing has to wait
     /// for the media (writes, lists, refusals, reads from the page cache), else on a thread of the
-    /// store; it must not block. The data of a read goes to `into`, or into the answer without it.
-    pub fn submit(
-        &self,
-        request: Request,
-        into: Option<ReadInto>,
-        done: impl FnOnce(Reply) + Send + 'static,
-    ) {
+    /// store; it must not block.
+    pub fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         let shared = &self.threads.shared;
         let mut core = shared.core.lock();
         let Some(store) = &mut core.store else {
@@ -241,7 +233,7 @@ impl SharedStore {
             }
             Handled::Read(plan) => {
                 drop(core);
-                shared.read(plan, into, done);
+                shared.read(plan, done);
             }
             Handled::Fetch(plan) => {
                 drop(core);
@@ -268,27 +260,31 @@ impl SharedStore {
         }
     }
 
-    /// Takes a read. The answer, if it is there without waiting for the media; else what is to be waited for.
-    pub fn try_read(&self, read: Request, into: ReadInto) -> Result<Reply, Box<WaitingRead>> {
+    /// Takes a read. The answer, if it is there without waiting for the media, its data in `into`; else how
+    /// it is to be answered, and nothing lands there any more.
+    pub fn try_read(
+        &self,
+        read: Request,
+        into: &dyn Destination,
+    ) -> Result<Reply, ReadPlan<FileMedia>> {
         let plan = match self.plan_read(read) {
             Ok(plan) => plan,
             Err(reply) => return Ok(reply),
         };
-        match plan.run_now(&*into) {
+        match plan.run_now(into) {
             Ok(blocks) => Ok(Reply::Read(blocks)),
             Err(NotNow::Refused(refusal)) => Ok(Reply::Refused(refusal)),
-            Err(NotNow::WouldWait) => Err(Box::new(WaitingRead::new(plan, into))),
+            Err(NotNow::WouldWait) => Err(plan),
         }
     }
 
-    /// Has a thread of the store wait for the media, and calls `done` there.
+    /// Has a thread of the store wait for the media, and calls `done` there with all data.
     pub fn wait_on_thread(
         &self,
-        read: Box<WaitingRead>,
+        plan: ReadPlan<FileMedia>,
         done: impl FnOnce(Reply) + Send + 'static,
     ) {
-        let (plan, into) = read.into_plan();
-        let wanted = Wanted::Read(plan, Some(into));
+        let wanted = Wanted::Read(plan);
         self.threads.shared.read_later(wanted, Box::new(done));
     }
 
@@ -576,26 +572,15 @@ impl Shared {
         }
     }
 
-    fn read(
-        &self,
-        plan: ReadPlan<FileMedia>,
-        into: Option<ReadInto>,
-        done: impl FnOnce(Reply) + Send + 'static,
-    ) {
-        let now = match &into {
-            Some(into) => plan.run_now(&**into),
-            None => {
-                let own = plan.own_memory();
-                plan.run_now(&own).map(|mut blocks| {
-                    blocks.data = own.into_bytes();
-                    blocks
-                })
+    fn read(&self, plan: ReadPlan<FileMedia>, done: impl FnOnce(Reply) + Send + 'static) {
+        let own = plan.own_memory();
+        match plan.run_now(&own) {
+            Ok(mut blocks) => {
+                blocks.data = own.into_bytes();
+                done(Reply::Read(blocks));
             }
-        };
-        match now {
-            Ok(blocks) => done(Reply::Read(blocks)),
             Err(NotNow::Refused(refusal)) => done(Reply::Refused(refusal)),
-            Err(NotNow::WouldWait) => self.read_later(Wanted::Read(plan, into), Box::new(done)),
+            Err(NotNow::WouldWait) => self.read_later(Wanted::Read(plan), Box::new(done)),
         }
     }
 

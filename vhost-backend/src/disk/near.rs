@@ -8,7 +8,8 @@
 
 use parking_lot::{Condvar, Mutex};
 use replicator::message::{Refusal, Reply, Request};
-use replicator::store::{ReadInto, SharedStore, WaitingRead};
+use replicator::store::media::FileMedia;
+use replicator::store::{Destination, ReadPlan, SharedStore};
 use replicator::words::StoreId;
 use replicator::writer::CallId;
 use std::collections::VecDeque;
@@ -47,28 +48,23 @@ impl NearStore {
     }
 
     /// See [`SharedStore::submit`].
-    pub fn submit(
-        &self,
-        request: Request,
-        into: Option<ReadInto>,
-        done: impl FnOnce(Reply) + Send + 'static,
-    ) {
+    pub fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         if !self.aside.is_wanted(self.store.syncing_for()) {
-            return self.aside.inside(|| self.store.submit(request, into, done));
+            return self.aside.inside(|| self.store.submit(request, done));
         }
-        self.submit_aside(request, into, done);
+        self.submit_aside(request, done);
     }
 
-    /// Takes a read. The answer, if it is there at once; else what the media have to be waited for with; or
-    /// neither: then `done` is called with the answer.
+    /// Takes a read. The answer, if it is there at once, its data in `into`; else how the media are to be waited for;
+    /// or neither: then `done` is called with the answer and all data. Nothing lands in `into` once this returns.
     pub fn try_read(
         &self,
         read: Request,
-        into: ReadInto,
+        into: &dyn Destination,
         done: impl FnOnce(Reply) + Send + 'static,
-    ) -> Option<Result<Reply, Box<WaitingRead>>> {
+    ) -> Option<Result<Reply, ReadPlan<FileMedia>>> {
         if self.aside.is_wanted(self.store.syncing_for()) {
-            self.submit_aside(read, Some(into), done);
+            self.submit_aside(read, done);
             return None;
         }
         Some(self.aside.inside(|| self.store.try_read(read, into)))
@@ -83,7 +79,7 @@ impl NearStore {
         if self.aside.is_wanted(self.store.syncing_for()) {
             for (call, write) in writes.drain(..) {
                 let done = done.clone();
-                self.submit_aside(write, None, move |reply| done(call, reply));
+                self.submit_aside(write, move |reply| done(call, reply));
             }
             return;
         }
@@ -95,15 +91,10 @@ impl NearStore {
         }
     }
 
-    fn submit_aside(
-        &self,
-        request: Request,
-        into: Option<ReadInto>,
-        done: impl FnOnce(Reply) + Send + 'static,
-    ) {
+    fn submit_aside(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         let store = self.store.clone();
         self.aside.run_later(Box::new(move |turn| match turn {
-            Turn::Now => store.submit(request, into, done),
+            Turn::Now => store.submit(request, done),
             Turn::Never => done(Reply::Refused(Refusal::Failed)),
         }));
     }

@@ -27,7 +27,7 @@ use replicator::words::{DiskRecord, Owner, Span, StoreId};
 use replicator::writer::{
     Aim, CallId, Config, Effect, Event, GuestOp, NotStarted, Now, Verdict, VerifyOrder, Writer,
 };
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -80,11 +80,10 @@ pub struct ReplicatedDisk {
     /// Far stores were sent writes meanwhile; and the network had its turn.
     far_first: bool,
     gave_way: bool,
-    /// Reads of far stores that are to land in a guest's memory.
+    /// Reads whose answer has the data, which is to go to a guest's memory: of far stores, and of the near one where
+    /// its media have to be waited for.
     aimed: HashMap<CallId, Aimed>,
-    /// Reads of the near store that land there by themselves.
-    near_reads: HashSet<CallId>,
-    /// Those of them that the media have to be waited for.
+    /// The latter.
     waiting_reads: WaitingReads,
     /// The guest's reads in flight.
     landings: HashMap<RequestId, (Span, Landing)>,
@@ -142,7 +141,6 @@ impl ReplicatedDisk {
             far_first: false,
             gave_way: false,
             aimed: HashMap::new(),
-            near_reads: HashSet::new(),
             waiting_reads: WaitingReads::new(),
             landings: HashMap::new(),
             in_flight: 0,
@@ -325,7 +323,6 @@ impl ReplicatedDisk {
             },
             Event::Reply { call, reply } => {
                 self.aimed.remove(&call);
-                self.near_reads.remove(&call);
                 Event::Reply { call, reply }
             }
             // The disk's own alarm comes another way: this says that a grant is there.
@@ -351,10 +348,9 @@ impl ReplicatedDisk {
         }
     }
 
-    /// The data of a far store's answer goes to the guest, if it was meant for it and still is.
+    /// The data of an answer goes to the guest, if it was meant for it and still is.
     fn land(&mut self, call: CallId, read: ReadBlocks) -> ReadBlocks {
         let Some(aimed) = self.aimed.remove(&call) else {
-            self.near_reads.remove(&call);
             return read;
         };
         aimed.copy(&read);
@@ -379,10 +375,7 @@ impl ReplicatedDisk {
             } => self.send(store, call, request, aim),
             Effect::Withdraw { call } => {
                 self.aimed.remove(&call);
-                // A near read cannot be called back; it ends by itself, and its answer is given then.
-                if !self.near_reads.contains(&call) {
-                    self.inbox.push(Event::Withdrawn { call });
-                }
+                self.inbox.push(Event::Withdrawn { call });
             }
             Effect::Swap {
                 call,
@@ -554,24 +547,24 @@ impl ReplicatedDisk {
         if let Some(aimed) = aimed {
             return self.read_near(&near, call, request, aimed);
         }
-        near.submit(request, None, move |reply| {
+        near.submit(request, move |reply| {
             inbox.push(Event::Reply { call, reply });
         });
     }
 
     fn read_near(&mut self, near: &NearStore, call: CallId, request: Request, aimed: Aimed) {
-        self.near_reads.insert(call);
         let inbox = self.inbox.clone();
         let answer = move |reply| inbox.push(Event::Reply { call, reply });
-        match near.try_read(request, Box::new(aimed), answer.clone()) {
+        match near.try_read(request, &aimed, answer.clone()) {
+            Some(Ok(reply)) => return answer(reply),
             None => {}
-            Some(Ok(reply)) => answer(reply),
-            Some(Err(read)) => {
-                if let Err(read) = self.waiting_reads.add(call, read) {
-                    near.store().wait_on_thread(read, answer);
+            Some(Err(plan)) => {
+                if let Err(plan) = self.waiting_reads.add(call, plan) {
+                    near.store().wait_on_thread(plan, answer);
                 }
             }
         }
+        self.aimed.insert(call, aimed);
     }
 
     /// A read that waited for the media of the near store has ended.
@@ -581,10 +574,10 @@ impl ReplicatedDisk {
                 let event = self.arrived(Event::Reply { call, reply });
                 self.handle(event);
             }
-            Waited::NotSo(call, read) => {
+            Waited::NotSo(call, plan) => {
                 let inbox = self.inbox.clone();
                 let near = self.near.as_ref().expect("it has answered before");
-                near.store().wait_on_thread(read, move |reply| {
+                near.store().wait_on_thread(plan, move |reply| {
                     inbox.push(Event::Reply { call, reply });
                 });
             }

@@ -1,10 +1,12 @@
 //! Reads of the near store that have to wait for the media: on a ring of the kernel's, so that many wait at
-//! once and none of them takes a thread. A disk has a ring from its first such read on; where the kernel
+//! once and none of them takes a thread. They are read into memory of our own: whoever does not wait any longer
+//! asks another store, and nothing of the first answer lands in the guest's memory then. A disk has a ring from its first such read on; where the kernel
 //! gives none, the store's own threads wait.
 
 use io_uring::{IoUring, opcode, types};
 use replicator::message::Reply;
-use replicator::store::WaitingRead;
+use replicator::store::media::FileMedia;
+use replicator::store::{ReadPlan, WaitingRead};
 use replicator::writer::CallId;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
@@ -15,6 +17,8 @@ use tokio::io::unix::AsyncFd;
 
 /// Parts of reads in the kernel's hands at once; as many completions have room twice over.
 const ENTRIES: u32 = 128;
+/// Memory for reads in the kernel's hands; others wait their turn. A larger read goes alone.
+const MOST_BYTES: usize = 32 << 20;
 /// How long the end of a disk waits for them.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -22,6 +26,10 @@ const LAST_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct WaitingReads {
     ring: Option<AsyncFd<IoUring>>,
     refused: bool,
+    /// Those that have no memory yet.
+    plans: VecDeque<(CallId, ReadPlan<FileMedia>)>,
+    /// What the others have.
+    bytes: usize,
     /// What the kernel writes to stays here until it has said that it is done.
     reads: HashMap<u64, Waiting>,
     last: u64,
@@ -34,7 +42,8 @@ pub(super) struct WaitingReads {
 
 struct Waiting {
     call: CallId,
-    read: Box<WaitingRead>,
+    read: WaitingRead,
+    bytes: usize,
     parts_left: usize,
     /// A part was not read whole.
     cut: bool,
@@ -44,7 +53,7 @@ struct Waiting {
 pub(super) enum Waited {
     Answered(CallId, Reply),
     /// The kernel did not read all of it: to be tried in the ordinary way.
-    NotSo(CallId, Box<WaitingRead>),
+    NotSo(CallId, ReadPlan<FileMedia>),
 }
 
 impl WaitingReads {
@@ -52,6 +61,8 @@ impl WaitingReads {
         WaitingReads {
             ring: None,
             refused: false,
+            plans: VecDeque::new(),
+            bytes: 0,
             reads: HashMap::new(),
             last: 0,
             queued: VecDeque::new(),
@@ -61,7 +72,11 @@ impl WaitingReads {
     }
 
     /// Takes a read, or gives it back where there is no ring. It begins with [`WaitingReads::submit`].
-    pub fn add(&mut self, call: CallId, read: Box<WaitingRead>) -> Result<(), Box<WaitingRead>> {
+    pub fn add(
+        &mut self,
+        call: CallId,
+        plan: ReadPlan<FileMedia>,
+    ) -> Result<(), ReadPlan<FileMedia>> {
         if self.ring.is_none() && !self.refused {
             let ring = IoUring::new(ENTRIES).inspect_err(|error| {
                 tracing::info!(%error, "no io_uring here: threads wait for the media");
@@ -70,26 +85,40 @@ impl WaitingReads {
             self.refused = self.ring.is_none();
         }
         if self.ring.is_none() {
-            return Err(read);
+            return Err(plan);
         }
-        self.last += 1;
-        let parts_left = read.parts().len();
-        self.queued
-            .extend((0..parts_left).map(|part| (self.last, part)));
-        self.reads.insert(
-            self.last,
-            Waiting {
+        self.plans.push_back((call, plan));
+        Ok(())
+    }
+
+    /// Gives memory to those whose turn it is.
+    fn begin(&mut self) {
+        while let Some((_, plan)) = self.plans.front() {
+            let bytes = plan.data_bytes();
+            if !self.reads.is_empty() && self.bytes + bytes > MOST_BYTES {
+                return;
+            }
+            let (call, plan) = self.plans.pop_front().expect("just seen");
+            let read = WaitingRead::new(plan);
+            self.last += 1;
+            self.bytes += bytes;
+            let parts_left = read.parts().len();
+            self.queued
+                .extend((0..parts_left).map(|part| (self.last, part)));
+            let waiting = Waiting {
                 call,
                 read,
+                bytes,
                 parts_left,
                 cut: false,
-            },
-        );
-        Ok(())
+            };
+            self.reads.insert(self.last, waiting);
+        }
     }
 
     /// Gives the kernel what it has room for.
     pub fn submit(&mut self) {
+        self.begin();
         let Some(ring) = &mut self.ring else { return };
         if self.queued.is_empty() && !self.again {
             return;
@@ -147,12 +176,14 @@ impl WaitingReads {
             waiting.cut |= usize::try_from(entry.result()) != Ok(wanted);
             waiting.parts_left -= 1;
             if waiting.parts_left == 0 {
+                let waiting = self.reads.remove(&id).expect("just seen");
+                self.bytes -= waiting.bytes;
                 let Waiting {
                     call, read, cut, ..
-                } = self.reads.remove(&id).expect("just seen");
+                } = waiting;
                 return Some(match cut {
                     false => Waited::Answered(call, read.finish()),
-                    true => Waited::NotSo(call, read),
+                    true => Waited::NotSo(call, read.into_plan()),
                 });
             }
         }
@@ -213,7 +244,7 @@ mod tests {
 
     fn ask(store: &SharedStore, request: Request) -> Reply {
         let (done, answer) = mpsc::channel();
-        store.submit(request, None, move |reply| done.send(reply).unwrap());
+        store.submit(request, move |reply| done.send(reply).unwrap());
         answer.recv_timeout(PATIENCE).unwrap()
     }
 
@@ -256,12 +287,11 @@ mod tests {
         store
     }
 
-    fn waiting_read(store: &SharedStore, span: Span) -> (Box<WaitingRead>, Landing) {
-        let landing = Landing::owned(span.len as usize);
+    fn plan(store: &SharedStore, span: Span) -> (ReadPlan<FileMedia>, Aimed) {
         let blocks = span.touched();
         let aimed = Aimed {
             store: STORE,
-            landing: landing.clone(),
+            landing: Landing::owned(span.len as usize),
             span,
             blocks,
         };
@@ -274,7 +304,7 @@ mod tests {
         let Ok(plan) = store.plan_read(read) else {
             panic!("there is a replica");
         };
-        (Box::new(WaitingRead::new(plan, Box::new(aimed))), landing)
+        (plan, aimed)
     }
 
     async fn ended(reads: &mut WaitingReads) -> Waited {
@@ -292,20 +322,21 @@ mod tests {
         // More parts than the kernel takes at once; the ends of each lie within blocks.
         for call in 0..20 {
             let span = Span::new(512 + 4096 * (call % 3), 20 * 4096);
-            let (read, landing) = waiting_read(&store, span);
-            if reads.add(CallId(call), read).is_err() {
+            let (plan, aimed) = plan(&store, span);
+            if reads.add(CallId(call), plan).is_err() {
                 // Without io_uring threads wait: the store's own tests show that.
                 return;
             }
-            landings.insert(call, (span, landing));
+            landings.insert(call, (span, aimed));
         }
         while !landings.is_empty() {
             let Waited::Answered(call, Reply::Read(read)) = ended(&mut reads).await else {
                 panic!("nothing is damaged or cut");
             };
-            let (span, landing) = landings.remove(&call.0).expect("answered once");
+            let (span, aimed) = landings.remove(&call.0).expect("answered once");
             assert_eq!(read.found.len(), span.touched().count as usize);
-            for (at, byte) in landing.to_vec().into_iter().enumerate() {
+            aimed.copy(&read);
+            for (at, byte) in aimed.landing.to_vec().into_iter().enumerate() {
                 let block = (span.offset + at as u64) / 4096;
                 let written = block.is_multiple_of(2);
                 let wanted = if written { block as u8 } else { 0 };
@@ -320,7 +351,7 @@ mod tests {
         let store = store(dir.path());
         let mut reads = WaitingReads::new();
         let span = Span::new(0, 4096);
-        let (read, _) = waiting_read(&store, span);
+        let (first, _) = plan(&store, span);
         let mut segments = Vec::new();
         for entry in std::fs::read_dir(dir.path()).unwrap() {
             let path = entry.unwrap().path();
@@ -333,7 +364,7 @@ mod tests {
                 segments.push((file, log));
             }
         }
-        if reads.add(CallId(1), read).is_err() {
+        if reads.add(CallId(1), first).is_err() {
             return;
         }
         let Waited::NotSo(CallId(1), _) = ended(&mut reads).await else {
@@ -343,8 +374,8 @@ mod tests {
             log.iter_mut().for_each(|byte| *byte ^= 1);
             file.write_all_at(&log, 0).unwrap();
         }
-        let (read, _) = waiting_read(&store, span);
-        assert!(reads.add(CallId(2), read).is_ok());
+        let (second, _) = plan(&store, span);
+        assert!(reads.add(CallId(2), second).is_ok());
         let Waited::Answered(CallId(2), Reply::Refused(refusal)) = ended(&mut reads).await else {
             panic!("it is not what was written");
         };
@@ -358,8 +389,8 @@ mod tests {
         let store = store(dir.path());
         let mut reads = WaitingReads::new();
         for call in 0..8 {
-            let (read, _) = waiting_read(&store, Span::new(0, 32 * 4096));
-            if reads.add(CallId(call), read).is_err() {
+            let (plan, _) = plan(&store, Span::new(0, 32 * 4096));
+            if reads.add(CallId(call), plan).is_err() {
                 return;
             }
         }

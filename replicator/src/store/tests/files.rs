@@ -22,7 +22,7 @@ fn small() -> Options {
 
 fn ask(store: &SharedStore, request: Request) -> Reply {
     let (done, answer) = mpsc::channel();
-    store.submit(request, None, move |reply| done.send(reply).unwrap());
+    store.submit(request, move |reply| done.send(reply).unwrap());
     answer
         .recv_timeout(Duration::from_secs(20))
         .expect("every request is answered")
@@ -230,13 +230,11 @@ fn a_thread_that_panics_stops_the_store_and_nobody_waits_for_ever() {
     let sync = || Request::Sync {
         asker: asker(incarnation),
     };
-    store.submit(sync(), None, |_| {
-        panic!("on purpose, on the thread for syncs")
-    });
+    store.submit(sync(), |_| panic!("on purpose, on the thread for syncs"));
     let (done, answer) = mpsc::channel();
     for _ in 0..3 {
         let done = done.clone();
-        store.submit(sync(), None, move |reply| done.send(reply).unwrap());
+        store.submit(sync(), move |reply| done.send(reply).unwrap());
         let reply = answer.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(matches!(
             reply,

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 fn ask(store: &SharedStore, request: Request) -> Reply {
     let (done, answer) = mpsc::channel();
-    store.submit(request, None, move |reply| done.send(reply).unwrap());
+    store.submit(request, move |reply| done.send(reply).unwrap());
     answer
         .recv_timeout(Duration::from_secs(20))
         .expect("every request is answered")
