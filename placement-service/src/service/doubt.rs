@@ -149,15 +149,17 @@ impl Service {
         Ok(all.filter(|store| of(store) && !is_lost(store)).collect())
     }
 
-    /// Who was shown a later record than this one, and is none of these.
+    /// Who was shown a later record than this one, and is none of these; and of which epoch.
     pub(super) fn knew_better(
         &self,
         record: &DiskRecord,
         answered: &BTreeSet<StoreId>,
-    ) -> Option<StoreId> {
+    ) -> Option<(StoreId, Epoch)> {
         match self.behind(record)? {
-            Doubt::Behind { store, .. } => Some(store).filter(|store| !answered.contains(store)),
-            Doubt::Unheard(_) => None,
+            Doubt::Behind { store, shown, .. } if !answered.contains(&store) => {
+                Some((store, shown))
+            }
+            _ => None,
         }
     }
 

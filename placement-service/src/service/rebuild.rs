@@ -19,7 +19,10 @@ use crate::model::{
 };
 use crate::node_protocol::{KeptDisk, Records, Response};
 use replicator::net::identity::Identity;
-use replicator::words::{DiskId, DiskRecord, Epoch, Generation, Revision, StoreId};
+use replicator::words::{
+    BackendId, DiskId, DiskRecord, Epoch, Generation, HostName, Life, Owner, Revision, State,
+    StoreId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What stores have told since they were asked last.
@@ -50,6 +53,8 @@ struct Judgement {
     record: DiskRecord,
     /// Those that told it.
     from: Vec<StoreId>,
+    /// An epoch that a store was shown, and of which nobody keeps the record.
+    shown: Option<Epoch>,
     why: Option<String>,
 }
 
@@ -191,13 +196,14 @@ impl Service {
         }
         for judgement in &mut judged {
             // Declared lost since, and nobody else may know.
-            if judgement.verdict != RebuildVerdict::Refused
-                && let Some(store) = self.knew_better(&judgement.record, &answered)
-            {
-                judgement.verdict = RebuildVerdict::Refused;
-                judgement.why = Some(format!(
-                    "store {store}, which has not answered now, has told of a later record"
-                ));
+            if let Some((store, shown)) = self.knew_better(&judgement.record, &answered) {
+                judgement.shown = judgement.shown.max(Some(shown));
+                if judgement.verdict != RebuildVerdict::Refused {
+                    judgement.verdict = RebuildVerdict::Refused;
+                    judgement.why = Some(format!(
+                        "store {store}, which has not answered now, has told of a later record"
+                    ));
+                }
             }
             let name = judgement.record.name.as_str();
             if judgement.verdict == RebuildVerdict::Refused && accept.iter().any(|a| a == name) {
@@ -331,6 +337,7 @@ fn judge(
         verdict,
         from: same.map(|word| word.store).collect(),
         record: record.clone(),
+        shown: said.iter().map(|word| word.epoch).max(),
         why: None,
     };
     let refuse = |why: String| {
@@ -372,8 +379,17 @@ fn judge(
 }
 
 impl Judgement {
-    /// The operator has said that whoever could know better is gone.
+    /// The operator has said that whoever could know better is gone. Where stores were shown a later epoch, the record
+    /// counts as that epoch's: else it would stay in doubt. Who opened that one may have written in it, to some members and
+    /// not to others; so the disk is open for somebody, and the take-over that this asks for makes them even (A3).
     fn accept(&mut self, known: Option<&DiskRecord>) {
+        if let Some(shown) = self.shown.filter(|shown| *shown > self.record.epoch) {
+            self.record.epoch = shown;
+            self.record.revision = self.record.revision.next();
+            if let State::Closed { .. } = self.record.state {
+                self.record.state = State::Open { owner: unknown() };
+            }
+        }
         self.verdict = match known {
             None => RebuildVerdict::Found,
             Some(known) if *known == self.record => RebuildVerdict::AsItIs,
@@ -393,6 +409,15 @@ impl Judgement {
             from: self.from,
             why: self.why,
         }
+    }
+}
+
+/// Whoever had a disk open in an epoch that only stores know of.
+fn unknown() -> Owner {
+    Owner {
+        backend: BackendId::from_u128(0),
+        life: Life(0),
+        host: HostName::new("unknown").expect("a name"),
     }
 }
 

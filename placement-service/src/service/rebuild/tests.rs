@@ -1,10 +1,7 @@
 //! Which record counts, and when nobody can tell.
 
 use super::*;
-use replicator::words::{
-    BackendId, Change, DiskName, Entry, ExtentSize, History, HostName, Life, MapRange, Owner,
-    Revision, State, Version,
-};
+use replicator::words::{Change, DiskName, Entry, ExtentSize, History, MapRange, Version};
 
 const A: StoreId = StoreId::from_u128(1);
 const B: StoreId = StoreId::from_u128(2);
@@ -150,4 +147,40 @@ fn what_is_accepted_is_taken_and_one_name_is_not_taken_twice() {
     let mut both = [judged, twin];
     refuse_names_twice(&mut both);
     assert!(both.iter().all(|j| j.verdict == RebuildVerdict::Refused));
+}
+
+#[test]
+fn what_an_operator_accepts_counts_for_all_that_was_shown_and_is_taken_over_next() {
+    let record = new_disk(&[A, B]);
+    let open = opened(&record);
+    let shown = open.epoch.next(Generation(0));
+    for known in [record, open] {
+        let later = Word {
+            epoch: shown,
+            ..word(A, &known)
+        };
+        let said = [later, word(B, &known)];
+        let mut judged = judge(Some(&known), &said, &all(&[A, B])).unwrap();
+        assert_eq!(judged.verdict, RebuildVerdict::Refused);
+        judged.accept(Some(&known));
+        assert_eq!(judged.verdict, RebuildVerdict::Newer);
+        let DiskRecord {
+            epoch,
+            ref map,
+            even_below,
+            ..
+        } = judged.record;
+        assert_eq!(
+            (epoch, map, even_below),
+            (shown, &known.map, known.even_below)
+        );
+        // Nobody attaches it as if it had been closed, and a take-over opens a later epoch than all that were shown.
+        let attach = Change::Attach {
+            owner: owner(),
+            sets: vec![],
+        };
+        assert!(judged.record.apply(Generation(1), &attach).is_err());
+        let again = judge(Some(&judged.record), &said, &all(&[A, B])).unwrap();
+        assert_eq!(again.verdict, RebuildVerdict::AsItIs, "{:?}", again.why);
+    }
 }
