@@ -53,7 +53,7 @@ struct Judgement {
     record: DiskRecord,
     /// Those that told it.
     from: Vec<StoreId>,
-    /// An epoch that a store was shown, and of which nobody keeps the record.
+    /// The latest epoch that any store was shown.
     shown: Option<Epoch>,
     why: Option<String>,
 }

@@ -377,6 +377,11 @@ impl WaitingRead {
         }
     }
 
+    /// See [`ReadPlan::data_bytes`].
+    pub fn data_bytes(&self) -> usize {
+        self.plan.data_bytes()
+    }
+
     pub fn parts(&self) -> impl ExactSizeIterator<Item = WaitingPart<'_>> {
         let parts = self.plan.fetches.iter().zip(&self.iovecs);
         parts.map(|(fetch, iovecs)| WaitingPart {

@@ -274,8 +274,8 @@ pub enum Effect {
         request: Request,
         aim: Aim,
     },
-    /// Let nothing of this guest-aimed read land any more, then say [`Event::Withdrawn`]: at once for
-    /// a far store; for the near one when its reading thread is done (its late reply may be given instead).
+    /// Let nothing of this guest-aimed read land any more, then say [`Event::Withdrawn`], at once; or give its answer, if
+    /// that is there already.
     Withdraw {
         call: CallId,
     },

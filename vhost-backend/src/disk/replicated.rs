@@ -375,6 +375,7 @@ impl ReplicatedDisk {
             } => self.send(store, call, request, aim),
             Effect::Withdraw { call } => {
                 self.aimed.remove(&call);
+                self.waiting_reads.forget(call);
                 self.inbox.push(Event::Withdrawn { call });
             }
             Effect::Swap {

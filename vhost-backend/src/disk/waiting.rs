@@ -1,7 +1,7 @@
 //! Reads of the near store that have to wait for the media: on a ring of the kernel's, so that many wait at
 //! once and none of them takes a thread. They are read into memory of our own: whoever does not wait any longer
-//! asks another store, and nothing of the first answer lands in the guest's memory then. A disk has a ring from its first such read on; where the kernel
-//! gives none, the store's own threads wait.
+//! asks another store, and nothing of the first answer lands in the guest's memory then. A disk has a ring from
+//! its first such read on; where the kernel gives none, the store's own threads wait.
 
 use io_uring::{IoUring, opcode, types};
 use replicator::message::Reply;
@@ -43,7 +43,6 @@ pub(super) struct WaitingReads {
 struct Waiting {
     call: CallId,
     read: WaitingRead,
-    bytes: usize,
     parts_left: usize,
     /// A part was not read whole.
     cut: bool,
@@ -91,6 +90,12 @@ impl WaitingReads {
         Ok(())
     }
 
+    /// Nobody waits for this one any longer. While media hang, reads are given up without end: what the kernel does not
+    /// have yet must not pile up.
+    pub fn forget(&mut self, call: CallId) {
+        self.plans.retain(|(waiting, _)| *waiting != call);
+    }
+
     /// Gives memory to those whose turn it is.
     fn begin(&mut self) {
         while let Some((_, plan)) = self.plans.front() {
@@ -108,7 +113,6 @@ impl WaitingReads {
             let waiting = Waiting {
                 call,
                 read,
-                bytes,
                 parts_left,
                 cut: false,
             };
@@ -176,11 +180,10 @@ impl WaitingReads {
             waiting.cut |= usize::try_from(entry.result()) != Ok(wanted);
             waiting.parts_left -= 1;
             if waiting.parts_left == 0 {
-                let waiting = self.reads.remove(&id).expect("just seen");
-                self.bytes -= waiting.bytes;
                 let Waiting {
                     call, read, cut, ..
-                } = waiting;
+                } = self.reads.remove(&id).expect("just seen");
+                self.bytes -= read.data_bytes();
                 return Some(match cut {
                     false => Waited::Answered(call, read.finish()),
                     true => Waited::NotSo(call, read.into_plan()),
@@ -381,6 +384,32 @@ mod tests {
         };
         let named = replicator::message::Refusal::Damaged { block: Block(0) };
         assert_eq!(refusal, named);
+    }
+
+    /// As many as the memory allows are in the kernel's hands, whether anybody still waits for them or not; the rest goes.
+    #[tokio::test]
+    async fn reads_that_are_given_up_do_not_pile_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let mut reads = WaitingReads::new();
+        let whole = Span::new(0, 32 * 4096);
+        let most = (MOST_BYTES / plan(&store, whole).0.data_bytes()) as u64;
+        for call in 0..most + 100 {
+            if reads.add(CallId(call), plan(&store, whole).0).is_err() {
+                return;
+            }
+        }
+        reads.submit();
+        assert_eq!((reads.reads.len() as u64, reads.plans.len()), (most, 100));
+        assert!(reads.bytes <= MOST_BYTES);
+        for call in 0..most + 100 {
+            reads.forget(CallId(call));
+        }
+        assert!(reads.plans.is_empty());
+        while !reads.reads.is_empty() {
+            assert!(matches!(ended(&mut reads).await, Waited::Answered(..)));
+        }
+        assert_eq!(reads.bytes, 0);
     }
 
     #[tokio::test]
