@@ -31,6 +31,8 @@ type Done = Box<dyn FnOnce(Reply) + Send>;
 
 /// Threads for reads that must wait for the media.
 const READERS: usize = 2;
+/// Reads that wait for them. Where media hang, whoever asks gives up and asks again: that must not pile up.
+const MOST_READS: usize = 1 << 16;
 /// A piece of housekeeping that failed (a full disk, mostly) is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// While somebody syncs again and again, housekeeping appends no more than this for each sync: that has to wait for all
@@ -586,7 +588,7 @@ impl Shared {
 
     fn read_later(&self, wanted: Wanted, done: Done) {
         let mut reads = self.reads.lock();
-        if reads.closing {
+        if reads.closing || reads.queue.len() >= MOST_READS {
             drop(reads);
             return done(Reply::Refused(Refusal::Failed));
         }

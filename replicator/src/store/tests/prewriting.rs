@@ -46,6 +46,15 @@ fn housekeep(bench: &mut Bench) {
     while bench.store.housekeep() {}
 }
 
+/// All of it, and none of that fills a segment.
+fn housekeep_but_fill_nothing(bench: &mut Bench) {
+    while let Some(chore) = bench.store.next_chore() {
+        assert!(!matches!(chore, Chore::Prewrite(_)));
+        let outcome = chore.run();
+        bench.store.finish_chore(chore, outcome);
+    }
+}
+
 /// The next piece of housekeeping that fills a segment, and what was done before it.
 fn begin(bench: &mut Bench) -> Chore<crate::store::media::sim::SimMedia> {
     loop {
@@ -90,11 +99,7 @@ fn where_syncs_are_few_nothing_is_written_twice() {
     let mut bench = Bench::ready_with(options);
     for _ in 0..5 {
         fill_segment(&mut bench, 100, |_| {});
-        while let Some(chore) = bench.store.next_chore() {
-            assert!(!matches!(chore, Chore::Prewrite(_)));
-            let outcome = chore.run();
-            bench.store.finish_chore(chore, outcome);
-        }
+        housekeep_but_fill_nothing(&mut bench);
     }
     let (_, ahead) = segments(&bench);
     assert!(ahead.iter().all(|(_, written)| !written), "{ahead:?}");
@@ -135,13 +140,7 @@ fn a_segment_that_cannot_be_written_is_not_used_and_the_store_goes_on() {
     let outcome = Outcome::Done(Err(io::Error::other("worn out")));
     assert!(bench.store.finish_chore(chore, outcome));
     for _ in 0..4 {
-        fill_segment(&mut bench, 1, |bench| {
-            while let Some(chore) = bench.store.next_chore() {
-                assert!(!matches!(chore, Chore::Prewrite(_)), "once is enough");
-                let outcome = chore.run();
-                bench.store.finish_chore(chore, outcome);
-            }
-        });
+        fill_segment(&mut bench, 1, housekeep_but_fill_nothing);
     }
     let (used, _) = segments(&bench);
     assert!(!used.contains(&failed), "{used:?}");
