@@ -215,6 +215,9 @@ pub struct StoreReport {
     /// copy of itself.
     #[serde(default)]
     pub shown: Vec<DiskShown>,
+    /// No: of some disk something newer waits for a sync, and `shown` leaves that disk out.
+    #[serde(default = "yes")]
+    pub all_shown: bool,
     /// Disks from [`Desired::drop`] that the store durably has no more.
     #[serde(default)]
     pub dropped: Vec<DiskId>,
@@ -226,6 +229,11 @@ pub struct StoreReport {
     pub trouble: Option<String>,
     #[serde(default)]
     pub media: MediaReport,
+}
+
+/// A node of an earlier version leaves nothing out.
+fn yes() -> bool {
+    true
 }
 
 /// How far a store's log goes.

@@ -143,6 +143,7 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
             used_bytes: 0,
             disks: vec![],
             shown: vec![],
+            all_shown: true,
             dropped: vec![],
             dropped_replicas: vec![],
             trouble: None,

@@ -94,10 +94,11 @@ fn write(traffic: &Traffic, mut to: TcpStream, lane: &Lane<Piece>) -> bool {
             let _ = to.shutdown(Shutdown::Write);
             return true;
         }
+        // Whoever has it finds it counted.
+        traffic.arrived(bytes);
         if to.write_all(&piece).is_err() {
             break;
         }
-        traffic.arrived(bytes);
     }
     false
 }

@@ -29,7 +29,7 @@ pub(super) struct Shown {
 
 impl Shown {
     /// These were asked what they keep of a disk, and this is the latest. A later one of the same epoch that one of
-    /// them once spoke of is gone with its tail; an epoch never is.
+    /// them once spoke of is gone: nodes of an earlier version spoke of what was not on media yet.
     pub(super) fn agreed(&mut self, record: &DiskRecord, answered: &BTreeSet<StoreId>) {
         if let Some((epoch, revision, store)) = self.latest.get_mut(&record.id)
             && *epoch == record.epoch

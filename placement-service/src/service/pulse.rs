@@ -68,11 +68,11 @@ impl Pulses {
         stores.find(|report| report.id == store).cloned()
     }
 
-    /// Whether a store was heard, wherever it is.
+    /// Whether a store, wherever it is, was heard to say what it was shown of every disk.
     pub fn has_heard(&self, store: StoreId) -> bool {
         let all = self.all();
         let mut stores = all.values().flat_map(|pulse| &pulse.stores);
-        stores.any(|report| report.id == store)
+        stores.any(|report| report.id == store && report.all_shown)
     }
 
     /// What a host's node said of its backends.

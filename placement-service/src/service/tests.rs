@@ -54,6 +54,7 @@ fn backend(n: u128) -> BackendId {
 fn store(n: u128) -> StoreReport {
     StoreReport {
         shown: vec![],
+        all_shown: true,
         id: store_id(n),
         starts: Starts(1),
         runs: vec![],

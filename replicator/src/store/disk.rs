@@ -21,6 +21,8 @@ pub struct Disk {
     pub grant: Bytes,
     /// The disk's record as the last writer that told one had it; empty: none did.
     pub record: Bytes,
+    /// Where the log has it.
+    pub record_at: LogPoint,
     /// Known from the first join on.
     pub extent_size: Option<ExtentSize>,
     pub replicas: Replicas,

@@ -479,7 +479,7 @@ impl Holdings {
                 Some(change) => disk.replicas.keep(change.extents, change.from),
                 None => return false,
             },
-            Kind::Record => disk.record = Bytes::copy_from_slice(payload),
+            Kind::Record => disk.keep_record(Bytes::copy_from_slice(payload), place.point()),
             Kind::Drop => self.drop_disk(header.disk),
             _ => unreachable!("only control frames come here"),
         }
@@ -542,6 +542,11 @@ impl Disk {
             self.shown = epoch;
             self.shown_at = at;
         }
+    }
+
+    pub fn keep_record(&mut self, record: Bytes, at: LogPoint) {
+        self.record = record;
+        self.record_at = at;
     }
 
     pub fn join(&mut self, change: &ReplicaChange, join: u16) {

@@ -93,6 +93,14 @@ pub struct ShownDisk {
     pub record: Bytes,
 }
 
+/// What a store was shown of its disks, as far as it is on media.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ShownDisks {
+    pub disks: Vec<ShownDisk>,
+    /// No: of some disk something newer waits for a sync, and nothing is said of it meanwhile.
+    pub complete: bool,
+}
+
 /// The store itself. See the module's documentation.
 pub struct Store<M: Media> {
     log: append::Log<M>,

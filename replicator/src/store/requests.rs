@@ -6,7 +6,7 @@ use super::holdings::LoadFault;
 use super::index::Entry;
 use super::media::Media;
 use super::read::{Planned, ReadPlan};
-use super::{Handled, ShownDisk, Store};
+use super::{Handled, ShownDisk, ShownDisks, Store};
 use crate::message::{
     Asker, MAX_DATA_BLOCKS, MAX_GRANT_BYTES, MAX_RECORD_BYTES, Refusal, Reply, Request, Sealed,
 };
@@ -230,8 +230,8 @@ impl<M: Media> Store<M> {
                 epoch: epoch.as_u64(),
                 ..Header::control(Kind::Record)
             };
-            self.append_control(header, &record)?;
-            self.holdings.disk(disk).record = record;
+            let at = self.append_control(header, &record)?;
+            self.holdings.disk(disk).keep_record(record, at);
         }
         let state = &self.holdings.disks[&disk];
         let sealed = Sealed {
@@ -387,17 +387,29 @@ impl<M: Media> Store<M> {
         })
     }
 
-    /// Of every disk that was shown an epoch: that epoch, and its record as its writers told it.
-    pub fn shown_disks(&self) -> Vec<ShownDisk> {
-        let disks = self.holdings.disks.iter();
-        let shown = disks.filter(|(_, state)| state.shown > Epoch::ZERO);
-        shown
-            .map(|(disk, state)| ShownDisk {
-                disk: *disk,
+    /// Of every disk that was shown an epoch: that epoch, and its record as its writers told it. Only what is on
+    /// media: what a store has said of itself must stay true when its power is lost (rule S7).
+    pub fn shown_disks(&self) -> ShownDisks {
+        let synced = self.synced();
+        let mut all = ShownDisks {
+            disks: Vec::new(),
+            complete: true,
+        };
+        for (&disk, state) in &self.holdings.disks {
+            if state.shown == Epoch::ZERO {
+                continue;
+            }
+            if state.shown_at.max(state.record_at) >= synced {
+                all.complete = false;
+                continue;
+            }
+            all.disks.push(ShownDisk {
+                disk,
                 epoch: state.shown,
                 record: state.record.clone(),
-            })
-            .collect()
+            });
+        }
+        all
     }
 
     /// Blocks of a request: some, not too many, in one extent that has a replica here.

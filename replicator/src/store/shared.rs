@@ -10,7 +10,7 @@ use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
 use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
 use super::{
-    BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, ShownDisk,
+    BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, ShownDisks,
     Store, StoreError, Usage, VerifyPlan,
 };
 use crate::message::{Asker, Pulled, Refusal, Reply, Request};
@@ -407,9 +407,10 @@ impl SharedStore {
     }
 
     /// See [`Store::shown_disks`].
-    pub fn shown_disks(&self) -> Vec<ShownDisk> {
+    pub fn shown_disks(&self) -> ShownDisks {
         let core = self.threads.shared.core.lock();
-        core.store.as_ref().map_or(vec![], Store::shown_disks)
+        let store = core.store.as_ref();
+        store.map_or_else(ShownDisks::default, Store::shown_disks)
     }
 
     pub fn usage(&self) -> Usage {

@@ -12,7 +12,7 @@ use placement_service::node_protocol::{
 };
 use replicator::message::Reply;
 use replicator::net::{LinkMeasurement, Links};
-use replicator::store::{LogPoint, LogSpan, SharedStore, ShownDisk, Usage};
+use replicator::store::{LogPoint, LogSpan, SharedStore, ShownDisks, Usage};
 use replicator::words::{DatacenterName, DiskId, RackName};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ struct Looked {
 struct Seen {
     usage: Usage,
     failed: bool,
-    shown: Vec<ShownDisk>,
+    shown: ShownDisks,
 }
 
 /// What is on its way out of the store: deleted disks, superfluous copies.
@@ -183,7 +183,8 @@ impl Heart {
                     allocated_bytes: disk.allocated,
                 })
                 .collect(),
-            shown: self.kept.lock().shown(shown),
+            shown: self.kept.lock().shown(&shown.disks),
+            all_shown: shown.complete,
             dropped: self.dropping.lock().done.clone(),
             dropped_replicas: self.dropping_replicas.lock().done.clone(),
             trouble: match &self.looked.under_way {
@@ -230,10 +231,13 @@ impl Heart {
         }
         let (client, store, kept) = (self.client.clone(), store.clone(), self.kept.clone());
         tokio::spawn(async move {
-            if let Err(error) = kept::tell(&client, &store, round).await {
-                tracing::warn!("the disks' records could not be told: {error}");
-                kept.lock().ended_early(round);
-            }
+            let why = match kept::tell(&client, &store, round).await {
+                Ok(true) => return,
+                Ok(false) => "the store waits for a sync".into(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!("the disks' records could not be told now: {why}");
+            kept.lock().ended_early(round);
         });
     }
 

@@ -67,17 +67,20 @@ fn record(shown: &ShownDisk) -> Option<DiskRecord> {
     }
 }
 
-/// Tells all of them, some at a time.
+/// Tells all of them, some at a time. No: of one of them the newest is not on media yet.
 pub async fn tell(
     client: &PlacementClient,
     store: &SharedStore,
     round: u64,
-) -> Result<(), ClientError> {
+) -> Result<bool, ClientError> {
     let asked = store.clone();
     // Nothing but that waits for the store.
     let all = tokio::task::spawn_blocking(move || asked.shown_disks());
     let all = all.await.expect("it does not panic");
-    let mut parts = all.chunks(MAX_RECORDS).peekable();
+    if !all.complete {
+        return Ok(false);
+    }
+    let mut parts = all.disks.chunks(MAX_RECORDS).peekable();
     loop {
         let part = parts.next().unwrap_or_default();
         let last = parts.peek().is_none();
@@ -94,7 +97,7 @@ pub async fn tell(
         };
         client.tell_records(records).await?;
         if last {
-            return Ok(());
+            return Ok(true);
         }
     }
 }

@@ -9,7 +9,7 @@ use placement_service::node_protocol::{
     BackendReport, BackendState, Desired, DesiredAttachment, DiskShown, DiskUse, DropReplica,
     Heartbeat, KeptDisk, MAX_RECORDS, Records, Request, Response, StoreReport,
 };
-use replicator::store::{LogPoint, ShownDisk};
+use replicator::store::{LogPoint, ShownDisk, ShownDisks};
 use replicator::words::{DiskRecord, RackName, Revision};
 use replicator::writer::{Event, Hindrance, TakeOver};
 
@@ -74,7 +74,10 @@ impl World {
     fn heartbeat(&mut self, machine: usize) -> Heartbeat {
         let store = &self.stores[machine];
         let core = store.core.as_ref().expect("it is up");
-        let shown = core.shown_disks();
+        let ShownDisks {
+            disks: shown,
+            complete,
+        } = core.shown_disks();
         let node = &self.managed.as_ref().expect("a seed with a service").nodes[machine];
         let report = StoreReport {
             id: store.id,
@@ -98,6 +101,7 @@ impl World {
                     revision: revision(shown),
                 })
                 .collect(),
+            all_shown: complete,
             dropped: Vec::new(),
             dropped_replicas: node.dropped.clone(),
             trouble: core.has_failed().then(|| "it has failed".into()),
@@ -308,7 +312,11 @@ impl World {
             return;
         };
         let (id, shown) = (store.id, core.shown_disks());
-        let mut parts = shown.chunks(MAX_RECORDS).peekable();
+        if !shown.complete {
+            self.managed().nodes[machine].round = 0;
+            return;
+        }
+        let mut parts = shown.disks.chunks(MAX_RECORDS).peekable();
         loop {
             let part = parts.next().unwrap_or_default();
             let last = parts.peek().is_none();

@@ -116,6 +116,26 @@ fn a_disk_that_was_opened_since_the_backup_gets_no_epoch_and_keeps_its_writer() 
 }
 
 #[test]
+fn a_store_that_has_left_something_out_was_not_heard() {
+    let play = restored(&history().0);
+    let beat = |number, all_shown| {
+        let report = StoreReport {
+            all_shown,
+            ..store(number)
+        };
+        play.beat(&format!("t{number}"), heartbeat(vec![report]));
+    };
+    beat(1, false);
+    beat(2, true);
+    beat(3, true);
+    let refused = play.attach("web1", "t2", false).unwrap_err().to_string();
+    assert!(refused.contains(&store_id(1).to_string()), "{refused}");
+    assert!(!refused.contains(&store_id(2).to_string()), "{refused}");
+    beat(1, true);
+    play.attach("web1", "t2", true).unwrap();
+}
+
+#[test]
 fn a_rebuild_takes_the_newest_record_and_epochs_go_on_above_it() {
     let (text, record, backend) = history();
     let play = restored(&text);

@@ -2,6 +2,7 @@
 
 use super::{Bench, DISK};
 use crate::message::{Found, Refusal, Reply, Request};
+use crate::store::Handled;
 use crate::words::{
     Block, Blocks, DiskName, DiskRecord, Entry, Epoch, Extent, ExtentSize, Extents, History,
     MapRange, Revision, Seq, State, StoreId, Version,
@@ -395,7 +396,34 @@ fn a_record_that_comes_after_a_later_one_is_not_kept() {
     seal(&mut bench, 7);
     seal(&mut bench, 6);
     let mut bench = bench.kill();
-    assert_eq!(bench.store.shown_disks()[0].record, told(7));
+    assert_eq!(bench.store.shown_disks().disks[0].record, told(7));
     seal(&mut bench, 8);
-    assert_eq!(bench.store.shown_disks()[0].record, told(8));
+    assert_eq!(bench.store.shown_disks().disks[0].record, told(8));
+}
+
+#[test]
+fn what_a_store_was_shown_is_told_once_it_is_on_media() {
+    let mut bench = Bench::ready();
+    let seal = |epoch, record| Request::Seal {
+        disk: DISK,
+        epoch: Epoch::from_u64(epoch),
+        grant: Bytes::new(),
+        record,
+        known: Default::default(),
+    };
+    let epochs = |bench: &Bench| {
+        let shown = bench.store.shown_disks();
+        let epochs: Vec<u64> = shown.disks.iter().map(|disk| disk.epoch.as_u64()).collect();
+        (epochs, shown.complete)
+    };
+    assert_eq!(epochs(&bench), (vec![1], true));
+    // A later epoch, then a record in it.
+    for record in [Bytes::new(), told(8)] {
+        let Handled::AfterSync(_) = bench.store.handle(seal(2, record)) else {
+            panic!("it is on media already");
+        };
+        assert_eq!(epochs(&bench), (vec![], false), "rule S7");
+        assert!(bench.flush());
+        assert_eq!(epochs(&bench), (vec![2], true));
+    }
 }
