@@ -42,6 +42,8 @@ pub(super) struct Peer {
     pub lost: bool,
     /// It leaves something unanswered for too long.
     pub overdue: bool,
+    /// It has let a read wait for too long: others are asked until then, where they can be.
+    pub slow_until: Option<Now>,
     /// It was ejected: not before then is it made a member again.
     pub rejoins_at: Option<Now>,
 }

@@ -36,6 +36,10 @@ pub(super) struct ReadPiece {
     since: Now,
 }
 
+/// So many times the patience with a read it is, until a store that has tried it is asked like any other again: else
+/// each read would begin with that wait.
+const SLOW_FOR: u32 = 10;
+
 pub(super) type Holders = SmallVec<[Holder; 4]>;
 
 /// A store that can say something of some blocks.
@@ -172,11 +176,18 @@ impl Writer {
             .filter(|holder| self.may_answer(holder))
             .min_by_key(|holder| {
                 let avoided = avoid == Some(holder.store);
+                let slow = self.peers[&holder.store].slow_until > Some(self.now);
                 let behind = match target {
                     Target::Settle(run) => !self.has_newest(run, holder.store),
                     Target::Guest(_) | Target::Merge(_) => false,
                 };
-                (avoided, behind, self.distance(holder.store), !holder.last)
+                (
+                    avoided,
+                    behind,
+                    slow,
+                    self.distance(holder.store),
+                    !holder.last,
+                )
             });
         let Some(holder) = best else {
             return;
@@ -536,6 +547,8 @@ impl Writer {
                 continue;
             }
             self.reads.get_mut(&piece).expect("it was there").avoid = Some(call.store);
+            self.peer(call.store).slow_until =
+                Some(self.now + self.config.read_patience * SLOW_FOR);
             let lands = call.sent && matches!(call.aim, Aim::Guest { .. });
             if lands {
                 self.calls.put_back(id, call);

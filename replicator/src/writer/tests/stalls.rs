@@ -320,6 +320,21 @@ fn a_late_read_that_may_still_land_is_withdrawn_first() {
     assert_eq!(script.is_done(read), Some(Err(Failure::TooLate)));
 }
 
+#[test]
+fn a_store_that_let_a_read_wait_is_not_the_first_to_be_asked_for_a_while() {
+    let mut script = Script::open(&[A, B]);
+    script.read(0, 4096);
+    let (call, _) = script.asked(A);
+    script.wait(2);
+    script.event(Event::Withdrawn { call });
+    script.asked(B);
+    script.read(8192, 4096);
+    script.asked(B);
+    script.wait(20);
+    script.read(16384, 4096);
+    script.asked(A);
+}
+
 /// Another writer takes the disk over, without a store that it cannot reach.
 fn taken_over(script: &mut Script) {
     let (other, by) = (owner(2), (owner(2).backend, owner(2).life));
