@@ -14,7 +14,8 @@ use super::side::{CROWD, HOSTS, NEAR, Stage, crowd};
 use crate::migration::figures::Bound;
 
 const DISK_BYTES: &str = "1073741824";
-const SETTLE: Duration = Duration::from_secs(3);
+/// Five seconds after it was opened a disk looks whether its copies agree; after that every ten minutes.
+const SETTLE: Duration = Duration::from_secs(8);
 const WATCHED: Duration = Duration::from_secs(5);
 /// What a disk may occupy, in KiB.
 const ALLOWED: f64 = 1024.0;

@@ -4,6 +4,9 @@ use super::store_node::name;
 use super::world::{What, World};
 use replicator::words::StoreId;
 
+/// In microseconds: thirty times what a store has to answer in, which is 20 ms here and 2 s elsewhere.
+const MINUTE: u64 = 600_000;
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Process {
     Writer(usize),
@@ -15,6 +18,9 @@ impl World {
     pub(super) fn pause(&mut self, host: usize, store: usize) {
         let long = self.dice.pick(&[10_000, 40_000, 150_000]);
         let wait = self.dice.wait(long);
+        if wait >= MINUTE {
+            self.stats.count("processes that stood still for a minute");
+        }
         let die = self.dice.range(0..3);
         if die != 1 && self.hosts[host].writer.is_some() {
             self.say(format_args!("W{host} stands still"));

@@ -7,7 +7,7 @@ use super::stats::Stats;
 pub const ENOUGH_SEEDS: u64 = 2000;
 
 /// As [`Stats`] counts them.
-pub const STATES: [&str; 80] = [
+pub const STATES: [&str; 81] = [
     // Writes and ejections.
     "ejections with requests in flight",
     "ejections while filling",
@@ -61,6 +61,7 @@ pub const STATES: [&str; 80] = [
     "clocks that jumped",
     "writers that stood still",
     "stores that stood still",
+    "processes that stood still for a minute",
     "bits that flipped while things went on",
     "rotten sectors that were the last",
     // The placement service, where it is the real one.

@@ -128,8 +128,10 @@ pub(super) fn lock<M: Media>(media: &M) -> Result<M::Lock, StoreError> {
 pub(super) fn write_whole<M: Media>(media: &M, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = format!("{name}.tmp");
     match media.remove(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        // A power loss that keeps this name, and not its removal, must not have it take the place of the new one's.
+        Ok(()) => media.sync_dir()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let file = media.create(&temporary, bytes.len() as u64)?;
     file.write_at(0, &[IoSlice::new(bytes)])?;
