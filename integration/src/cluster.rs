@@ -3,6 +3,7 @@
 //! line of `ukai` is in this file.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -347,10 +348,35 @@ impl Cluster {
         Ok(())
     }
 
+    /// From now on all of it runs a copy of the program that is its own, and can be replaced.
+    pub fn run_a_copy(&mut self, scratch: &Scratch) -> Result<()> {
+        let copy = scratch.path("ukai");
+        std::fs::copy(&self.ukai, &copy).context("copy the program")?;
+        self.ukai = copy;
+        let hosts: Vec<_> = self.nodes.iter().map(|node| node.spec.host).collect();
+        hosts
+            .into_iter()
+            .try_for_each(|host| self.restart_node(host))
+    }
+
+    /// Another file takes the program's place, as when a package is upgraded; see [`Cluster::run_a_copy`].
+    pub fn replace_program(&self) -> Result<()> {
+        let next = self.ukai.with_extension("next");
+        std::fs::copy(&self.ukai, &next).context("copy the program")?;
+        std::fs::rename(&next, &self.ukai).context("replace the program")
+    }
+
     /// The same process goes on as the program that stands where it was started from.
     pub fn upgrade_node(&mut self, host: &str) -> Result<()> {
         self.running_node(host)?.upgrade();
         Ok(())
+    }
+
+    /// Whether the node is the program that stands in its place now, and not one that stood there before.
+    pub fn is_upgraded(&mut self, host: &str) -> Result<bool> {
+        let runs = format!("/proc/{}/exe", self.running_node(host)?.pid());
+        let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        Ok(file(Path::new(&runs))? == file(&self.ukai)?)
     }
 
     /// Stops the node as a supervisor would, and starts it again.

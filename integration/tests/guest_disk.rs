@@ -214,6 +214,7 @@ type Again = fn(&mut Cluster, &str) -> Result<()>;
 /// are stopped and started, and killed and started. How long the guest waited is printed: look with `--nocapture`.
 fn upgrade_under_a_guest(scratch: &Scratch) -> Result<()> {
     let (mut cluster, config) = cluster_with_disk(scratch)?;
+    cluster.run_a_copy(scratch)?;
     let ticks = Ticks::listen()?;
     let config = GuestConfig {
         devices: ticks.device().to_vec(),
@@ -224,7 +225,11 @@ fn upgrade_under_a_guest(scratch: &Scratch) -> Result<()> {
         "ukai-guest verify-writer {WRITER} --flush-every 16 --ticks {PORT}"
     ))?;
     let other = other_copy(&cluster)?;
-    let upgraded: Again = |cluster, host| cluster.upgrade_node(host);
+    let upgraded: Again = |cluster, host| {
+        cluster.replace_program()?;
+        ensure!(!cluster.is_upgraded(host)?, "it runs the old program");
+        cluster.upgrade_node(host)
+    };
     let stopped: Again = |cluster, host| cluster.restart_node(host);
     let killed: Again = |cluster, host| {
         cluster.kill_node_9(host)?;
@@ -251,6 +256,10 @@ fn upgrade_under_a_guest(scratch: &Scratch) -> Result<()> {
         reached = flushed(&mut writer, 0, reached + 200)
             .with_context(|| format!("after {host} was {way}"))?;
         cluster.wait_up()?;
+        ensure!(
+            way != "upgraded" || cluster.is_upgraded(host)?,
+            "{host} runs the old program"
+        );
         let operations = ticks.operations()?;
         let since: Vec<_> = operations.iter().filter(|o| o.ended >= from).collect();
         let gap = since

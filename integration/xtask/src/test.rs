@@ -143,7 +143,9 @@ impl Run<'_> {
 }
 
 fn tests(workspace: &Workspace) -> Program {
-    workspace.cargo("test").args(["--release", "--locked"])
+    workspace
+        .cargo("test")
+        .args(["--release", "--locked", "--no-fail-fast"])
 }
 
 fn guest_tests(workspace: &Workspace) -> Program {
