@@ -1,6 +1,6 @@
 //! Media that lie, as an operator meets them: bytes of running nodes' stores are changed under them, and what
 //! `ukai` says and does about it. (One read at a time: `replicated_disk::damage`; many at once, with guests:
-//! `cargo xtask chaos --only media-lie`.)
+//! `cargo xtask chaos --only store-damaged`.)
 
 use anyhow::{Context, Result, ensure};
 use integration::bench::front_end::{FrontEnd, Request};
