@@ -94,7 +94,8 @@ const BESIDES: &str = "\n## What is not played here\n\n\
 - **Every host loses power.** Killed processes keep what they wrote in the kernel; power loss is simulated, sector by\n  \
   sector (`cargo xtask sim`): what was flushed is there, and members even out what was not.\n\
 - **A store is put back to a copy that is younger than its last heartbeat** (a second), **or while the placement service is\n  \
-  away or has just changed its leader:** nobody knows then how far its log went. A copy from before its last start is known at any time.\n\
+  away or has just changed its leader:** only the writer of an open disk knows then how far its log went (rule S6); copies of a closed one\n  \
+  are compared when it is opened, or by `ukai disk verify`. A copy from before its last start is known at any time.\n\
 - **A guest that dies, moves or is moved back:** `cargo test --release -p integration --test guest_disk`, `guest_moves`.\n";
 
 fn said(fault: Fault) -> Said {
