@@ -1,6 +1,6 @@
 //! Media that lie, as an operator meets them: bytes of running nodes' stores are changed under them, and what
 //! `ukai` says and does about it. (One read at a time: `replicated_disk::damage`; many at once, with guests:
-//! `cargo xtask chaos --only media-lie`.)
+//! `cargo xtask chaos --only store-damaged`.)
 
 use anyhow::{Context, Result, ensure};
 use integration::bench::front_end::{FrontEnd, Request};
@@ -226,7 +226,7 @@ fn the_scrub_finds_what_nobody_reads(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// The only way to make copies differ that we know of: while the disk is closed, a store's directory is put
-/// back to a copy of it that was made while its process ran.
+/// back to a copy of it that was made while its process ran, before a heartbeat has said how far its log went since.
 fn copies_that_differ_are_named(cluster: &mut Cluster, scratch: &Scratch) -> Result<()> {
     let (dir, copy) = (cluster.store_dir("tokyo-2"), scratch.path("copy"));
     let copied = Command::new("cp").arg("-a").args([&dir, &copy]).status()?;

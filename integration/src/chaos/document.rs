@@ -94,7 +94,17 @@ const BESIDES: &str = "\n## What is not played here\n\n\
 - **Every host loses power.** Killed processes keep what they wrote in the kernel; power loss is simulated, sector by\n  \
   sector (`cargo xtask sim`): what was flushed is there, and members even out what was not.\n\
 - **A store is put back to a copy that is younger than its last heartbeat** (a second), **or while the placement service is\n  \
-  away or has just changed its leader:** nobody knows then how far its log went. A copy from before its last start is known at any time.\n\
+  away or has just changed its leader:** only the writer of an open disk knows then how far its log went (rule S6); copies of a closed one\n  \
+  are compared when it is opened, or by `ukai disk verify`. A copy from before its last start is known at any time.\n\
+- **A near store's media hang, and a write is the first to wait for them** (a file system that is frozen, `fsfreeze`, or that\n  \
+  another process serves, FUSE), **or the read of a part of the index that is not in memory yet:** the one case in which media\n  \
+  that hang hold up disks that have no copy there. The reactor thread that is in the store waits there, with all disks that it\n  \
+  serves, and so do others that go in before that is noticed (200 ms). `stall-deadline` does not end that, and the node cannot\n  \
+  be stopped meanwhile; all goes on when the media do, and nothing is lost. `ukai status` says that the store does not answer.\n  \
+  What to do: let the media go on (`fsfreeze --unfreeze`, or the process that serves the file system). If they cannot,\n  \
+  `ukai disk attach web1 --node tokyo-2 --take-over` for each disk that waits, and its VM started there; disks whose only copies\n  \
+  are in that store wait for it. Freeze no file system that a store stands on, and put none on FUSE. Syncs and reads of data\n  \
+  wait on threads of the store's own: where they are the first, no other disk notices.\n\
 - **A guest that dies, moves or is moved back:** `cargo test --release -p integration --test guest_disk`, `guest_moves`.\n";
 
 fn said(fault: Fault) -> Said {

@@ -3,8 +3,8 @@
 //! A write is appended on the thread that submits it. Where media hang, that thread would hang with them,
 //! and with it all disks that it serves, those too that do not use the store. So once a sync takes
 //! long, or somebody has been inside the store for long, requests go [`Aside`]: to a thread of their own, in
-//! order, until all is quick again. What remains is the thread that is inside when the media begin to hang,
-//! and it is rarely one of ours: what is written goes to the page cache, and a sync notices first.
+//! order, until all is quick again. What remains are the threads that are inside when the media begin to hang, or go in before
+//! that is noticed, and they are rarely ours: what is written goes to the page cache, and a sync notices first.
 
 use parking_lot::{Condvar, Mutex};
 use replicator::message::{Refusal, Reply, Request};

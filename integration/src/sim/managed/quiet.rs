@@ -8,7 +8,7 @@ use placement_service::planner::Action;
 use placement_service::service::{Moment, Service};
 use replicator::words::DiskId;
 
-/// Microseconds; a thousand times that for the service is an hour.
+/// Microseconds: ten seconds, and half an hour for the service ([`super::SCALE`]).
 const PATIENCE: u64 = 10_000_000;
 
 impl World {
