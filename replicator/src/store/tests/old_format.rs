@@ -1,8 +1,9 @@
 //! A store that the program before the current format wrote is opened, keeps what it has, and has the
 //! current format from then on.
 //!
-//! `format_2.zst` is the directory of a store as format 2 left it when its process was killed: a checkpoint
-//! with a disk (epoch 1: blocks 0 to 2), then a log (epoch 2: blocks 2 to 4). Packed: for each file u16 length of its name, name, u32 length, content.
+//! `format_2.zst` and `format_3.zst` are the directories of stores as programs of these formats left them when their
+//! processes were killed: a checkpoint with a disk (epoch 1: blocks 0 to 2), then a log (epoch 2: blocks 2 to 4); that of
+//! format 3 with a grant of the epoch. Packed: for each file u16 length of its name, name, u32 length, content.
 
 use super::DISK;
 use super::bench::content;
@@ -32,10 +33,8 @@ fn asker(epoch: u64, incarnation: Incarnation) -> Asker {
     }
 }
 
-const PACKED: &[u8] = include_bytes!("format_2.zst");
-
-fn unpack(dir: &Path) {
-    let bytes = zstd::decode_all(PACKED).unwrap();
+fn unpack(packed: &[u8], dir: &Path) {
+    let bytes = zstd::decode_all(packed).unwrap();
     let mut rest = &bytes[..];
     let mut take = |bytes: usize| {
         let (taken, after) = rest.split_at(bytes);
@@ -87,14 +86,24 @@ fn assert_holds_it_all(store: &SharedStore, asker: Asker) {
 
 #[test]
 fn a_store_of_the_format_before_is_opened_and_goes_on_in_this_one() {
+    goes_on(3, include_bytes!("format_3.zst"), b"granted");
+}
+
+#[test]
+fn one_of_the_format_before_that_is_too() {
+    goes_on(2, include_bytes!("format_2.zst"), b"");
+}
+
+/// `shown`: the grant with which epoch 2 was shown.
+fn goes_on(format: u32, packed: &[u8], shown: &'static [u8]) {
     let dir = tempfile::tempdir().unwrap();
-    unpack(dir.path());
-    assert_eq!(format_of(dir.path()), 2);
+    unpack(packed, dir.path());
+    assert_eq!(format_of(dir.path()), format);
     let (store, recovery) = SharedStore::open(dir.path(), Options::tiny()).unwrap();
     assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
     assert_eq!(format_of(dir.path()), FORMAT_VERSION);
     let epoch = Epoch::from_u64(2);
-    assert_eq!(store.shown_by(DISK), (epoch, Bytes::new()));
+    assert_eq!(store.shown_by(DISK), (epoch, Bytes::from_static(shown)));
     let seal = |grant: &'static [u8]| Request::Seal {
         disk: DISK,
         epoch,
@@ -102,7 +111,7 @@ fn a_store_of_the_format_before_is_opened_and_goes_on_in_this_one() {
         record: Bytes::new(),
         known: Default::default(),
     };
-    let Reply::Sealed(sealed) = ask(&store, seal(b"granted")) else {
+    let Reply::Sealed(sealed) = ask(&store, seal(b"granted anew")) else {
         panic!("the epoch that it was shown last");
     };
     assert_holds_it_all(&store, asker(2, sealed.incarnation));
@@ -113,7 +122,7 @@ fn a_store_of_the_format_before_is_opened_and_goes_on_in_this_one() {
         let (store, _) = SharedStore::open(dir.path(), Options::tiny()).unwrap();
         assert_eq!(
             store.shown_by(DISK),
-            (epoch, Bytes::from_static(b"granted"))
+            (epoch, Bytes::from_static(b"granted anew"))
         );
         assert_holds_it_all(&store, asker(2, store.incarnation()));
         store.close().unwrap();
