@@ -34,7 +34,7 @@ const POLL: Duration = Duration::from_millis(5);
 const BOUND: Duration = Duration::from_secs(120);
 const PROTOCOL: &[u8] = b"ukai-bench";
 /// No limit but the link's: the default one is 100 MiB/s.
-const UNLIMITED: &str = "[copy]\nlimit = \"unlimited\"\n";
+pub const UNLIMITED: &str = "[copy]\nlimit = \"unlimited\"\n";
 
 static ACROSS: [NodeSpec; 2] = [TOKYO_AND_OSAKA[0], TOKYO_AND_OSAKA[2]];
 
@@ -111,7 +111,13 @@ fn busy_time(meter: &Meter, over: &AtomicBool) -> Duration {
 }
 
 /// A disk with that data all over, attached near.
-fn fill(own: &Own, name: &str, copies: u8, bytes: u64, data: Data) -> Result<std::path::PathBuf> {
+pub fn fill(
+    own: &Own,
+    name: &str,
+    copies: u8,
+    bytes: u64,
+    data: Data,
+) -> Result<std::path::PathBuf> {
     own.cluster
         .create_disk(name, &bytes.to_string(), copies, NEAR)?;
     let socket = own.cluster.attach(name, NEAR)?;

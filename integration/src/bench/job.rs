@@ -7,7 +7,7 @@ use super::compare::Compared;
 use super::load::{Doing, Load, MIB, Time};
 use super::side::{Kind, Stage};
 use super::statistics::Figures;
-use super::{backfill, idle, thin};
+use super::{backfill, comes_back, idle, thin};
 use crate::migration::figures::Bound;
 use Bound::{AtLeast, AtMost};
 use Metric::{Cpu, Iops, P50, P99};
@@ -25,6 +25,8 @@ pub enum Metric {
     /// What a disk costs that nobody uses.
     IdleMemory,
     Sleeps,
+    /// Until something is done.
+    Seconds,
 }
 
 impl Metric {
@@ -35,7 +37,7 @@ impl Metric {
             Metric::P50 => figures.p50_us,
             Metric::P99 => figures.p99_us,
             Metric::Cpu => figures.cpu_us,
-            Metric::Copied | Metric::IdleMemory | Metric::Sleeps => f64::NAN,
+            Metric::Copied | Metric::IdleMemory | Metric::Sleeps | Metric::Seconds => f64::NAN,
         }
     }
 
@@ -48,6 +50,7 @@ impl Metric {
             Metric::Copied => "MB/s",
             Metric::IdleMemory => "KiB a disk",
             Metric::Sleeps => "wake-ups a second",
+            Metric::Seconds => "seconds",
         }
     }
 }
@@ -172,6 +175,11 @@ pub const SPECIALS: &[Special] = &[
         name: "during-backfill",
         what: "a guest's latency while its disk gets a copy, and while not",
         run: backfill::under_a_guest,
+    },
+    Special {
+        name: "comes-back",
+        what: "a store that was away, until it has all again, by how much was written meanwhile",
+        run: comes_back::store,
     },
     Special {
         name: "idle-disks",

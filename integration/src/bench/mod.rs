@@ -5,12 +5,14 @@
 //!   [`verify`]: that the answers are right.
 //! - [`side`]: who can be asked: ours with one copy and more, and the peers ([`storage_daemon`]).
 //! - [`job`]: what is compared with whom, and what the goal is.
-//! - [`backfill`], [`thin`], [`idle`]: what is no load on two sides as they stand: copying, new disks, and doing nothing.
+//! - [`backfill`], [`comes_back`], [`thin`], [`idle`]: what is no load on two sides as they stand: copying, a store
+//!   that was away, new disks, and doing nothing.
 //! - [`compare`]: both sides by turns; [`statistics`], [`cost`]: figures out of that.
 //! - [`profile`]: what a request costs, by system calls and functions.
 //! - [`report`], [`document`], [`plot`]: the figures for people; [`machine`]: what they were measured on.
 
 pub mod backfill;
+pub mod comes_back;
 pub mod compare;
 pub mod cost;
 pub mod document;
