@@ -1,6 +1,8 @@
-//! The operator's side of the placement service's HTTPS API: one request, one answer.
+//! The operator's side of the placement service's HTTPS API: one request, one answer. A command that only looks
+//! hears at once that nobody is there; an order waits a while, and says so.
 
 use crate::exit::{Code, Failure};
+use crate::output::Output;
 use anyhow::Context;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -11,7 +13,9 @@ use replicator::net::identity::{Credentials, Dial, Expected, Role, Verdict};
 use replicator::words::HostName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::error::Error;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,13 +24,16 @@ use tokio_rustls::client::TlsStream;
 
 /// Where operators are served unless something else was said.
 pub const DEFAULT_PORT: u16 = 7401;
-/// Longer than the longest `--wait`.
-const PATIENCE: Duration = Duration::from_secs(135);
+/// How long an order that does not stay to see it done waits for a placement service that is away.
+pub const ORDER_PATIENCE: Duration = Duration::from_secs(15);
+/// For an answer: longer than the longest `--wait`.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(135);
 /// One address is given up for the next after this long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a command waits until a placement service leads: a lease, an election, and a little.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
-const ELECTION_PAUSE: Duration = Duration::from_millis(300);
+/// Between two rounds of asking, while nobody leads or nobody is there.
+const PAUSE: Duration = Duration::from_millis(300);
 /// How often one that stands by may send us on.
 const MAX_HINTS: u32 = 3;
 /// Far above any answer; a peer cannot make us allocate more.
@@ -126,6 +133,7 @@ impl Connection {
             ),
             addrs,
             runtime,
+            patience: None,
         })
     }
 }
@@ -135,9 +143,43 @@ pub struct Service {
     dial: Dial,
     addrs: Vec<SocketAddr>,
     runtime: tokio::runtime::Runtime,
+    patience: Option<Patience>,
+}
+
+/// How long an order waits for a placement service that is away: in all, however often it asks.
+struct Patience {
+    until: Instant,
+    /// It is said once what is waited for.
+    said: Cell<bool>,
+    output: Output,
+}
+
+impl Patience {
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    fn say(&self, what: impl std::fmt::Display) {
+        if !self.said.replace(true) {
+            self.output.say(what);
+        }
+    }
 }
 
 impl Service {
+    /// From now on, and for `limit`, a placement service that is away is waited for. Nothing was sent to it then.
+    pub fn patient(self, limit: Duration, output: Output) -> Service {
+        let patience = Patience {
+            until: Instant::now() + limit,
+            said: Cell::new(false),
+            output,
+        };
+        Service {
+            patience: Some(patience),
+            ..self
+        }
+    }
+
     pub fn get<A: DeserializeOwned>(&self, path: &str) -> anyhow::Result<A> {
         self.call(Method::GET, path, Bytes::new())
     }
@@ -148,6 +190,21 @@ impl Service {
         body: &Q,
     ) -> anyhow::Result<A> {
         self.call(Method::POST, path, Bytes::from(serde_json::to_vec(body)?))
+    }
+
+    /// [`Service::post`] of what the placement service waits with, too: `body` is told what is left of our
+    /// patience when it goes out.
+    pub fn post_within<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl Fn(Duration) -> Q,
+    ) -> anyhow::Result<A> {
+        let body = || {
+            let left = self.patience.as_ref().map(Patience::left);
+            let text = serde_json::to_vec(&body(left.unwrap_or_default()));
+            Bytes::from(text.expect("our own types become JSON"))
+        };
+        self.run(self.ask(Method::POST, path, body, self.patience.as_ref()))
     }
 
     pub fn put<Q: Serialize, A: DeserializeOwned>(
@@ -184,9 +241,9 @@ impl Service {
         self.runtime.block_on(work)
     }
 
-    /// [`Service::get`], inside [`Service::run`].
+    /// [`Service::get`], inside [`Service::run`]; without patience: whoever looks again and again has their own.
     pub async fn look<A: DeserializeOwned>(&self, path: &str) -> anyhow::Result<A> {
-        self.ask(Method::GET, path, Bytes::new()).await
+        self.ask(Method::GET, path, Bytes::new, None).await
     }
 
     fn call<A: DeserializeOwned>(
@@ -195,23 +252,19 @@ impl Service {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<A> {
-        self.run(self.ask(method, path, body))
+        let patience = self.patience.as_ref();
+        self.run(self.ask(method, path, || body.clone(), patience))
     }
 
     async fn ask<A: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        body: impl Fn() -> Bytes,
+        patience: Option<&Patience>,
     ) -> anyhow::Result<A> {
-        let leading = self.ask_leading(method, path, body);
-        let (status, bytes) = match tokio::time::timeout(PATIENCE, leading).await {
-            Ok(answer) => answer?,
-            Err(_) => {
-                let why = anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs());
-                return Err(self.unreachable(why).into());
-            }
-        };
+        let asked = self.ask_leading(method, path, body, patience);
+        let (status, bytes) = asked.await?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).context(
                 "the placement service answered something that this version does not understand",
@@ -221,15 +274,17 @@ impl Service {
     }
 
     /// Asks one placement service after the other until one does not stand by. While none leads, waits for
-    /// one a while. A request that was sent is not sent to another one, unless the first one said that it
-    /// did nothing.
+    /// one a while; while none is there, for as long as we have patience. A request that was sent is not sent to
+    /// another one, unless the first one said that it did nothing.
     async fn ask_leading(
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        body: impl Fn() -> Bytes,
+        patience: Option<&Patience>,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let until = Instant::now() + ELECTION_PATIENCE;
+        let left = || patience.map_or(Duration::ZERO, Patience::left);
+        let until = Instant::now() + ELECTION_PATIENCE.max(left());
         loop {
             let mut to_ask: VecDeque<SocketAddr> = self.addrs.iter().copied().collect();
             let mut hints = 0..MAX_HINTS;
@@ -243,8 +298,12 @@ impl Service {
                         continue;
                     }
                 };
-                let asked = self.exchange(stream, method.clone(), path, body.clone());
-                let (status, bytes) = asked.await?;
+                let asked = self.exchange(stream, method.clone(), path, body());
+                let asked = tokio::time::timeout(ANSWER_PATIENCE, asked).await;
+                let (status, bytes) = asked.map_err(|_| {
+                    let why = format!("no answer within {} s", ANSWER_PATIENCE.as_secs());
+                    self.unreachable(anyhow::anyhow!(why))
+                })??;
                 if status != StatusCode::MISDIRECTED_REQUEST {
                     return Ok((status, bytes));
                 }
@@ -255,12 +314,23 @@ impl Service {
                 }
                 standing_by = Some((status, bytes));
             }
-            match (standing_by, away) {
+            let why = match (standing_by, away) {
                 (Some(answer), _) if Instant::now() >= until => return Ok(answer),
-                (Some(_), _) => tokio::time::sleep(ELECTION_PAUSE).await,
-                (None, Some(failure)) => return Err(failure),
+                (Some(_), _) => "none leads".into(),
+                // Only what may pass by itself is waited for.
+                (None, Some(failure)) if failure.code != Code::Unreachable || left().is_zero() => {
+                    return Err(failure);
+                }
+                (None, Some(failure)) => failure.why.unwrap_or(failure.what),
                 (None, None) => return Err(self.unreachable(anyhow::anyhow!("no address"))),
+            };
+            if let Some(patience) = patience {
+                patience.say(format_args!(
+                    "waiting for the placement service at {}: {why}",
+                    self.places()
+                ));
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -278,7 +348,11 @@ impl Service {
                 .map_err(|error| self.unreachable(error))?;
             let connector = tokio_rustls::TlsConnector::from(tls);
             let stream = connector.connect(name, tcp).await;
-            stream.map_err(|error| self.not_ours(&verdict, &error))
+            stream.map_err(|error| match of_tls(&error) {
+                Some(_) => self.not_ours(&verdict, &error),
+                // It went in the middle of it.
+                None => self.unreachable(error),
+            })
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, dialling).await {
             Ok(dialled) => dialled,
@@ -295,7 +369,7 @@ impl Service {
     ) -> Result<(StatusCode, Bytes), Failure> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| self.unreachable(error))?;
+            .map_err(|error| self.broken(error))?;
         let driver = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -307,7 +381,7 @@ impl Service {
         let response = sender
             .send_request(request)
             .await
-            .map_err(|error| self.unreachable(error))?;
+            .map_err(|error| self.broken(error))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
             .collect()
@@ -333,6 +407,22 @@ impl Service {
         .try_next("is `ukai placement` running there? --service and UKAI_SERVICE say where to look")
     }
 
+    /// A connection that stood has ended. Being refused for one's certificate shows only when it is used.
+    fn broken(&self, error: hyper::Error) -> Failure {
+        match of_tls(&error) {
+            Some(rustls::Error::AlertReceived(alert)) => Failure::new(
+                Code::Refused,
+                format!(
+                    "the placement service at {} refused our certificate",
+                    self.places()
+                ),
+            )
+            .because(format!("{alert:?}"))
+            .try_next("its log says more; `ukai init` issues a new one"),
+            _ => self.unreachable(error),
+        }
+    }
+
     fn not_ours(&self, verdict: &Verdict, error: &std::io::Error) -> Failure {
         Failure::new(
             Code::Refused,
@@ -341,6 +431,21 @@ impl Service {
         .because(verdict.fault(error))
         .try_next("do both sides have certificates of the same `ukai init`?")
     }
+}
+
+/// The fault of TLS that is behind an error, if one is.
+fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let within = error.downcast_ref::<std::io::Error>();
+        let within = within.and_then(|error| error.get_ref());
+        let tls = within.and_then(|inner| inner.downcast_ref());
+        if let Some(tls) = tls.or_else(|| error.downcast_ref()) {
+            return Some(tls);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// What the service said when it did not do it.

@@ -2,6 +2,8 @@
 
 #[path = "network/abuse.rs"]
 mod abuse;
+#[path = "network/revoked.rs"]
+mod revoked;
 #[path = "network/stores.rs"]
 mod stores;
 

@@ -178,7 +178,7 @@ fn said(fault: Fault) -> Said {
         Fault::PlacementAway => Said {
             what: "The placement service is away, all else is healthy",
             guest: "nothing",
-            operator: "`ukai` cannot reach it; attaching, moving and ejecting wait for it",
+            operator: "`ukai` cannot reach it: what looks says so at once, attaching and moving wait for it and say so; ejecting waits",
             repair: "start it again; it knows what it knew",
         },
         Fault::PlacementAwayStoreKilled => Said {

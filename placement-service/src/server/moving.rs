@@ -109,7 +109,7 @@ async fn move_disk(
 ) -> Answer<api::Ordered> {
     let name = name.map_err(bad_path)?.0;
     let by = peer.identity.host;
-    desk.ask(move |service, now| service.move_disk(&name, &request, by.as_str(), now))
+    desk.ask_gathered(move |service, now| service.move_disk(&name, &request, by.as_str(), now))
         .await
 }
 
@@ -133,7 +133,7 @@ async fn add_copy(
 ) -> Answer<api::Ordered> {
     let name = name.map_err(bad_path)?.0;
     let by = peer.identity.host;
-    desk.ask(move |service, now| service.add_copy(&name, &request, by.as_str(), now))
+    desk.ask_gathered(move |service, now| service.add_copy(&name, &request, by.as_str(), now))
         .await
 }
 
@@ -145,7 +145,7 @@ async fn drop_copy(
 ) -> Answer<api::Ordered> {
     let name = name.map_err(bad_path)?.0;
     let by = peer.identity.host;
-    desk.ask(move |service, now| service.drop_copy(&name, &request, by.as_str(), now))
+    desk.ask_gathered(move |service, now| service.drop_copy(&name, &request, by.as_str(), now))
         .await
 }
 
@@ -157,7 +157,7 @@ async fn prepare(
 ) -> Answer<api::Move> {
     let name = name.map_err(bad_path)?.0;
     let by = peer.identity.host;
-    desk.ask(move |service, now| service.prepare_disk(&name, &request, by.as_str(), now))
+    desk.ask_gathered(move |service, now| service.prepare_disk(&name, &request, by.as_str(), now))
         .await
 }
 

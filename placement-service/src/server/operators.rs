@@ -319,6 +319,27 @@ impl Desk {
         Ok(Json(leading.ask(call).await?))
     }
 
+    /// [`Desk::ask`] of what is decided by which stores are there: one that has just begun to lead hears its nodes
+    /// before.
+    pub(super) async fn ask_gathered<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Service, Moment) -> Result<T, ServiceError> + Send + 'static,
+    ) -> Answer<T> {
+        let gathered = self.wait(deadline(None), |service, now| {
+            Ok(match service.still_gathers(now)? {
+                true => Err(ServiceError::new(
+                    Kind::NotYet,
+                    "the nodes have not all been heard of",
+                    "this placement service has just started",
+                    "ask again in some seconds",
+                )),
+                false => Ok(()),
+            })
+        });
+        let Json(()) = gathered.await?;
+        self.ask(call).await
+    }
+
     /// Asks again whenever something has changed, until it is done (the inner `Ok`) or time is up.
     async fn wait<T: Send + 'static>(
         &self,

@@ -48,7 +48,7 @@ async fn evacuate(
 ) -> Answer<api::Evacuation> {
     let id = id.map_err(bad_path)?.0;
     let by = peer.identity.host.to_string();
-    desk.ask(move |service, now| service.evacuate(id, &request, &by, now))
+    desk.ask_gathered(move |service, now| service.evacuate(id, &request, &by, now))
         .await
 }
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Interval, Sleep, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -29,6 +29,8 @@ const MAX_FROM_ONE_PEER: usize = 32;
 const MAX_HANDSHAKES: usize = 64;
 /// A connection from which nothing comes for so long is ended: longer than the longest request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(MAX_WAIT_MS / 1000 + 30);
+/// How often a connection on which nothing happens is looked at: its certificate may have been revoked.
+const RECHECK: Duration = Duration::from_secs(2);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -118,6 +120,8 @@ async fn accept(tcp: TcpListener, gate: Gate, accepted: mpsc::Sender<(Counted, P
                         stream,
                         gate,
                         certificate,
+                        peer: peer.clone(),
+                        recheck: interval(RECHECK),
                         idle: Box::pin(sleep(IDLE_TIMEOUT)),
                         _place: place,
                     };
@@ -167,6 +171,8 @@ pub(super) struct Counted {
     stream: TlsStream<TcpStream>,
     gate: Gate,
     certificate: CertificateDer<'static>,
+    peer: Peer,
+    recheck: Interval,
     /// Until when something has to come.
     idle: Pin<Box<Sleep>>,
     _place: Taking<Identity>,
@@ -178,8 +184,12 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // The server reads also while a request is carried out: so it is woken, and here again, in time.
+        while self.recheck.poll_tick(cx).is_ready() {}
         if self.gate.has_revoked(&self.certificate) {
             let why = "the peer's certificate was revoked";
+            let Peer { address, identity } = &self.peer;
+            tracing::warn!(peer = %identity, from = %address, "its certificate was revoked; its connection is closed");
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, why)));
         }
         match Pin::new(&mut self.stream).poll_read(cx, buf) {

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// A node and an operator that must not notice.
-async fn all_goes_on(cluster: &Cluster) {
+pub(super) async fn all_goes_on(cluster: &Cluster) {
     cluster
         .node("t1")
         .heartbeat(heartbeat(1, "r1"))
@@ -26,7 +26,7 @@ async fn all_goes_on(cluster: &Cluster) {
 }
 
 /// A connection to the nodes' port by somebody who does as it likes.
-async fn raw(cluster: &Cluster, name: &str) -> (quinn::Endpoint, quinn::Connection) {
+pub(super) async fn raw(cluster: &Cluster, name: &str) -> (quinn::Endpoint, quinn::Connection) {
     let mut transport = quinn::TransportConfig::default();
     transport.keep_alive_interval(Some(Duration::from_secs(1)));
     let credentials = cluster.credentials(Role::Node, name);
@@ -42,7 +42,7 @@ fn frame(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u32).to_le_bytes(), text].concat()
 }
 
-async fn greeted(cluster: &Cluster, name: &str) -> (quinn::Endpoint, quinn::Connection) {
+pub(super) async fn greeted(cluster: &Cluster, name: &str) -> (quinn::Endpoint, quinn::Connection) {
     let (endpoint, connection) = raw(cluster, name).await;
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     let hello = frame(br#"{"newest":1,"oldest":1,"program":"mallory"}"#);
@@ -109,7 +109,10 @@ async fn a_node_that_misbehaves_costs_only_itself() {
 }
 
 /// A TLS connection of an operator, to say to it what one likes.
-async fn operator(cluster: &Cluster, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+pub(super) async fn operator(
+    cluster: &Cluster,
+    name: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let credentials = cluster.credentials(Role::Operator, name);
     let dial = Dial::new(&credentials, Expected::role(Role::Placement), &[api::ALPN]);
     let tcp = TcpStream::connect(cluster.server.operators_addr()).await?;

@@ -5,6 +5,7 @@ use crate::output::Output;
 use placement_service::api::{Attach, Attached, Detach, Detached, Disk, Host, Place};
 use replicator::words::{DiskName, HostName};
 use serde::Serialize;
+use std::time::Duration;
 
 /// Have a node serve a disk, and print what to start QEMU with.
 ///
@@ -26,7 +27,7 @@ pub struct AttachArgs {
     #[arg(long, alias = "takeover")]
     take_over: bool,
 
-    /// How long to wait until the socket is there, in seconds.
+    /// How long to wait until the socket is there, in seconds; also for a placement service that is away.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(0..=120))]
     wait: u64,
 }
@@ -47,7 +48,7 @@ pub struct DetachArgs {
     #[arg(long)]
     force: bool,
 
-    /// How long to wait until it is closed, in seconds.
+    /// How long to wait until it is closed, in seconds; also for a placement service that is away.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(0..=120))]
     wait: u64,
 }
@@ -60,13 +61,15 @@ struct Ready {
 }
 
 pub fn attach(args: AttachArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let request = Attach {
-        node: args.node,
+    let limit = Duration::from_secs(args.wait);
+    let service = connection.service()?.patient(limit, output);
+    let request = |left: Duration| Attach {
+        node: args.node.clone(),
         take_over: args.take_over,
-        wait_ms: Some(args.wait * 1000),
+        wait_ms: Some(left.as_millis() as u64),
     };
-    let service = connection.service()?;
-    let attached: Attached = service.post(&format!("/v1/disks/{}/attach", args.disk), &request)?;
+    let attached: Attached =
+        service.post_within(&format!("/v1/disks/{}/attach", args.disk), request)?;
     let qemu = qemu_arguments(&attached);
     let hosts: Vec<Host> = match attached.standby_of {
         Some(_) if !output.is_json() => service.get("/v1/hosts")?,
@@ -141,18 +144,20 @@ fn qemu_arguments(attached: &Attached) -> Vec<String> {
 }
 
 pub fn detach(args: DetachArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let request = Detach {
-        node: args.node.clone(),
-        force: args.force,
-        wait_ms: Some(args.wait * 1000),
-    };
-    let service = connection.service()?;
+    let limit = Duration::from_secs(args.wait);
+    let service = connection.service()?.patient(limit, output);
     let disk: Disk = service.get(&format!("/v1/disks/{}", args.disk))?;
     let stood_by = args.node.as_ref().is_some_and(|node| {
         let mut standbys = disk.standbys.iter();
         standbys.any(|standby| standby.place == Place::Node(node.clone()))
     });
-    let detached: Detached = service.post(&format!("/v1/disks/{}/detach", args.disk), &request)?;
+    let request = |left: Duration| Detach {
+        node: args.node.clone(),
+        force: args.force,
+        wait_ms: Some(left.as_millis() as u64),
+    };
+    let detached: Detached =
+        service.post_within(&format!("/v1/disks/{}/detach", args.disk), request)?;
     let node = args.node;
     output.show(&detached, |detached| {
         let_go(detached, node.as_ref(), stood_by)

@@ -3,12 +3,13 @@
 
 use super::named_range;
 use crate::commands::{moves, plan};
-use crate::operator::{Connection, Service};
+use crate::operator::{Connection, ORDER_PATIENCE, Service};
 use crate::output::{Bytes, Output};
 use crate::places::{Places, SaidStore};
 use placement_service::api::{AddCopy, DropCopy, MoveDisk, Ordered};
 use placement_service::planner::Target;
 use replicator::words::{DatacenterName, DiskName};
+use std::time::Duration;
 
 /// Have a disk's copies stand in another datacenter, until its VM runs elsewhere.
 ///
@@ -108,8 +109,20 @@ struct How {
     reason: String,
 }
 
+impl How {
+    /// How long a placement service that is away is waited for: a plan is only looked at, and who stays with a
+    /// move waits at its beginning as long as later.
+    fn patience(&self) -> Duration {
+        match (self.plan, self.leave) {
+            (true, _) => Duration::ZERO,
+            (false, true) => ORDER_PATIENCE,
+            (false, false) => moves::PATIENCE,
+        }
+    }
+}
+
 pub fn move_to(args: MoveArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let service = connection.service()?;
+    let service = connection.service()?.patient(args.how.patience(), output);
     let order = MoveDisk {
         to: args.to,
         range: named_range(args.range, &args.disk, &service)?,
@@ -122,7 +135,7 @@ pub fn move_to(args: MoveArgs, connection: &Connection, output: Output) -> anyho
 }
 
 pub fn add_copy(args: AddArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let service = connection.service()?;
+    let service = connection.service()?.patient(args.how.patience(), output);
     let places = Places::of(&service)?;
     let to = match (args.at.store, args.at.to) {
         (Some(store), _) => Target::Store(places.find(&store)?),
@@ -141,7 +154,7 @@ pub fn add_copy(args: AddArgs, connection: &Connection, output: Output) -> anyho
 }
 
 pub fn drop_copy(args: DropArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let service = connection.service()?;
+    let service = connection.service()?.patient(args.how.patience(), output);
     let places = Places::of(&service)?;
     let order = DropCopy {
         store: places.find(&args.store)?,

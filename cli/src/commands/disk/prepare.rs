@@ -1,7 +1,7 @@
 //! `ukai disk prepare`: blocks are copied ahead to where the VM is about to run.
 
 use crate::commands::moves;
-use crate::operator::Connection;
+use crate::operator::{Connection, ORDER_PATIENCE};
 use crate::output::Output;
 use placement_service::api::{Move, PrepareDisk};
 use replicator::words::{DatacenterName, DiskName, HostName};
@@ -31,7 +31,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let service = connection.service()?;
+    let patience = match args.leave {
+        true => ORDER_PATIENCE,
+        false => moves::PATIENCE,
+    };
+    let service = connection.service()?.patient(patience, output);
     let order = PrepareDisk {
         to: args.to.clone(),
         node: args.node,

@@ -6,7 +6,7 @@ mod watch;
 pub use describe::brief;
 #[cfg(test)]
 pub use describe::tests;
-pub use watch::{was_cancelled, watch};
+pub use watch::{PATIENCE, was_cancelled, watch};
 
 use crate::commands::plan;
 use crate::exit::{Code, Failure};

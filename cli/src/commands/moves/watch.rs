@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_millis(700);
 /// Between two lines where nothing is drawn.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// So long a placement service may be away before nobody waits for it any more.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How staying with a move ended.
 pub enum Watched {

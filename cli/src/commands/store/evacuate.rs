@@ -1,10 +1,11 @@
 //! `ukai store evacuate`: empties a store that works.
 
 use crate::exit::{Code, Failure};
-use crate::operator::Connection;
+use crate::operator::{Connection, ORDER_PATIENCE};
 use crate::output::{Output, counted, human_bytes, table};
 use crate::places::{Places, SaidStore};
 use placement_service::api::{Evacuate, Evacuation, Store};
+use std::time::Duration;
 
 /// Empty a store that works, before it is taken away.
 ///
@@ -32,7 +33,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let service = connection.service()?;
+    let patience = match args.plan {
+        true => Duration::ZERO,
+        false => ORDER_PATIENCE,
+    };
+    let service = connection.service()?.patient(patience, output);
     let places = Places::of(&service)?;
     let id = places.find(&args.store)?;
     let path = format!("/v1/stores/{id}/evacuate");
