@@ -25,8 +25,9 @@ pub fn page(report: &Report) -> String {
          The disk has two copies in tokyo, where its VM runs, and one in osaka (`away`); `eject-after` is {} s. *Waits* is the\n\
          longest that one request of the guest took, first to last byte; *out* is when the failed member was no member any\n\
          more, *whole* when no copy was missing any more, *well* when `ukai status` had nothing left to say: all from the\n\
-         moment of the failure, which lasted as long as the second column says. 0 errors in the guest and 0 wrong blocks in every\n\
-         row, or the command fails. A failure without a row was not played in the run that wrote this page.\n\n\
+         moment of the failure, which lasted as long as the second column says. 0 errors in the guest (but in a VM whose disk\n\
+         was taken over, where they are called for) and 0 wrong blocks in every row, or the command fails. A failure without a\n\
+         row was not played in the run that wrote this page.\n\n\
          | failure | lasts | guest waits | out | whole | well |\n| --- | --- | --- | --- | --- | --- |\n",
         match report.catalog {
             Catalog::Etcd => "three hosts with a placement service and a member of etcd",
@@ -74,7 +75,11 @@ fn row(fault: Fault, turn: &TurnTold, told: &FaultTold) -> String {
     };
     let waits = match told.running_after {
         Some(running) => format!(
-            "VM gone; disk taken over after {}, VM runs after {:.1} s",
+            "{}; disk taken over after {}, VM runs after {:.1} s",
+            told.noticed.map_or("VM gone".into(), |noticed| format!(
+                "old VM {}",
+                noticed.words()
+            )),
             seconds(told.attached_after),
             running.as_secs_f64()
         ),
@@ -164,6 +169,12 @@ fn said(fault: Fault) -> Said {
             guest: "the VM is gone with it; started on another host it finds all that was flushed",
             operator: "the host is silent, the disk is attached there",
             repair: "`ukai disk attach web1 --node tokyo-2 --take-over`, and the VM started there: no lease has to run out",
+        },
+        Fault::WriterCutOff => Said {
+            what: "The writer's host is only cut off, and the disk is taken over",
+            guest: "the old VM runs on, and its requests wait; when its host is back they fail with I/O errors. From the take-over on no write and no flush of it is acknowledged. The VM that is started on another host finds all that was flushed",
+            operator: "the host is silent, the disk is attached there; `ukai disk attach` says that the former writer is fenced",
+            repair: "`ukai disk attach web1 --node tokyo-2 --take-over`, and the VM started there; the old VM has to be ended by whoever finds it. The old host's store rejoins by itself",
         },
         Fault::PlacementAway => Said {
             what: "The placement service is away, all else is healthy",

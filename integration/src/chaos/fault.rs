@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
-    AwaitFull, CopyStore, CutOff, Damage, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd,
-    KillLeader, KillPlacement, LoseWriter, Pause, Resume, Speak, Start, StartEtcd, StartPlacement,
-    SwapStore, TakeOver, UnswapStore, Verify,
+    AwaitFull, CopyStore, CutOff, Damage, EndVm, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd,
+    KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause, Resume, Speak, Start, StartEtcd,
+    StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -29,6 +29,7 @@ pub enum Fault {
     WriterKilled,
     WriterHangs,
     WriterHostLost,
+    WriterCutOff,
     PlacementAway,
     PlacementAwayStoreKilled,
     LeaderKilled,
@@ -113,6 +114,9 @@ pub enum Step {
     /// a VM started there.
     LoseWriter,
     TakeOver,
+    /// The writer's VM is given up for lost, and runs on; in the end it must have noticed.
+    LeaveVm,
+    EndVm,
 }
 
 /// How long the story lets one request of the guest wait, beyond what a busy machine adds.
@@ -126,6 +130,8 @@ pub enum Stall {
     UntilUndone,
     /// The VM is gone with its host.
     Gone,
+    /// It is given up with its host; the one that is started elsewhere waits as for an ejection.
+    LeftBehind,
 }
 
 impl Fault {
@@ -153,6 +159,7 @@ impl Fault {
             | Fault::EtcdMember
             | Fault::EtcdMajority => &[Control],
             Fault::WriterHostLost
+            | Fault::WriterCutOff
             | Fault::PlacementAwayStoreKilled
             | Fault::StoreRolledBack
             | Fault::WriterStoreRolledBack
@@ -192,6 +199,7 @@ impl Fault {
             | Fault::WriterStoreRolledBack
             | Fault::AllKilled => Stall::UntilUndone,
             Fault::WriterHostLost => Stall::Gone,
+            Fault::WriterCutOff => Stall::LeftBehind,
         }
     }
 
@@ -199,7 +207,11 @@ impl Fault {
     pub fn needs_root(self) -> bool {
         let of_hosts = matches!(
             self,
-            Fault::HostCutOff | Fault::DeafStore | Fault::MuteStore | Fault::StoreFull
+            Fault::HostCutOff
+                | Fault::DeafStore
+                | Fault::MuteStore
+                | Fault::WriterCutOff
+                | Fault::StoreFull
         );
         of_hosts || self.needs_etcd()
     }
@@ -237,6 +249,14 @@ impl Fault {
                 (now, LoseWriter),
                 (now, TakeOver),
                 (holds, Start(Who::Writer)),
+            ],
+            Fault::WriterCutOff => vec![
+                (now, CutOff(Who::Writer)),
+                (now, LeaveVm),
+                (now, TakeOver),
+                (holds, Heal(Who::Writer)),
+                // Both VMs, both nodes and all stores reach one another meanwhile.
+                (holds * 2, EndVm),
             ],
             Fault::PlacementAway => then(KillPlacement, StartPlacement),
             Fault::LeaderKilled => then(KillLeader, StartPlacement),
@@ -332,11 +352,12 @@ mod tests {
                 );
             }
             let placement = |step| matches!(step, KillPlacement | KillLeader);
-            let pairs: [(&dyn Fn(Step) -> bool, Step); 5] = [
+            let pairs: [(&dyn Fn(Step) -> bool, Step); 6] = [
                 (&placement, StartPlacement),
                 (&|step| matches!(step, KillEtcd(_)), StartEtcd),
                 (&|step| step == Step::KillAll, Step::StartAll),
                 (&|step| step == Step::CutLink, Step::HealLink),
+                (&|step| step == LeaveVm, EndVm),
                 (&|step| matches!(step, FillStore(_)), FreeStore(Who::Near)),
             ];
             for (done, undone) in pairs {

@@ -67,10 +67,10 @@ impl Judge {
                     }
                     script.done(number);
                     let when = begun.elapsed();
-                    let taken_over = scene
+                    let outcome = scene
                         .perform(step, &cast)
                         .with_context(|| format!("{step:?} of {:?}", turn.faults[number].fault))?;
-                    told.faults[number].performed(step, when, taken_over);
+                    told.faults[number].performed(step, when, outcome);
                 }
             }
             if let Some(tenant) = scene.tenant() {

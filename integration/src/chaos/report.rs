@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::Catalog;
 use super::fault::{Fault, Stall, Step};
-use super::scene::{Cast, TakenOver};
+use super::left_behind::Noticed;
+use super::scene::{Cast, Outcome};
 use super::story::{Planned, Times};
 
 /// As `--json` prints it: times in seconds.
@@ -62,6 +63,9 @@ pub struct FaultTold {
     pub attached_after: Option<Duration>,
     #[serde(serialize_with = "some_seconds", rename = "running_after_s")]
     pub running_after: Option<Duration>,
+    /// Of a VM that ran on after its disk was taken over.
+    #[serde(serialize_with = "told", rename = "old_vm")]
+    pub noticed: Option<Noticed>,
     #[serde(skip)]
     cast: Cast,
 }
@@ -134,12 +138,13 @@ impl FaultTold {
             full_after: None,
             attached_after: None,
             running_after: None,
+            noticed: None,
             cast: *cast,
         }
     }
 
     /// A step was begun at that time of the turn, and is done.
-    pub fn performed(&mut self, step: Step, at: Duration, taken_over: Option<TakenOver>) {
+    pub fn performed(&mut self, step: Step, at: Duration, outcome: Option<Outcome>) {
         if let Some(who) = step.hurts()
             && self.hurt.is_none()
         {
@@ -147,9 +152,13 @@ impl FaultTold {
             self.host = Some(host.clone());
             self.hurt = Some((host, at));
         }
-        if let Some(taken_over) = taken_over {
-            self.attached_after = Some(taken_over.attached);
-            self.running_after = Some(taken_over.running);
+        match outcome {
+            Some(Outcome::TakenOver { attached, running }) => {
+                self.attached_after = Some(attached);
+                self.running_after = Some(running);
+            }
+            Some(Outcome::Noticed(noticed)) => self.noticed = Some(noticed),
+            None => {}
         }
     }
 
@@ -170,7 +179,21 @@ impl FaultTold {
                 words += &format!(", {what} after {:.1} s", after.as_secs_f64());
             }
         }
+        if let Some(noticed) = self.noticed {
+            words += &format!(", the old VM {}", noticed.words());
+        }
         words
+    }
+}
+
+impl Noticed {
+    pub fn words(self) -> String {
+        match self {
+            Noticed::Waits => "waits".into(),
+            Noticed::Errors(after) => {
+                format!("got I/O errors after {:.1} s", after.as_secs_f64())
+            }
+        }
     }
 }
 
@@ -180,6 +203,10 @@ fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Err
 
 fn some_seconds<S: serde::Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     time.map(rounded).serialize(to)
+}
+
+fn told<S: serde::Serializer>(noticed: &Option<Noticed>, to: S) -> Result<S::Ok, S::Error> {
+    noticed.map(Noticed::words).serialize(to)
 }
 
 fn rounded(time: Duration) -> f64 {

@@ -2,6 +2,7 @@
 //! and a guest that uses it. Carries out [`Step`]s.
 
 use std::fs;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::damage;
 use super::fault::{Step, Who};
+use super::left_behind::{LeftBehind, Noticed};
 use super::room::Room;
 use super::story::Times;
 use super::tenant::{DISK, DISK_BYTES, Lost, Tenant};
@@ -52,6 +54,9 @@ pub struct Scene<'a> {
     pub ticks: Ticks,
     tenant: Option<Tenant>,
     lost: Option<Lost>,
+    left: Option<LeftBehind>,
+    /// Lives of the VM that were left behind.
+    fenced: Vec<u64>,
     pub cluster: Cluster,
     /// Of the stores of the first datacenter; empty without root. After the processes that use them.
     rooms: Vec<(&'static str, Room)>,
@@ -136,6 +141,8 @@ impl<'a> Scene<'a> {
             ticks,
             tenant: Some(tenant),
             lost: None,
+            left: None,
+            fenced: Vec::new(),
             cluster,
             rooms,
             dice: ChaCha8Rng::seed_from_u64(seed),
@@ -158,7 +165,7 @@ impl<'a> Scene<'a> {
     pub fn strike(mut self) -> Result<String> {
         self.verify()?;
         let tenant = self.tenant.take().context("the VM is lost")?;
-        tenant.move_out(self.scratch)
+        tenant.move_out(self.scratch, &self.fenced)
     }
 
     /// None while the placement service does not answer.
@@ -213,8 +220,7 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// How long a take-over took, if the step was one: until the socket was there, and until the VM ran.
-    pub fn perform(&mut self, step: Step, cast: &Cast) -> Result<Option<TakenOver>> {
+    pub fn perform(&mut self, step: Step, cast: &Cast) -> Result<Option<Outcome>> {
         let host = |who| cast.host(who);
         match step {
             Step::Kill(who) => self.cluster.kill_node_9(host(who))?,
@@ -294,6 +300,15 @@ impl<'a> Scene<'a> {
                 self.ticks.guest_is_gone();
             }
             Step::TakeOver => return self.take_over(cast.near).map(Some),
+            Step::LeaveVm => {
+                let tenant = self.tenant.take().context("the VM is lost already")?;
+                let ticks = mem::replace(&mut self.ticks, Ticks::listen()?);
+                self.left = Some(LeftBehind::new(tenant, ticks));
+            }
+            Step::EndVm => {
+                let left = self.left.take().context("no VM is left behind")?;
+                return Ok(Some(Outcome::Noticed(left.end()?)));
+            }
         }
         Ok(None)
     }
@@ -339,8 +354,7 @@ impl<'a> Scene<'a> {
             .keep_bursting()
     }
 
-    fn take_over(&mut self, host: &'static str) -> Result<TakenOver> {
-        let lost = self.lost.take().context("no VM is lost")?;
+    fn take_over(&mut self, host: &'static str) -> Result<Outcome> {
         let begun = Instant::now();
         let attached =
             self.cluster
@@ -348,11 +362,21 @@ impl<'a> Scene<'a> {
         let socket = attached["socket"]
             .as_str()
             .context("attach names no socket")?;
+        // It is served there at once, before a VM has booted so far.
+        ensure!(!attached["open"].is_null(), "not taken over: {attached}");
         let attached = begun.elapsed();
+        let lost = match &mut self.left {
+            Some(left) => {
+                let lost = left.is_fenced();
+                self.fenced.push(lost.life);
+                lost
+            }
+            None => self.lost.take().context("no VM is lost")?,
+        };
         let socket = PathBuf::from(socket);
         let tenant = Tenant::move_after(self.scratch, socket, &self.ticks, host, &lost)?;
         self.tenant = Some(tenant);
-        Ok(TakenOver {
+        Ok(Outcome::TakenOver {
             attached,
             running: begun.elapsed(),
         })
@@ -393,13 +417,18 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// How long a take-over took.
+/// What there is to tell of a step.
 #[derive(Clone, Copy, Debug)]
-pub struct TakenOver {
-    /// Until the new host had the disk.
-    pub attached: Duration,
-    /// Until a VM had booted there, checked all that was promised, and writes.
-    pub running: Duration,
+pub enum Outcome {
+    /// How long a take-over took.
+    TakenOver {
+        /// Until the new host had the disk.
+        attached: Duration,
+        /// Until a VM had booted there, checked all that was promised, and writes.
+        running: Duration,
+    },
+    /// By the VM that was left behind.
+    Noticed(Noticed),
 }
 
 /// Hosts are named after their datacenters here.
