@@ -170,9 +170,10 @@ impl<'a> Scene<'a> {
 
     /// None while the placement service does not answer.
     pub fn look(&self) -> Option<Sight> {
-        let status = serde_json::from_value(self.cluster.ukai(&["status"]).ok()?).ok()?;
         let map = self.cluster.ukai(&["disk", "map", DISK]).ok()?;
         let map: DiskMap = serde_json::from_value(map).ok()?;
+        // After the map: copies that are not missing, though a member is none any more, were made meanwhile.
+        let status = serde_json::from_value(self.cluster.ukai(&["status"]).ok()?).ok()?;
         let everywhere = |id| {
             map.ranges.iter().all(|range| {
                 let live = range.history.iter().filter(|entry| entry.until.is_none());
