@@ -212,6 +212,12 @@ fn said(fault: Fault) -> Said {
             operator: "`ukai status` says which disk's guest waits for which store, `ukai store list` that it has no room",
             repair: "room, given back or added: it goes on by itself within a second. A store that cannot have any: `ukai store evacuate`, or its node stopped: it is ejected like one that fails",
         },
+        Fault::StoreLost => Said {
+            what: "A store's node is killed, and the store declared lost at once",
+            guest: "one pause of at most `eject-after`, as if nothing had been declared",
+            operator: "`ukai store lost` says of how many disks copies are made anew; `ukai store list` how much is left of that, and in the end that it is replaced. `repair-after` was an hour here: nothing of it was waited for",
+            repair: "nothing to do. If the store comes back all the same: `ukai store found tokyo-2`",
+        },
         Fault::StoreRolledBack => Said {
             what: "A stopped store's directory is put back to an old copy",
             guest: "the pauses of its node being stopped, nothing else: the old copy serves nobody",

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
-    AwaitFull, CopyStore, CutOff, Damage, EndVm, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd,
-    KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause, Resume, Speak, Start, StartEtcd,
-    StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
+    AwaitCopies, AwaitFull, CopyStore, CutOff, Damage, DeclareFound, DeclareLost, EndVm, FillStore,
+    FreeStore, Heal, Hear, Kill, KillEtcd, KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause,
+    Resume, Speak, Start, StartEtcd, StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -36,12 +36,18 @@ pub enum Fault {
     EtcdMember,
     EtcdMajority,
     StoreFull,
+    StoreLost,
     StoreRolledBack,
     WriterStoreRolledBack,
     StoreSwapped,
     StoreDamaged,
     AllKilled,
 }
+
+/// How long the policies of a story wait for a store that is away, and how long those of a fault whose repair is
+/// not to begin by itself: longer than any turn.
+pub const REPAIR_AFTER: Duration = Duration::from_secs(3);
+pub const REPAIR_NEVER: Duration = Duration::from_secs(3600);
 
 /// What a fault touches. Two that touch nothing in common may overlap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,6 +123,13 @@ pub enum Step {
     /// The writer's VM is given up for lost, and runs on; in the end it must have noticed.
     LeaveVm,
     EndVm,
+    /// What the policies' `repair-after` is from now on.
+    RepairAfter(Duration),
+    /// An operator says that the store is lost, and takes it back.
+    DeclareLost(Who),
+    DeclareFound(Who),
+    /// Until no copy is missing, without the store that is away.
+    AwaitCopies(Who),
 }
 
 /// How long the story lets one request of the guest wait, beyond what a busy machine adds.
@@ -166,6 +179,8 @@ impl Fault {
             | Fault::StoreSwapped
             | Fault::StoreDamaged
             | Fault::AllKilled => &[Everything],
+            // What an operator orders needs the placement service, and all but one of the nodes that can have copies.
+            Fault::StoreLost => &[Everything],
         }
     }
 
@@ -183,6 +198,7 @@ impl Fault {
             | Fault::EtcdMajority
             | Fault::StoreDamaged => Stall::None,
             Fault::StoreKilled
+            | Fault::StoreLost
             | Fault::StoreRolledBack
             | Fault::StoreSwapped
             | Fault::FarStoreKilled
@@ -273,6 +289,15 @@ impl Fault {
                 (now, AwaitFull(Who::Near)),
                 (holds, FreeStore(Who::Near)),
             ],
+            Fault::StoreLost => vec![
+                (now, Step::RepairAfter(REPAIR_NEVER)),
+                (now, Kill(Who::Near)),
+                (now, DeclareLost(Who::Near)),
+                (now, AwaitCopies(Who::Near)),
+                (holds, Start(Who::Near)),
+                (holds, DeclareFound(Who::Near)),
+                (holds, Step::RepairAfter(REPAIR_AFTER)),
+            ],
             Fault::StoreRolledBack => rolled_back(Who::Near, holds),
             Fault::WriterStoreRolledBack => rolled_back(Who::Writer, holds),
             Fault::StoreSwapped => vec![
@@ -352,12 +377,20 @@ mod tests {
                 );
             }
             let placement = |step| matches!(step, KillPlacement | KillLeader);
-            let pairs: [(&dyn Fn(Step) -> bool, Step); 6] = [
+            let pairs: [(&dyn Fn(Step) -> bool, Step); 8] = [
                 (&placement, StartPlacement),
                 (&|step| matches!(step, KillEtcd(_)), StartEtcd),
                 (&|step| step == Step::KillAll, Step::StartAll),
                 (&|step| step == Step::CutLink, Step::HealLink),
                 (&|step| step == LeaveVm, EndVm),
+                (
+                    &|step| step == Step::RepairAfter(REPAIR_NEVER),
+                    Step::RepairAfter(REPAIR_AFTER),
+                ),
+                (
+                    &|step| matches!(step, DeclareLost(_)),
+                    DeclareFound(Who::Near),
+                ),
                 (&|step| matches!(step, FillStore(_)), FreeStore(Who::Near)),
             ];
             for (done, undone) in pairs {

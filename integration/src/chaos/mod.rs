@@ -43,6 +43,7 @@ const SLACK: Duration = Duration::from_secs(8);
 const ELECTION: Duration = Duration::from_secs(10);
 /// Nodes that start, stores that are heard, copies that are made.
 const WELL_BOUND: Duration = Duration::from_secs(240);
+const _: () = assert!(fault::REPAIR_NEVER.as_secs() > WELL_BOUND.as_secs());
 
 /// What is to go wrong.
 pub enum Plot {

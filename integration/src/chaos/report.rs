@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Catalog;
-use super::fault::{Fault, Stall, Step};
+use super::fault::{Fault, REPAIR_AFTER, Stall, Step};
 use super::left_behind::Noticed;
 use super::scene::{Cast, Outcome};
 use super::story::{Planned, Times};
@@ -63,6 +63,9 @@ pub struct FaultTold {
     pub attached_after: Option<Duration>,
     #[serde(serialize_with = "some_seconds", rename = "running_after_s")]
     pub running_after: Option<Duration>,
+    /// Another `repair-after` than the others had.
+    #[serde(serialize_with = "some_seconds", rename = "repair_after_s")]
+    pub repair_after: Option<Duration>,
     /// Of a VM that ran on after its disk was taken over.
     #[serde(serialize_with = "told", rename = "old_vm")]
     pub noticed: Option<Noticed>,
@@ -138,6 +141,7 @@ impl FaultTold {
             full_after: None,
             attached_after: None,
             running_after: None,
+            repair_after: None,
             noticed: None,
             cast: *cast,
         }
@@ -145,6 +149,11 @@ impl FaultTold {
 
     /// A step was begun at that time of the turn, and is done.
     pub fn performed(&mut self, step: Step, at: Duration, outcome: Option<Outcome>) {
+        if let Step::RepairAfter(time) = step
+            && time > REPAIR_AFTER
+        {
+            self.repair_after = Some(time);
+        }
         if let Some(who) = step.hurts()
             && self.hurt.is_none()
         {
@@ -178,6 +187,9 @@ impl FaultTold {
             if let Some(after) = after {
                 words += &format!(", {what} after {:.1} s", after.as_secs_f64());
             }
+        }
+        if let Some(time) = self.repair_after {
+            words += &format!(" with repair-after {} s", time.as_secs());
         }
         if let Some(noticed) = self.noticed {
             words += &format!(", the old VM {}", noticed.words());

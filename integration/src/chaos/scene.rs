@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::damage;
-use super::fault::{Step, Who};
+use super::fault::{REPAIR_AFTER, Step, Who};
 use super::left_behind::{LeftBehind, Noticed};
 use super::room::Room;
 use super::story::Times;
@@ -128,11 +128,7 @@ impl<'a> Scene<'a> {
             etcd: members,
         };
         let cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
-        for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
-            let policy =
-                format!("hold-down = \"0s\"\nrepair-after = \"3s\"\naway = {{ {other} = 1 }}\n");
-            cluster.apply_policy(datacenter, &policy)?;
-        }
+        apply_policies(&cluster, REPAIR_AFTER)?;
         cluster.create_disk(DISK, &DISK_BYTES.to_string(), 2, "tokyo-1")?;
         let ticks = Ticks::listen()?;
         let tenant = Tenant::move_in(scratch, &cluster, &ticks, "tokyo-1")?;
@@ -272,7 +268,10 @@ impl<'a> Scene<'a> {
                 self.tenant.as_mut().context("the VM is lost")?.burst()?;
             }
             // Whoever waits for it looks at what is said.
-            Step::AwaitFull(_) => {}
+            Step::AwaitFull(_) | Step::AwaitCopies(_) => {}
+            Step::RepairAfter(time) => apply_policies(&self.cluster, time)?,
+            Step::DeclareLost(who) => _ = self.cluster.ukai(&["store", "lost", host(who)])?,
+            Step::DeclareFound(who) => _ = self.cluster.ukai(&["store", "found", host(who)])?,
             Step::FreeStore(who) => self.room(host(who))?.free()?,
             Step::CopyStore { of, to } => {
                 let (from, to) = (host(of), host(to));
@@ -312,6 +311,15 @@ impl<'a> Scene<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether no copy is missing, and others have those that the store had.
+    pub fn has_copies_without(&self, host: &str) -> Result<bool> {
+        let Some(sight) = self.look() else {
+            return Ok(false);
+        };
+        let near = self.cast(&sight).is_ok_and(|cast| cast.near != host);
+        Ok(near && sight.status.disks_short == 0)
     }
 
     fn kill_placement(&mut self) -> Result<()> {
@@ -430,6 +438,17 @@ pub enum Outcome {
     },
     /// By the VM that was left behind.
     Noticed(Noticed),
+}
+
+fn apply_policies(cluster: &Cluster, repair_after: Duration) -> Result<()> {
+    let seconds = repair_after.as_secs();
+    for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
+        let policy = format!(
+            "hold-down = \"0s\"\nrepair-after = \"{seconds}s\"\naway = {{ {other} = 1 }}\n"
+        );
+        cluster.apply_policy(datacenter, &policy)?;
+    }
+    Ok(())
 }
 
 /// Hosts are named after their datacenters here.
