@@ -218,6 +218,12 @@ fn said(fault: Fault) -> Said {
             operator: "`ukai store lost` says of how many disks copies are made anew; `ukai store list` how much is left of that, and in the end that it is replaced. `repair-after` was an hour here: nothing of it was waited for",
             repair: "nothing to do. If the store comes back all the same: `ukai store found tokyo-2`",
         },
+        Fault::StoreEvacuated => Said {
+            what: "A store that works is evacuated",
+            guest: "nothing",
+            operator: "`ukai store evacuate tokyo-2 --plan` says which disks would leave, and where to; `ukai store list` how much is left, and then that it is empty and gets nothing new. No copy is missing meanwhile",
+            repair: "nothing was broken: the store can be taken away when it is empty; `ukai store evacuate tokyo-2 --cancel` takes the order back",
+        },
         Fault::StoreRolledBack => Said {
             what: "A stopped store's directory is put back to an old copy",
             guest: "the pauses of its node being stopped, nothing else: the old copy serves nobody",

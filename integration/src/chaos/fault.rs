@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
-    AwaitCopies, AwaitFull, CopyStore, CutOff, Damage, DeclareFound, DeclareLost, EndVm, FillStore,
-    FreeStore, Heal, Hear, Kill, KillEtcd, KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause,
-    Resume, Speak, Start, StartEtcd, StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
+    AwaitCopies, AwaitEmpty, AwaitFull, CancelEvacuation, CopyStore, CutOff, Damage, DeclareFound,
+    DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd, KillLeader,
+    KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak, Start, StartEtcd,
+    StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -37,6 +38,7 @@ pub enum Fault {
     EtcdMajority,
     StoreFull,
     StoreLost,
+    StoreEvacuated,
     StoreRolledBack,
     WriterStoreRolledBack,
     StoreSwapped,
@@ -130,6 +132,12 @@ pub enum Step {
     DeclareFound(Who),
     /// Until no copy is missing, without the store that is away.
     AwaitCopies(Who),
+    /// An operator asks what it would take to empty a store, has it emptied, and ends that.
+    PlanEvacuation(Who),
+    Evacuate(Who),
+    CancelEvacuation(Who),
+    /// Until `ukai store list` says that it is empty.
+    AwaitEmpty(Who),
 }
 
 /// How long the story lets one request of the guest wait, beyond what a busy machine adds.
@@ -180,7 +188,7 @@ impl Fault {
             | Fault::StoreDamaged
             | Fault::AllKilled => &[Everything],
             // What an operator orders needs the placement service, and all but one of the nodes that can have copies.
-            Fault::StoreLost => &[Everything],
+            Fault::StoreLost | Fault::StoreEvacuated => &[Everything],
         }
     }
 
@@ -196,6 +204,7 @@ impl Fault {
             | Fault::LeaderKilled
             | Fault::EtcdMember
             | Fault::EtcdMajority
+            | Fault::StoreEvacuated
             | Fault::StoreDamaged => Stall::None,
             Fault::StoreKilled
             | Fault::StoreLost
@@ -298,6 +307,12 @@ impl Fault {
                 (holds, DeclareFound(Who::Near)),
                 (holds, Step::RepairAfter(REPAIR_AFTER)),
             ],
+            Fault::StoreEvacuated => vec![
+                (now, PlanEvacuation(Who::Near)),
+                (now, Evacuate(Who::Near)),
+                (now, AwaitEmpty(Who::Near)),
+                (holds, CancelEvacuation(Who::Near)),
+            ],
             Fault::StoreRolledBack => rolled_back(Who::Near, holds),
             Fault::WriterStoreRolledBack => rolled_back(Who::Writer, holds),
             Fault::StoreSwapped => vec![
@@ -338,9 +353,8 @@ impl Step {
     /// The host that is hurt by it, and may have to leave the write set for it.
     pub fn hurts(self) -> Option<Who> {
         match self {
-            Kill(who) | Pause(who) | CutOff(who) | Hear(who) | Speak(who) | FillStore(who) => {
-                Some(who)
-            }
+            Kill(who) | Pause(who) | CutOff(who) | Hear(who) | Speak(who) | FillStore(who)
+            | Evacuate(who) => Some(who),
             Step::CutLink => Some(Who::Far),
             LoseWriter => Some(Who::Writer),
             _ => None,
@@ -377,7 +391,7 @@ mod tests {
                 );
             }
             let placement = |step| matches!(step, KillPlacement | KillLeader);
-            let pairs: [(&dyn Fn(Step) -> bool, Step); 8] = [
+            let pairs: [(&dyn Fn(Step) -> bool, Step); 9] = [
                 (&placement, StartPlacement),
                 (&|step| matches!(step, KillEtcd(_)), StartEtcd),
                 (&|step| step == Step::KillAll, Step::StartAll),
@@ -390,6 +404,10 @@ mod tests {
                 (
                     &|step| matches!(step, DeclareLost(_)),
                     DeclareFound(Who::Near),
+                ),
+                (
+                    &|step| matches!(step, Evacuate(_)),
+                    CancelEvacuation(Who::Near),
                 ),
                 (&|step| matches!(step, FillStore(_)), FreeStore(Who::Near)),
             ];

@@ -125,6 +125,10 @@ impl Judge {
                 let full = fault.full_after.is_some();
                 full && scene.has_copies_without(cast.host(who))?
             }
+            // It is asked for only when the disk's map no longer names the store.
+            Step::AwaitEmpty(who) => {
+                fault.ejected_after.is_some() && scene.is_empty(cast.host(who))?
+            }
             _ => return Ok(None),
         };
         Ok(Some(come))

@@ -63,6 +63,9 @@ pub struct FaultTold {
     pub attached_after: Option<Duration>,
     #[serde(serialize_with = "some_seconds", rename = "running_after_s")]
     pub running_after: Option<Duration>,
+    /// Of an evacuation: until the store had nothing left.
+    #[serde(serialize_with = "some_seconds", rename = "empty_after_s")]
+    pub empty_after: Option<Duration>,
     /// Another `repair-after` than the others had.
     #[serde(serialize_with = "some_seconds", rename = "repair_after_s")]
     pub repair_after: Option<Duration>,
@@ -141,6 +144,7 @@ impl FaultTold {
             full_after: None,
             attached_after: None,
             running_after: None,
+            empty_after: None,
             repair_after: None,
             noticed: None,
             cast: *cast,
@@ -149,10 +153,10 @@ impl FaultTold {
 
     /// A step was begun at that time of the turn, and is done.
     pub fn performed(&mut self, step: Step, at: Duration, outcome: Option<Outcome>) {
-        if let Step::RepairAfter(time) = step
-            && time > REPAIR_AFTER
-        {
-            self.repair_after = Some(time);
+        match step {
+            Step::AwaitEmpty(_) => self.empty_after = Some(at),
+            Step::RepairAfter(time) if time > REPAIR_AFTER => self.repair_after = Some(time),
+            _ => {}
         }
         if let Some(who) = step.hurts()
             && self.hurt.is_none()
@@ -178,8 +182,9 @@ impl FaultTold {
         }
         words += &format!(" for {:.1} s", self.holds.as_secs_f64());
         let steps = [
-            ("ejected", self.ejected_after),
+            ("out", self.ejected_after),
             ("full copies", self.full_after),
+            ("empty", self.empty_after),
             ("taken over", self.attached_after),
             ("VM runs", self.running_after),
         ];

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use placement_service::api::{DiskMap, Status};
+use placement_service::api::{DiskMap, Evacuation, Status, Store, StoreOrderKind};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -268,10 +268,16 @@ impl<'a> Scene<'a> {
                 self.tenant.as_mut().context("the VM is lost")?.burst()?;
             }
             // Whoever waits for it looks at what is said.
-            Step::AwaitFull(_) | Step::AwaitCopies(_) => {}
+            Step::AwaitFull(_) | Step::AwaitCopies(_) | Step::AwaitEmpty(_) => {}
             Step::RepairAfter(time) => apply_policies(&self.cluster, time)?,
             Step::DeclareLost(who) => _ = self.cluster.ukai(&["store", "lost", host(who)])?,
             Step::DeclareFound(who) => _ = self.cluster.ukai(&["store", "found", host(who)])?,
+            Step::PlanEvacuation(who) => self.plan_evacuation(host(who))?,
+            Step::Evacuate(who) => _ = self.cluster.ukai(&["store", "evacuate", host(who)])?,
+            Step::CancelEvacuation(who) => {
+                let cancel = ["store", "evacuate", host(who), "--cancel"];
+                _ = self.cluster.ukai(&cancel)?;
+            }
             Step::FreeStore(who) => self.room(host(who))?.free()?,
             Step::CopyStore { of, to } => {
                 let (from, to) = (host(of), host(to));
@@ -320,6 +326,34 @@ impl<'a> Scene<'a> {
         };
         let near = self.cast(&sight).is_ok_and(|cast| cast.near != host);
         Ok(near && sight.status.disks_short == 0)
+    }
+
+    /// It says where the disk's copy would go, and changes nothing.
+    fn plan_evacuation(&self, host: &str) -> Result<()> {
+        let plan = ["store", "evacuate", host, "--plan"];
+        let plan: Evacuation = serde_json::from_value(self.cluster.ukai(&plan)?)?;
+        let disk = plan.disks.iter().find(|one| one.disk.to_string() == DISK);
+        let goes = disk.is_some_and(|disk| !disk.to.is_empty() && disk.bytes > 0);
+        ensure!(goes && plan.stuck.is_empty(), "the plan: {plan:?}");
+        let order = self.store(host)?.order;
+        ensure!(order.is_none(), "only planned: {order:?}");
+        Ok(())
+    }
+
+    /// Whether a store that is being evacuated has nothing left.
+    pub fn is_empty(&self, host: &str) -> Result<bool> {
+        let store = self.store(host)?;
+        let order = store.order.context("nobody has the store emptied")?;
+        Ok(order.kind == StoreOrderKind::Evacuate && store.task.disks_left == 0)
+    }
+
+    /// As `ukai store list` has it.
+    fn store(&self, host: &str) -> Result<Store> {
+        let stores = self.cluster.ukai(&["store", "list"])?;
+        let stores: Vec<Store> = serde_json::from_value(stores)?;
+        let mut stores = stores.into_iter();
+        let store = stores.find(|store| store.host.to_string() == host);
+        store.with_context(|| format!("{host} has no store"))
     }
 
     fn kill_placement(&mut self) -> Result<()> {
