@@ -207,7 +207,10 @@ impl<'a> Thread<'a> {
         let begun = Instant::now();
         self.ticks.begins(doing);
         let result = work(self.device, &mut self.buffer);
-        self.ticks.ends(doing);
+        // What failed was not done: it has no end.
+        if result.is_ok() {
+            self.ticks.ends(doing);
+        }
         self.totals.longest_ms = self.totals.longest_ms.max(begun.elapsed().as_millis());
         result.map_err(|error| format!("{error} (after {} ms)", begun.elapsed().as_millis()))
     }

@@ -25,8 +25,9 @@ pub fn page(report: &Report) -> String {
          The disk has two copies in tokyo, where its VM runs, and one in osaka (`away`); `eject-after` is {} s. *Waits* is the\n\
          longest that one request of the guest took, first to last byte; *out* is when the failed member was no member any\n\
          more, *whole* when no copy was missing any more, *well* when `ukai status` had nothing left to say: all from the\n\
-         moment of the failure, which lasted as long as the second column says. 0 errors in the guest and 0 wrong blocks in every\n\
-         row, or the command fails. A failure without a row was not played in the run that wrote this page.\n\n\
+         moment of the failure, which lasted as long as the second column says. 0 errors in the guest (but in a VM whose disk\n\
+         was taken over, where they are called for) and 0 wrong blocks in every row, or the command fails. A failure without a\n\
+         row was not played in the run that wrote this page.\n\n\
          | failure | lasts | guest waits | out | whole | well |\n| --- | --- | --- | --- | --- | --- |\n",
         match report.catalog {
             Catalog::Etcd => "three hosts with a placement service and a member of etcd",
@@ -74,7 +75,11 @@ fn row(fault: Fault, turn: &TurnTold, told: &FaultTold) -> String {
     };
     let waits = match told.running_after {
         Some(running) => format!(
-            "VM gone; disk taken over after {}, VM runs after {:.1} s",
+            "{}; disk taken over after {}, VM runs after {:.1} s",
+            told.noticed.map_or("VM gone".into(), |noticed| format!(
+                "old VM {}",
+                noticed.words()
+            )),
             seconds(told.attached_after),
             running.as_secs_f64()
         ),
@@ -175,6 +180,12 @@ fn said(fault: Fault) -> Said {
             operator: "the host is silent, the disk is attached there",
             repair: "`ukai disk attach web1 --node tokyo-2 --take-over`, and the VM started there: no lease has to run out",
         },
+        Fault::WriterCutOff => Said {
+            what: "The writer's host is only cut off, and the disk is taken over",
+            guest: "the old VM runs on, and its requests wait; when its host is back they fail with I/O errors. From the take-over on no write and no flush of it is acknowledged. The VM that is started on another host finds all that was flushed",
+            operator: "the host is silent, the disk is attached there; `ukai disk attach` says that the former writer is fenced",
+            repair: "`ukai disk attach web1 --node tokyo-2 --take-over`, and the VM started there; the old VM has to be ended by whoever finds it. The old host's store rejoins by itself",
+        },
         Fault::PlacementAway => Said {
             what: "The placement service is away, all else is healthy",
             guest: "nothing",
@@ -210,6 +221,18 @@ fn said(fault: Fault) -> Said {
             guest: "writes and flushes wait until there is room: no error, and nothing is acknowledged that only some copies have; reads go on",
             operator: "`ukai status` says which disk's guest waits for which store, `ukai store list` that it has no room",
             repair: "room, given back or added: it goes on by itself within a second. A store that cannot have any: `ukai store evacuate`, or its node stopped: it is ejected like one that fails",
+        },
+        Fault::StoreLost => Said {
+            what: "A store's node is killed, and the store declared lost at once",
+            guest: "one pause of at most `eject-after`, as if nothing had been declared",
+            operator: "`ukai store lost` says of how many disks copies are made anew; `ukai store list` how much is left of that, and in the end that it is replaced. `repair-after` was an hour here: nothing of it was waited for",
+            repair: "nothing to do. If the store comes back all the same: `ukai store found tokyo-2`",
+        },
+        Fault::StoreEvacuated => Said {
+            what: "A store that works is evacuated",
+            guest: "nothing",
+            operator: "`ukai store evacuate tokyo-2 --plan` says which disks would leave, and where to; `ukai store list` how much is left, and then that it is empty and gets nothing new. No copy is missing meanwhile",
+            repair: "nothing was broken: the store can be taken away when it is empty; `ukai store evacuate tokyo-2 --cancel` takes the order back",
         },
         Fault::StoreRolledBack => Said {
             what: "A stopped store's directory is put back to an old copy",

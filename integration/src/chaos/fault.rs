@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
-    AwaitFull, CopyStore, CutOff, Damage, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd,
-    KillLeader, KillPlacement, LoseWriter, Pause, Resume, Speak, Start, StartEtcd, StartPlacement,
-    SwapStore, TakeOver, UnswapStore, Verify,
+    AwaitCopies, AwaitEmpty, AwaitFull, CancelEvacuation, CopyStore, CutOff, Damage, DeclareFound,
+    DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd, KillLeader,
+    KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak, Start, StartEtcd,
+    StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -29,18 +30,26 @@ pub enum Fault {
     WriterKilled,
     WriterHangs,
     WriterHostLost,
+    WriterCutOff,
     PlacementAway,
     PlacementAwayStoreKilled,
     LeaderKilled,
     EtcdMember,
     EtcdMajority,
     StoreFull,
+    StoreLost,
+    StoreEvacuated,
     StoreRolledBack,
     WriterStoreRolledBack,
     StoreSwapped,
     StoreDamaged,
     AllKilled,
 }
+
+/// How long the policies of a story wait for a store that is away, and how long those of a fault whose repair is
+/// not to begin by itself: longer than any turn.
+pub const REPAIR_AFTER: Duration = Duration::from_secs(3);
+pub const REPAIR_NEVER: Duration = Duration::from_secs(3600);
 
 /// What a fault touches. Two that touch nothing in common may overlap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +122,22 @@ pub enum Step {
     /// a VM started there.
     LoseWriter,
     TakeOver,
+    /// The writer's VM is given up for lost, and runs on; in the end it must have noticed.
+    LeaveVm,
+    EndVm,
+    /// What the policies' `repair-after` is from now on.
+    RepairAfter(Duration),
+    /// An operator says that the store is lost, and takes it back.
+    DeclareLost(Who),
+    DeclareFound(Who),
+    /// Until no copy is missing, without the store that is away.
+    AwaitCopies(Who),
+    /// An operator asks what it would take to empty a store, has it emptied, and ends that.
+    PlanEvacuation(Who),
+    Evacuate(Who),
+    CancelEvacuation(Who),
+    /// Until `ukai store list` says that it is empty.
+    AwaitEmpty(Who),
 }
 
 /// How long the story lets one request of the guest wait, beyond what a busy machine adds.
@@ -126,6 +151,8 @@ pub enum Stall {
     UntilUndone,
     /// The VM is gone with its host.
     Gone,
+    /// It is given up with its host; the one that is started elsewhere waits as for an ejection.
+    LeftBehind,
 }
 
 impl Fault {
@@ -153,12 +180,15 @@ impl Fault {
             | Fault::EtcdMember
             | Fault::EtcdMajority => &[Control],
             Fault::WriterHostLost
+            | Fault::WriterCutOff
             | Fault::PlacementAwayStoreKilled
             | Fault::StoreRolledBack
             | Fault::WriterStoreRolledBack
             | Fault::StoreSwapped
             | Fault::StoreDamaged
             | Fault::AllKilled => &[Everything],
+            // What an operator orders needs the placement service, and all but one of the nodes that can have copies.
+            Fault::StoreLost | Fault::StoreEvacuated => &[Everything],
         }
     }
 
@@ -174,8 +204,10 @@ impl Fault {
             | Fault::LeaderKilled
             | Fault::EtcdMember
             | Fault::EtcdMajority
+            | Fault::StoreEvacuated
             | Fault::StoreDamaged => Stall::None,
             Fault::StoreKilled
+            | Fault::StoreLost
             | Fault::StoreRolledBack
             | Fault::StoreSwapped
             | Fault::FarStoreKilled
@@ -192,6 +224,7 @@ impl Fault {
             | Fault::WriterStoreRolledBack
             | Fault::AllKilled => Stall::UntilUndone,
             Fault::WriterHostLost => Stall::Gone,
+            Fault::WriterCutOff => Stall::LeftBehind,
         }
     }
 
@@ -199,7 +232,11 @@ impl Fault {
     pub fn needs_root(self) -> bool {
         let of_hosts = matches!(
             self,
-            Fault::HostCutOff | Fault::DeafStore | Fault::MuteStore | Fault::StoreFull
+            Fault::HostCutOff
+                | Fault::DeafStore
+                | Fault::MuteStore
+                | Fault::WriterCutOff
+                | Fault::StoreFull
         );
         of_hosts || self.needs_etcd()
     }
@@ -238,6 +275,14 @@ impl Fault {
                 (now, TakeOver),
                 (holds, Start(Who::Writer)),
             ],
+            Fault::WriterCutOff => vec![
+                (now, CutOff(Who::Writer)),
+                (now, LeaveVm),
+                (now, TakeOver),
+                (holds, Heal(Who::Writer)),
+                // Both VMs, both nodes and all stores reach one another meanwhile.
+                (holds * 2, EndVm),
+            ],
             Fault::PlacementAway => then(KillPlacement, StartPlacement),
             Fault::LeaderKilled => then(KillLeader, StartPlacement),
             Fault::EtcdMember => then(KillEtcd(1), StartEtcd),
@@ -252,6 +297,21 @@ impl Fault {
                 (now, FillStore(Who::Near)),
                 (now, AwaitFull(Who::Near)),
                 (holds, FreeStore(Who::Near)),
+            ],
+            Fault::StoreLost => vec![
+                (now, Step::RepairAfter(REPAIR_NEVER)),
+                (now, Kill(Who::Near)),
+                (now, DeclareLost(Who::Near)),
+                (now, AwaitCopies(Who::Near)),
+                (holds, Start(Who::Near)),
+                (holds, DeclareFound(Who::Near)),
+                (holds, Step::RepairAfter(REPAIR_AFTER)),
+            ],
+            Fault::StoreEvacuated => vec![
+                (now, PlanEvacuation(Who::Near)),
+                (now, Evacuate(Who::Near)),
+                (now, AwaitEmpty(Who::Near)),
+                (holds, CancelEvacuation(Who::Near)),
             ],
             Fault::StoreRolledBack => rolled_back(Who::Near, holds),
             Fault::WriterStoreRolledBack => rolled_back(Who::Writer, holds),
@@ -293,9 +353,8 @@ impl Step {
     /// The host that is hurt by it, and may have to leave the write set for it.
     pub fn hurts(self) -> Option<Who> {
         match self {
-            Kill(who) | Pause(who) | CutOff(who) | Hear(who) | Speak(who) | FillStore(who) => {
-                Some(who)
-            }
+            Kill(who) | Pause(who) | CutOff(who) | Hear(who) | Speak(who) | FillStore(who)
+            | Evacuate(who) => Some(who),
             Step::CutLink => Some(Who::Far),
             LoseWriter => Some(Who::Writer),
             _ => None,
@@ -332,11 +391,24 @@ mod tests {
                 );
             }
             let placement = |step| matches!(step, KillPlacement | KillLeader);
-            let pairs: [(&dyn Fn(Step) -> bool, Step); 5] = [
+            let pairs: [(&dyn Fn(Step) -> bool, Step); 9] = [
                 (&placement, StartPlacement),
                 (&|step| matches!(step, KillEtcd(_)), StartEtcd),
                 (&|step| step == Step::KillAll, Step::StartAll),
                 (&|step| step == Step::CutLink, Step::HealLink),
+                (&|step| step == LeaveVm, EndVm),
+                (
+                    &|step| step == Step::RepairAfter(REPAIR_NEVER),
+                    Step::RepairAfter(REPAIR_AFTER),
+                ),
+                (
+                    &|step| matches!(step, DeclareLost(_)),
+                    DeclareFound(Who::Near),
+                ),
+                (
+                    &|step| matches!(step, Evacuate(_)),
+                    CancelEvacuation(Who::Near),
+                ),
                 (&|step| matches!(step, FillStore(_)), FreeStore(Who::Near)),
             ];
             for (done, undone) in pairs {

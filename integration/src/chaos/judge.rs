@@ -58,19 +58,17 @@ impl Judge {
         loop {
             for number in 0..turn.faults.len() {
                 while let Some(step) = script.due(number, begun.elapsed()) {
-                    if let Step::AwaitFull(who) = step {
-                        if !told.said.iter().any(|line| line.contains("is full")) {
-                            scene.keep_full(who, &cast)?;
-                            break;
-                        }
-                        script.came(number, begun.elapsed());
+                    match self.has_come(scene, step, &told.said, &told.faults[number], &cast)? {
+                        None => {}
+                        Some(true) => script.came(number, begun.elapsed()),
+                        Some(false) => break,
                     }
                     script.done(number);
                     let when = begun.elapsed();
-                    let taken_over = scene
+                    let outcome = scene
                         .perform(step, &cast)
                         .with_context(|| format!("{step:?} of {:?}", turn.faults[number].fault))?;
-                    told.faults[number].performed(step, when, taken_over);
+                    told.faults[number].performed(step, when, outcome);
                 }
             }
             if let Some(tenant) = scene.tenant() {
@@ -104,6 +102,36 @@ impl Judge {
         self.longest_wait(scene, turn, told, begun_at)?;
         self.as_called_for(turn, told, &cast);
         Ok(())
+    }
+
+    /// Whether what the step waits for has come; none if it waits for nothing.
+    fn has_come(
+        &self,
+        scene: &mut Scene,
+        step: Step,
+        said: &[String],
+        fault: &FaultTold,
+        cast: &Cast,
+    ) -> Result<Option<bool>> {
+        let come = match step {
+            Step::AwaitFull(who) => {
+                let full = said.iter().any(|line| line.contains("is full"));
+                if !full {
+                    scene.keep_full(who, cast)?;
+                }
+                full
+            }
+            Step::AwaitCopies(who) => {
+                let full = fault.full_after.is_some();
+                full && scene.has_copies_without(cast.host(who))?
+            }
+            // It is asked for only when the disk's map no longer names the store.
+            Step::AwaitEmpty(who) => {
+                fault.ejected_after.is_some() && scene.is_empty(cast.host(who))?
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(come))
     }
 
     /// The guest may be waiting right now, and for too long.

@@ -3,7 +3,8 @@
 //! - [`fault`]: what can fail, and what each failure allows the guest to notice.
 //! - [`story`]: what fails when, drawn from a seed.
 //! - [`scene`]: the cluster and its guest, and how each step is carried out; [`room`] and [`damage`] are the
-//!   stores' media ([`hanging`]: those of a test that can hang), [`tenant`] is the guest with its oracles.
+//!   stores' media ([`hanging`]: those of a test that can hang), [`tenant`] is the guest with its oracles, and
+//!   [`left_behind`] one whose disk was taken over while it ran.
 //! - [`judge`]: one turn of the story, watched: what the guest saw, and when all was well again.
 //! - [`report`], [`document`]: what came of it, for people, for machines and for `docs/failures.md`.
 
@@ -12,6 +13,7 @@ pub mod document;
 pub mod fault;
 pub mod hanging;
 mod judge;
+mod left_behind;
 pub mod report;
 pub mod room;
 mod scene;
@@ -41,6 +43,7 @@ const SLACK: Duration = Duration::from_secs(8);
 const ELECTION: Duration = Duration::from_secs(10);
 /// Nodes that start, stores that are heard, copies that are made.
 const WELL_BOUND: Duration = Duration::from_secs(240);
+const _: () = assert!(fault::REPAIR_NEVER.as_secs() > WELL_BOUND.as_secs());
 
 /// What is to go wrong.
 pub enum Plot {

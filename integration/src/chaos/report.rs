@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Catalog;
-use super::fault::{Fault, Stall, Step};
-use super::scene::{Cast, TakenOver};
+use super::fault::{Fault, REPAIR_AFTER, Stall, Step};
+use super::left_behind::Noticed;
+use super::scene::{Cast, Outcome};
 use super::story::{Planned, Times};
 
 /// As `--json` prints it: times in seconds.
@@ -62,6 +63,15 @@ pub struct FaultTold {
     pub attached_after: Option<Duration>,
     #[serde(serialize_with = "some_seconds", rename = "running_after_s")]
     pub running_after: Option<Duration>,
+    /// Of an evacuation: until the store had nothing left.
+    #[serde(serialize_with = "some_seconds", rename = "empty_after_s")]
+    pub empty_after: Option<Duration>,
+    /// Another `repair-after` than the others had.
+    #[serde(serialize_with = "some_seconds", rename = "repair_after_s")]
+    pub repair_after: Option<Duration>,
+    /// Of a VM that ran on after its disk was taken over.
+    #[serde(serialize_with = "told", rename = "old_vm")]
+    pub noticed: Option<Noticed>,
     #[serde(skip)]
     cast: Cast,
 }
@@ -134,12 +144,20 @@ impl FaultTold {
             full_after: None,
             attached_after: None,
             running_after: None,
+            empty_after: None,
+            repair_after: None,
+            noticed: None,
             cast: *cast,
         }
     }
 
     /// A step was begun at that time of the turn, and is done.
-    pub fn performed(&mut self, step: Step, at: Duration, taken_over: Option<TakenOver>) {
+    pub fn performed(&mut self, step: Step, at: Duration, outcome: Option<Outcome>) {
+        match step {
+            Step::AwaitEmpty(_) => self.empty_after = Some(at),
+            Step::RepairAfter(time) if time > REPAIR_AFTER => self.repair_after = Some(time),
+            _ => {}
+        }
         if let Some(who) = step.hurts()
             && self.hurt.is_none()
         {
@@ -147,9 +165,13 @@ impl FaultTold {
             self.host = Some(host.clone());
             self.hurt = Some((host, at));
         }
-        if let Some(taken_over) = taken_over {
-            self.attached_after = Some(taken_over.attached);
-            self.running_after = Some(taken_over.running);
+        match outcome {
+            Some(Outcome::TakenOver { attached, running }) => {
+                self.attached_after = Some(attached);
+                self.running_after = Some(running);
+            }
+            Some(Outcome::Noticed(noticed)) => self.noticed = Some(noticed),
+            None => {}
         }
     }
 
@@ -160,8 +182,9 @@ impl FaultTold {
         }
         words += &format!(" for {:.1} s", self.holds.as_secs_f64());
         let steps = [
-            ("ejected", self.ejected_after),
+            ("out", self.ejected_after),
             ("full copies", self.full_after),
+            ("empty", self.empty_after),
             ("taken over", self.attached_after),
             ("VM runs", self.running_after),
         ];
@@ -170,7 +193,24 @@ impl FaultTold {
                 words += &format!(", {what} after {:.1} s", after.as_secs_f64());
             }
         }
+        if let Some(time) = self.repair_after {
+            words += &format!(" with repair-after {} s", time.as_secs());
+        }
+        if let Some(noticed) = self.noticed {
+            words += &format!(", the old VM {}", noticed.words());
+        }
         words
+    }
+}
+
+impl Noticed {
+    pub fn words(self) -> String {
+        match self {
+            Noticed::Waits => "waits".into(),
+            Noticed::Errors(after) => {
+                format!("got I/O errors after {:.1} s", after.as_secs_f64())
+            }
+        }
     }
 }
 
@@ -180,6 +220,10 @@ fn seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Err
 
 fn some_seconds<S: serde::Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     time.map(rounded).serialize(to)
+}
+
+fn told<S: serde::Serializer>(noticed: &Option<Noticed>, to: S) -> Result<S::Ok, S::Error> {
+    noticed.map(Noticed::words).serialize(to)
 }
 
 fn rounded(time: Duration) -> f64 {

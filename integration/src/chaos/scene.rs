@@ -2,18 +2,20 @@
 //! and a guest that uses it. Carries out [`Step`]s.
 
 use std::fs;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use placement_service::api::{DiskMap, Status};
+use placement_service::api::{DiskMap, Evacuation, Status, Store, StoreOrderKind};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::damage;
-use super::fault::{Step, Who};
+use super::fault::{REPAIR_AFTER, Step, Who};
+use super::left_behind::{LeftBehind, Noticed};
 use super::room::Room;
 use super::story::Times;
 use super::tenant::{DISK, DISK_BYTES, Lost, Tenant};
@@ -52,6 +54,9 @@ pub struct Scene<'a> {
     pub ticks: Ticks,
     tenant: Option<Tenant>,
     lost: Option<Lost>,
+    left: Option<LeftBehind>,
+    /// Lives of the VM that were left behind.
+    fenced: Vec<u64>,
     pub cluster: Cluster,
     /// Of the stores of the first datacenter; empty without root. After the processes that use them.
     rooms: Vec<(&'static str, Room)>,
@@ -123,11 +128,7 @@ impl<'a> Scene<'a> {
             etcd: members,
         };
         let cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
-        for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
-            let policy =
-                format!("hold-down = \"0s\"\nrepair-after = \"3s\"\naway = {{ {other} = 1 }}\n");
-            cluster.apply_policy(datacenter, &policy)?;
-        }
+        apply_policies(&cluster, REPAIR_AFTER)?;
         cluster.create_disk(DISK, &DISK_BYTES.to_string(), 2, "tokyo-1")?;
         let ticks = Ticks::listen()?;
         let tenant = Tenant::move_in(scratch, &cluster, &ticks, "tokyo-1")?;
@@ -136,6 +137,8 @@ impl<'a> Scene<'a> {
             ticks,
             tenant: Some(tenant),
             lost: None,
+            left: None,
+            fenced: Vec::new(),
             cluster,
             rooms,
             dice: ChaCha8Rng::seed_from_u64(seed),
@@ -158,14 +161,15 @@ impl<'a> Scene<'a> {
     pub fn strike(mut self) -> Result<String> {
         self.verify()?;
         let tenant = self.tenant.take().context("the VM is lost")?;
-        tenant.move_out(self.scratch)
+        tenant.move_out(self.scratch, &self.fenced)
     }
 
     /// None while the placement service does not answer.
     pub fn look(&self) -> Option<Sight> {
-        let status = serde_json::from_value(self.cluster.ukai(&["status"]).ok()?).ok()?;
         let map = self.cluster.ukai(&["disk", "map", DISK]).ok()?;
         let map: DiskMap = serde_json::from_value(map).ok()?;
+        // After the map: copies that are not missing, though a member is none any more, were made meanwhile.
+        let status = serde_json::from_value(self.cluster.ukai(&["status"]).ok()?).ok()?;
         let everywhere = |id| {
             map.ranges.iter().all(|range| {
                 let live = range.history.iter().filter(|entry| entry.until.is_none());
@@ -213,8 +217,7 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// How long a take-over took, if the step was one: until the socket was there, and until the VM ran.
-    pub fn perform(&mut self, step: Step, cast: &Cast) -> Result<Option<TakenOver>> {
+    pub fn perform(&mut self, step: Step, cast: &Cast) -> Result<Option<Outcome>> {
         let host = |who| cast.host(who);
         match step {
             Step::Kill(who) => self.cluster.kill_node_9(host(who))?,
@@ -265,7 +268,16 @@ impl<'a> Scene<'a> {
                 self.tenant.as_mut().context("the VM is lost")?.burst()?;
             }
             // Whoever waits for it looks at what is said.
-            Step::AwaitFull(_) => {}
+            Step::AwaitFull(_) | Step::AwaitCopies(_) | Step::AwaitEmpty(_) => {}
+            Step::RepairAfter(time) => apply_policies(&self.cluster, time)?,
+            Step::DeclareLost(who) => _ = self.cluster.ukai(&["store", "lost", host(who)])?,
+            Step::DeclareFound(who) => _ = self.cluster.ukai(&["store", "found", host(who)])?,
+            Step::PlanEvacuation(who) => self.plan_evacuation(host(who))?,
+            Step::Evacuate(who) => _ = self.cluster.ukai(&["store", "evacuate", host(who)])?,
+            Step::CancelEvacuation(who) => {
+                let cancel = ["store", "evacuate", host(who), "--cancel"];
+                _ = self.cluster.ukai(&cancel)?;
+            }
             Step::FreeStore(who) => self.room(host(who))?.free()?,
             Step::CopyStore { of, to } => {
                 let (from, to) = (host(of), host(to));
@@ -294,8 +306,54 @@ impl<'a> Scene<'a> {
                 self.ticks.guest_is_gone();
             }
             Step::TakeOver => return self.take_over(cast.near).map(Some),
+            Step::LeaveVm => {
+                let tenant = self.tenant.take().context("the VM is lost already")?;
+                let ticks = mem::replace(&mut self.ticks, Ticks::listen()?);
+                self.left = Some(LeftBehind::new(tenant, ticks));
+            }
+            Step::EndVm => {
+                let left = self.left.take().context("no VM is left behind")?;
+                return Ok(Some(Outcome::Noticed(left.end()?)));
+            }
         }
         Ok(None)
+    }
+
+    /// Whether no copy is missing, and others have those that the store had.
+    pub fn has_copies_without(&self, host: &str) -> Result<bool> {
+        let Some(sight) = self.look() else {
+            return Ok(false);
+        };
+        let near = self.cast(&sight).is_ok_and(|cast| cast.near != host);
+        Ok(near && sight.status.disks_short == 0)
+    }
+
+    /// It says where the disk's copy would go, and changes nothing.
+    fn plan_evacuation(&self, host: &str) -> Result<()> {
+        let plan = ["store", "evacuate", host, "--plan"];
+        let plan: Evacuation = serde_json::from_value(self.cluster.ukai(&plan)?)?;
+        let disk = plan.disks.iter().find(|one| one.disk.to_string() == DISK);
+        let goes = disk.is_some_and(|disk| !disk.to.is_empty() && disk.bytes > 0);
+        ensure!(goes && plan.stuck.is_empty(), "the plan: {plan:?}");
+        let order = self.store(host)?.order;
+        ensure!(order.is_none(), "only planned: {order:?}");
+        Ok(())
+    }
+
+    /// Whether a store that is being evacuated has nothing left.
+    pub fn is_empty(&self, host: &str) -> Result<bool> {
+        let store = self.store(host)?;
+        let order = store.order.context("nobody has the store emptied")?;
+        Ok(order.kind == StoreOrderKind::Evacuate && store.task.disks_left == 0)
+    }
+
+    /// As `ukai store list` has it.
+    fn store(&self, host: &str) -> Result<Store> {
+        let stores = self.cluster.ukai(&["store", "list"])?;
+        let stores: Vec<Store> = serde_json::from_value(stores)?;
+        let mut stores = stores.into_iter();
+        let store = stores.find(|store| store.host.to_string() == host);
+        store.with_context(|| format!("{host} has no store"))
     }
 
     fn kill_placement(&mut self) -> Result<()> {
@@ -339,8 +397,7 @@ impl<'a> Scene<'a> {
             .keep_bursting()
     }
 
-    fn take_over(&mut self, host: &'static str) -> Result<TakenOver> {
-        let lost = self.lost.take().context("no VM is lost")?;
+    fn take_over(&mut self, host: &'static str) -> Result<Outcome> {
         let begun = Instant::now();
         let attached =
             self.cluster
@@ -348,11 +405,21 @@ impl<'a> Scene<'a> {
         let socket = attached["socket"]
             .as_str()
             .context("attach names no socket")?;
+        // It is served there at once, before a VM has booted so far.
+        ensure!(!attached["open"].is_null(), "not taken over: {attached}");
         let attached = begun.elapsed();
+        let lost = match &mut self.left {
+            Some(left) => {
+                let lost = left.is_fenced();
+                self.fenced.push(lost.life);
+                lost
+            }
+            None => self.lost.take().context("no VM is lost")?,
+        };
         let socket = PathBuf::from(socket);
         let tenant = Tenant::move_after(self.scratch, socket, &self.ticks, host, &lost)?;
         self.tenant = Some(tenant);
-        Ok(TakenOver {
+        Ok(Outcome::TakenOver {
             attached,
             running: begun.elapsed(),
         })
@@ -393,13 +460,29 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// How long a take-over took.
+/// What there is to tell of a step.
 #[derive(Clone, Copy, Debug)]
-pub struct TakenOver {
-    /// Until the new host had the disk.
-    pub attached: Duration,
-    /// Until a VM had booted there, checked all that was promised, and writes.
-    pub running: Duration,
+pub enum Outcome {
+    /// How long a take-over took.
+    TakenOver {
+        /// Until the new host had the disk.
+        attached: Duration,
+        /// Until a VM had booted there, checked all that was promised, and writes.
+        running: Duration,
+    },
+    /// By the VM that was left behind.
+    Noticed(Noticed),
+}
+
+fn apply_policies(cluster: &Cluster, repair_after: Duration) -> Result<()> {
+    let seconds = repair_after.as_secs();
+    for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
+        let policy = format!(
+            "hold-down = \"0s\"\nrepair-after = \"{seconds}s\"\naway = {{ {other} = 1 }}\n"
+        );
+        cluster.apply_policy(datacenter, &policy)?;
+    }
+    Ok(())
 }
 
 /// Hosts are named after their datacenters here.

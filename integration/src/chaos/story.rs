@@ -84,7 +84,9 @@ impl Story {
         let longer = Duration::from_millis(self.dice.random_range(500..3000));
         let holds = match fault.stall() {
             Stall::Ejection => self.times.eject_after * 2 + longer,
-            Stall::None | Stall::UntilUndone | Stall::Gone => self.times.eject_after + longer,
+            Stall::None | Stall::UntilUndone | Stall::Gone | Stall::LeftBehind => {
+                self.times.eject_after + longer
+            }
         };
         Planned { fault, at, holds }
     }
@@ -116,7 +118,7 @@ impl Turn {
         for planned in &self.faults {
             bound += match planned.fault.stall() {
                 Stall::None => Duration::ZERO,
-                Stall::Ejection => times.eject_after,
+                Stall::Ejection | Stall::LeftBehind => times.eject_after,
                 // Who comes back waits for the others, as long as for a silent member.
                 Stall::UntilUndone => planned.holds * 2 + times.eject_after,
                 Stall::Gone => Duration::ZERO,

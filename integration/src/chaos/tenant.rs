@@ -2,11 +2,12 @@
 //! checksums on a file system on another part.
 //!
 //! ```text
-//!  0         256 MiB     512 MiB         528 MiB
+//!  0         256 MiB     512 MiB         520 MiB
 //!  | ext4    | burst     | writer, life 0 | writer, life 1 | ...
 //! ```
 //! A VM that is lost with its host is started again elsewhere, as another life: it first checks what the
-//! lost one had flushed, then writes in a region of its own.
+//! lost one had flushed, then writes in a region of its own. So it is with one that was only given up for lost,
+//! and runs on ([`left_behind`](super::left_behind)).
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ const BURST_OFFSET: u64 = FILES_BYTES;
 /// More than a store takes in before it needs another segment.
 const BURST_BYTES: u64 = 240 << 20;
 const LIVES_OFFSET: u64 = 512 << 20;
-const LIFE_BYTES: u64 = 16 << 20;
+const LIFE_BYTES: u64 = 8 << 20;
 const MOST_LIVES: u64 = (DISK_BYTES - LIVES_OFFSET) / LIFE_BYTES;
 const BLOCK: u64 = 4096;
 const LONG: Duration = Duration::from_secs(120);
@@ -42,9 +43,11 @@ pub struct Tenant {
 }
 
 /// What a lost VM leaves: how far its writer and its files had been flushed.
+#[derive(Clone)]
 pub struct Lost {
-    life: u64,
-    flushed: Vec<u64>,
+    pub life: u64,
+    /// Of each of the writer's threads.
+    pub flushed: Vec<u64>,
     round: u64,
 }
 
@@ -169,21 +172,32 @@ impl Tenant {
 
     /// Its host loses power, as far as the VM can tell.
     pub fn lose(mut self) -> Lost {
-        let flushed = self.writer.flushed(workload(self.life).threads);
-        self.files.look();
-        let rounds = self.files.text().lines();
-        let mut round = rounds.filter_map(|line| line.strip_prefix("round ")?.parse().ok());
-        let lost = Lost {
-            life: self.life,
-            flushed,
-            round: round.next_back().unwrap_or(0),
-        };
+        let lost = self.promised();
         self.guest.kill_9();
         lost
     }
 
-    /// Every block and every file is read once more. Returns what the writer says.
-    pub fn move_out(mut self, scratch: &Scratch) -> Result<String> {
+    /// All that it has said to be flushed.
+    pub fn promised(&mut self) -> Lost {
+        let flushed = self.writer.flushed(workload(self.life).threads);
+        self.files.look();
+        let rounds = self.files.text().lines();
+        let mut round = rounds.filter_map(|line| line.strip_prefix("round ")?.parse().ok());
+        Lost {
+            life: self.life,
+            flushed,
+            round: round.next_back().unwrap_or(0),
+        }
+    }
+
+    /// All that its writer has said, if that has ended.
+    pub fn writer_ended(&mut self) -> Option<&str> {
+        self.writer.ended()
+    }
+
+    /// Every block and every file is read once more. Returns what the writer says. The disk may have failed the
+    /// `fenced` lives of the VM, and no other.
+    pub fn move_out(mut self, scratch: &Scratch, fenced: &[u64]) -> Result<String> {
         self.must_go_on()?;
         self.guest.must("touch /tmp/stop", LONG)?;
         let ended = self.files.finish(Instant::now() + LONG)?;
@@ -192,7 +206,8 @@ impl Tenant {
         self.guest
             .must("umount /mnt && e2fsck -f -n /dev/vda", LONG)?;
         self.guest.shutdown()?;
-        let consoles: Vec<String> = (0..=self.life).map(name).collect();
+        let lives = (0..=self.life).filter(|life| !fenced.contains(life));
+        let consoles: Vec<String> = lives.map(name).collect();
         let consoles: Vec<&str> = consoles.iter().map(String::as_str).collect();
         no_disk_errors(scratch, &consoles)?;
         Ok(verified)

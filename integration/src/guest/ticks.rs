@@ -191,8 +191,8 @@ fn receive(socket: &UdpSocket) -> Option<(Stamp, u8)> {
     }
 }
 
-/// A guest that was killed leaves a beginning without an end; anything else that does not fit says that
-/// ticks were lost, and that no figure can be had from them.
+/// A guest that was killed leaves a beginning without an end, and so does what failed; anything else that does
+/// not fit says that ticks were lost, and that no figure can be had from them.
 fn pair(heard: &[(Stamp, u8)]) -> Result<(Vec<Operation>, Option<Stamp>)> {
     ensure!(heard.len() < MAX_TICKS, "more ticks than are kept");
     let mut begun = [[None; OPERATIONS]; THREADS];

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -100,9 +100,16 @@ impl Writer {
 
     /// The same, without waiting for it to go on.
     pub fn must_not_have_ended(&mut self) -> Result<()> {
-        let ended = self.task.look();
-        ensure!(ended.is_none(), "the writer ended: {}", self.task.text());
+        if let Some(said) = self.ended() {
+            bail!("the writer ended: {said}");
+        }
         Ok(())
+    }
+
+    /// All that it has said, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<&str> {
+        self.task.look()?;
+        Some(self.task.text())
     }
 
     /// The last write of each thread that it reported as flushed, for `ukai-guest verify-check`.
