@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
-    AwaitCopies, AwaitEmpty, AwaitFull, CancelEvacuation, CopyStore, CutOff, Damage, DeclareFound,
-    DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd, KillLeader,
-    KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak, Start, StartEtcd,
-    StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
+    AwaitCopies, AwaitEmpty, AwaitFull, AwaitVm, CancelEvacuation, CopyStore, CutOff, Damage,
+    DeclareFound, DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd,
+    KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak, Start,
+    StartEtcd, StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -122,6 +122,8 @@ pub enum Step {
     /// a VM started there.
     LoseWriter,
     TakeOver,
+    /// Until it runs: that takes as long as it takes.
+    AwaitVm,
     /// The writer's VM is given up for lost, and runs on; in the end it must have noticed.
     LeaveVm,
     EndVm,
@@ -279,6 +281,7 @@ impl Fault {
                 (now, CutOff(Who::Writer)),
                 (now, LeaveVm),
                 (now, TakeOver),
+                (holds, AwaitVm),
                 (holds, Heal(Who::Writer)),
                 // Both VMs, both nodes and all stores reach one another meanwhile.
                 (holds * 2, EndVm),

@@ -121,6 +121,7 @@ impl Judge {
                 }
                 full
             }
+            Step::AwaitVm => scene.tenant().is_some(),
             Step::AwaitCopies(who) => {
                 let full = fault.full_after.is_some();
                 full && scene.has_copies_without(cast.host(who))?

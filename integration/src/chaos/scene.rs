@@ -268,7 +268,7 @@ impl<'a> Scene<'a> {
                 self.tenant.as_mut().context("the VM is lost")?.burst()?;
             }
             // Whoever waits for it looks at what is said.
-            Step::AwaitFull(_) | Step::AwaitCopies(_) | Step::AwaitEmpty(_) => {}
+            Step::AwaitFull(_) | Step::AwaitCopies(_) | Step::AwaitEmpty(_) | Step::AwaitVm => {}
             Step::RepairAfter(time) => apply_policies(&self.cluster, time)?,
             Step::DeclareLost(who) => _ = self.cluster.ukai(&["store", "lost", host(who)])?,
             Step::DeclareFound(who) => _ = self.cluster.ukai(&["store", "found", host(who)])?,

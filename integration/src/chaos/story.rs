@@ -196,7 +196,8 @@ mod tests {
     #[test]
     fn nothing_is_left_out_and_what_overlaps_may() {
         let mut story = Story::new(1, Fault::all(), TIMES);
-        let turns: Vec<Turn> = (0..200).map(|_| story.next_turn()).collect();
+        let count = Fault::all().len() * 10;
+        let turns: Vec<Turn> = (0..count).map(|_| story.next_turn()).collect();
         for fault in Fault::all() {
             let times = turns.iter().flat_map(|turn| &turn.faults);
             let count = times.filter(|planned| planned.fault == *fault).count();
