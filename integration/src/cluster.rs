@@ -348,7 +348,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// From now on all of it runs a copy of the program that is its own, and can be replaced.
+    /// From now on its nodes run a copy of the program that is their own, and can be replaced.
     pub fn run_a_copy(&mut self, scratch: &Scratch) -> Result<()> {
         let copy = scratch.path("ukai");
         std::fs::copy(&self.ukai, &copy).context("copy the program")?;

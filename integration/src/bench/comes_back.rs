@@ -15,7 +15,7 @@ use super::side::{FAR, HOSTS, Stage};
 use crate::cluster::wait_for;
 
 const BLOCK: usize = 4096;
-/// Blocks at once; they are ejected from the first on.
+/// Blocks at once. The first of them have the store that is away ejected.
 const AT_ONCE: u16 = 32;
 const BOUND: Duration = Duration::from_secs(120);
 /// The share of the disk that is written, in thousandths.

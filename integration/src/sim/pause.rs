@@ -18,13 +18,10 @@ impl World {
     pub(super) fn pause(&mut self, host: usize, store: usize) {
         let long = self.dice.pick(&[10_000, 40_000, 150_000]);
         let wait = self.dice.wait(long);
-        if wait >= MINUTE {
-            self.stats.count("processes that stood still for a minute");
-        }
         let die = self.dice.range(0..3);
         if die != 1 && self.hosts[host].writer.is_some() {
             self.say(format_args!("W{host} stands still"));
-            self.stats.count("writers that stood still");
+            self.count_pause("writers that stood still", wait);
             self.hosts[host].paused_until = self.now + wait;
             self.after(wait, What::Resume(Process::Writer(host)));
         }
@@ -34,10 +31,17 @@ impl World {
         if die != 0 && self.stores[store].core.is_some() {
             let id = self.stores[store].id;
             self.say(format_args!("{} stands still", name(id)));
-            self.stats.count("stores that stood still");
+            self.count_pause("stores that stood still", wait);
             self.stores[store].paused_until = self.now + wait;
             self.after(wait, What::Resume(Process::Store(id)));
         }
+    }
+
+    fn count_pause(&mut self, of: &'static str, wait: u64) {
+        self.stats.count(of);
+        let minute = wait >= MINUTE;
+        self.stats
+            .count_if(minute, "processes that stood still for a minute");
     }
 
     pub(super) fn is_paused(&mut self, who: Process) -> bool {

@@ -320,20 +320,20 @@ impl Desk {
     }
 
     /// [`Desk::ask`] of what is decided by which stores are there: one that has just begun to lead hears its nodes
-    /// before.
+    /// before, as it does before it decides anything by itself.
     pub(super) async fn ask_gathered<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Service, Moment) -> Result<T, ServiceError> + Send + 'static,
     ) -> Answer<T> {
         let gathered = self.wait(deadline(None), |service, now| {
-            Ok(match service.still_gathers(now)? {
-                true => Err(ServiceError::new(
+            Ok(match service.fleet_is_known(now)? {
+                true => Ok(()),
+                false => Err(ServiceError::new(
                     Kind::NotYet,
                     "the nodes have not all been heard of",
                     "this placement service has just started",
                     "ask again in some seconds",
                 )),
-                false => Ok(()),
             })
         });
         let Json(()) = gathered.await?;

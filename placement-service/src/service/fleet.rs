@@ -12,10 +12,6 @@ use crate::model::{
 };
 use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
-/// Nodes find a service that has just begun within this time: some tries of 3 s each.
-const GATHERING: Duration = Duration::from_secs(10);
 
 impl Service {
     pub fn create_datacenter(
@@ -62,12 +58,6 @@ impl Service {
             .into_iter()
             .map(|kept| view(kept.value.name))
             .collect())
-    }
-
-    /// Whether nodes may still be on their way here, because it has begun a moment ago.
-    pub fn still_gathers(&self, now: Moment) -> Result<bool, ServiceError> {
-        let unheard = |host: &Host| host.liveness == Liveness::Unheard;
-        Ok(now.0 < GATHERING && self.hosts(now)?.iter().any(unheard))
     }
 
     pub fn hosts(&self, now: Moment) -> Result<Vec<Host>, ServiceError> {

@@ -171,7 +171,7 @@ impl Service {
 
     /// Whether the fleet is known well enough to decide anything: every node has been heard, or has been
     /// silent for so long that it counts as silent.
-    pub(super) fn fleet_is_known(&self, now: Moment) -> Result<bool, CatalogError> {
+    pub(crate) fn fleet_is_known(&self, now: Moment) -> Result<bool, CatalogError> {
         if now.0 > crate::node_protocol::SILENT_AFTER {
             return Ok(true);
         }

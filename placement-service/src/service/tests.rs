@@ -703,10 +703,10 @@ fn a_restart_forgets_nothing_that_matters() {
     let hosts = play.service.hosts(play.now).unwrap();
     assert!(hosts.iter().all(|host| host.liveness == Liveness::Unheard));
     // Who orders a move now would hear that there is no store: nodes come first, or do not come any more.
-    assert!(play.service.still_gathers(at(0)).unwrap());
-    assert!(!play.service.still_gathers(at(60)).unwrap());
+    assert!(!play.service.fleet_is_known(at(0)).unwrap());
+    assert!(play.service.fleet_is_known(at(60)).unwrap());
     play.all_beat();
-    assert!(!play.service.still_gathers(at(0)).unwrap());
+    assert!(play.service.fleet_is_known(at(0)).unwrap());
     assert_eq!(play.service.status(play.now).unwrap().hosts_up, 3);
     let closed = play.swap(&node("t1"), id, mine, close(mine, 1));
     assert!(matches!(closed, Response::Swapped(_)), "{closed:?}");

@@ -36,8 +36,8 @@ pub(super) struct ReadPiece {
     since: Now,
 }
 
-/// So many times the patience with a read it is, until a store that has tried it is asked like any other again: else
-/// each read would begin with that wait.
+/// A store that let a read wait for longer than `read_patience` is asked after the others for so many times that: else
+/// each read would begin with the same wait.
 const SLOW_FOR: u32 = 10;
 
 pub(super) type Holders = SmallVec<[Holder; 4]>;
