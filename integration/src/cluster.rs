@@ -408,7 +408,9 @@ impl Cluster {
     pub fn start_node(&mut self, host: &str) -> Result<()> {
         let mut command = self.command(host)?;
         let own = self.data.join(host);
-        std::fs::create_dir_all(own.join("sockets"))?;
+        std::fs::create_dir_all(&own)?;
+        // Not beside the store, whose media may be made to fail.
+        let sockets = self.data.join("run").join(host);
         let (lifetime, eject_after) = (self.lifetime, self.eject_after);
         let node = self.node(host)?;
         command
@@ -428,7 +430,7 @@ impl Cluster {
             .arg("--store")
             .arg(own.join("store"))
             .arg("--sockets")
-            .arg(own.join("sockets"));
+            .arg(sockets);
         if let Some(bound) = eject_after {
             command.args(["--eject-after", &format!("{}ms", bound.as_millis())]);
         }

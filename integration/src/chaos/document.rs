@@ -101,15 +101,6 @@ const BESIDES: &str = "\n## What is not played here\n\n\
 - **A store is put back to a copy that is younger than its last heartbeat** (a second), **or while the placement service is\n  \
   away or has just changed its leader:** only the writer of an open disk knows then how far its log went (rule S6); copies of a closed one\n  \
   are compared when it is opened, or by `ukai disk verify`. A copy from before its last start is known at any time.\n\
-- **A near store's media hang, and a write is the first to wait for them** (a file system that is frozen, `fsfreeze`, or that\n  \
-  another process serves, FUSE), **or the read of a part of the index that is not in memory yet:** the one case in which media\n  \
-  that hang hold up disks that have no copy there. The reactor thread that is in the store waits there, with all disks that it\n  \
-  serves, and so do others that go in before that is noticed (200 ms). `stall-deadline` does not end that, and the node cannot\n  \
-  be stopped meanwhile; all goes on when the media do, and nothing is lost. `ukai status` says that the store does not answer.\n  \
-  What to do: let the media go on (`fsfreeze --unfreeze`, or the process that serves the file system). If they cannot,\n  \
-  `ukai disk attach web1 --node tokyo-2 --take-over` for each disk that waits, and its VM started there; disks whose only copies\n  \
-  are in that store wait for it. Freeze no file system that a store stands on, and put none on FUSE. Syncs and reads of data\n  \
-  wait on threads of the store's own: where they are the first, no other disk notices.\n\
 - **A guest that dies, moves or is moved back:** `cargo test --release -p integration --test guest_disk`, `guest_moves`.\n";
 
 fn said(fault: Fault) -> Said {
@@ -221,6 +212,12 @@ fn said(fault: Fault) -> Said {
             guest: "writes and flushes wait until there is room: no error, and nothing is acknowledged that only some copies have; reads go on",
             operator: "`ukai status` says which disk's guest waits for which store, `ukai store list` that it has no room",
             repair: "room, given back or added: it goes on by itself within a second. A store that cannot have any: `ukai store evacuate`, or its node stopped: it is ejected like one that fails",
+        },
+        Fault::WriterStoreFrozen => Said {
+            what: "The file system under the writer's own store is frozen (fsfreeze)",
+            guest: "one pause: the thread that stands still in the store is given up after 3 s, and its disks, those without a copy there as well, are served anew by another one; a disk that has a copy there waits for `eject-after` besides. Its VM has to connect again by itself (`reconnect-ms`)",
+            operator: "the store does not answer; copies are missing",
+            repair: "nothing to do; when the file system is thawed the store rejoins. Its node cannot be stopped before: who stands still in the kernel cannot be killed",
         },
         Fault::StoreLost => Said {
             what: "A store's node is killed, and the store declared lost at once",

@@ -11,9 +11,9 @@ use serde::Serialize;
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
     AwaitCopies, AwaitEmpty, AwaitFull, AwaitVm, CancelEvacuation, CopyStore, CutOff, Damage,
-    DeclareFound, DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Heal, Hear, Kill, KillEtcd,
+    DeclareFound, DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Freeze, Heal, Hear, Kill, KillEtcd,
     KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak, Start,
-    StartEtcd, StartPlacement, SwapStore, TakeOver, UnswapStore, Verify,
+    StartEtcd, StartPlacement, SwapStore, TakeOver, Thaw, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -37,6 +37,7 @@ pub enum Fault {
     EtcdMember,
     EtcdMajority,
     StoreFull,
+    WriterStoreFrozen,
     StoreLost,
     StoreEvacuated,
     StoreRolledBack,
@@ -107,6 +108,9 @@ pub enum Step {
     /// Until somebody says that it is full.
     AwaitFull(Who),
     FreeStore(Who),
+    /// Nothing can be written to the store's file system: who tries stands still.
+    Freeze(Who),
+    Thaw(Who),
     /// A store's directory, copied; put in place of a stopped one's; and the right one again.
     CopyStore {
         of: Who,
@@ -149,6 +153,8 @@ pub enum Stall {
     None,
     /// Until the member that does not answer is ejected.
     Ejection,
+    /// Until the thread that stands still in it is replaced, and then the same.
+    Replacement,
     /// Until the fault is undone.
     UntilUndone,
     /// The VM is gone with its host.
@@ -188,6 +194,7 @@ impl Fault {
             | Fault::WriterStoreRolledBack
             | Fault::StoreSwapped
             | Fault::StoreDamaged
+            | Fault::WriterStoreFrozen
             | Fault::AllKilled => &[Everything],
             // What an operator orders needs the placement service, and all but one of the nodes that can have copies.
             Fault::StoreLost | Fault::StoreEvacuated => &[Everything],
@@ -225,6 +232,7 @@ impl Fault {
             | Fault::StoreFull
             | Fault::WriterStoreRolledBack
             | Fault::AllKilled => Stall::UntilUndone,
+            Fault::WriterStoreFrozen => Stall::Replacement,
             Fault::WriterHostLost => Stall::Gone,
             Fault::WriterCutOff => Stall::LeftBehind,
         }
@@ -239,6 +247,7 @@ impl Fault {
                 | Fault::MuteStore
                 | Fault::WriterCutOff
                 | Fault::StoreFull
+                | Fault::WriterStoreFrozen
         );
         of_hosts || self.needs_etcd()
     }
@@ -301,6 +310,7 @@ impl Fault {
                 (now, AwaitFull(Who::Near)),
                 (holds, FreeStore(Who::Near)),
             ],
+            Fault::WriterStoreFrozen => then(Freeze(Who::Writer), Thaw(Who::Writer)),
             Fault::StoreLost => vec![
                 (now, Step::RepairAfter(REPAIR_NEVER)),
                 (now, Kill(Who::Near)),
@@ -357,7 +367,7 @@ impl Step {
     pub fn hurts(self) -> Option<Who> {
         match self {
             Kill(who) | Pause(who) | CutOff(who) | Hear(who) | Speak(who) | FillStore(who)
-            | Evacuate(who) => Some(who),
+            | Freeze(who) | Evacuate(who) => Some(who),
             Step::CutLink => Some(Who::Far),
             LoseWriter => Some(Who::Writer),
             _ => None,
@@ -394,7 +404,7 @@ mod tests {
                 );
             }
             let placement = |step| matches!(step, KillPlacement | KillLeader);
-            let pairs: [(&dyn Fn(Step) -> bool, Step); 9] = [
+            let pairs: [(&dyn Fn(Step) -> bool, Step); 10] = [
                 (&placement, StartPlacement),
                 (&|step| matches!(step, KillEtcd(_)), StartEtcd),
                 (&|step| step == Step::KillAll, Step::StartAll),
@@ -413,6 +423,7 @@ mod tests {
                     CancelEvacuation(Who::Near),
                 ),
                 (&|step| matches!(step, FillStore(_)), FreeStore(Who::Near)),
+                (&|step| matches!(step, Freeze(_)), Thaw(Who::Writer)),
             ];
             for (done, undone) in pairs {
                 let undone = count(&|step| step == undone);

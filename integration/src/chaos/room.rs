@@ -1,4 +1,4 @@
-//! A small file system under a store, so that it can be full: ext4 in a sparse file.
+//! A small file system under a store, so that it can be full, or frozen: ext4 in a sparse file.
 //!
 //! It is mounted where only this thread and what it starts can see it: when they are gone, however that
 //! comes, so is the mount.
@@ -20,6 +20,9 @@ const BOUND: Duration = Duration::from_secs(60);
 /// Left over by [`Room::fill`]: no segment fits in it.
 const CRUMB: u64 = 1 << 20;
 const BALLAST: &str = "ballast";
+/// linux/fs.h: `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)`.
+const FIFREEZE: libc::Ioctl = 0xC004_5877_u32 as libc::Ioctl;
+const FITHAW: libc::Ioctl = 0xC004_5878_u32 as libc::Ioctl;
 
 pub struct Room {
     at: PathBuf,
@@ -82,10 +85,30 @@ impl Room {
     pub fn free(&self) -> Result<()> {
         Ok(fs::remove_file(self.at.join(BALLAST))?)
     }
+
+    /// Whoever writes to it from here on waits until it is thawed, and cannot be killed before.
+    pub fn freeze(&self) -> Result<()> {
+        self.control(FIFREEZE).context("freezing a file system")
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        self.control(FITHAW).context("thawing a file system")
+    }
+
+    fn control(&self, order: libc::Ioctl) -> Result<()> {
+        let at = File::open(&self.at)?;
+        // SAFETY: the two orders have no argument that the kernel looks at.
+        if unsafe { libc::ioctl(at.as_raw_fd(), order, 0) } != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
+        // Most are not frozen.
+        let _ = self.thaw();
         if let Ok(at) = CString::new(self.at.as_os_str().as_bytes()) {
             // SAFETY: a plain system call with a string that outlives it.
             unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };

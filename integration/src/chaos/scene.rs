@@ -279,6 +279,8 @@ impl<'a> Scene<'a> {
                 _ = self.cluster.ukai(&cancel)?;
             }
             Step::FreeStore(who) => self.room(host(who))?.free()?,
+            Step::Freeze(who) => self.room(host(who))?.freeze()?,
+            Step::Thaw(who) => self.room(host(who))?.thaw()?,
             Step::CopyStore { of, to } => {
                 let (from, to) = (host(of), host(to));
                 let to = self.cluster.store_dir(to).with_extension("copy");
@@ -457,6 +459,15 @@ impl<'a> Scene<'a> {
         let room = self.rooms.iter().find(|(of, _)| *of == host);
         let (_, room) = room.with_context(|| format!("{host} has no small file system"))?;
         Ok(room)
+    }
+}
+
+impl Drop for Scene<'_> {
+    fn drop(&mut self) {
+        for (_, room) in &self.rooms {
+            // Before the processes end: who stands still there cannot be killed. Most are not frozen.
+            let _ = room.thaw();
+        }
     }
 }
 

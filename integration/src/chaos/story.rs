@@ -15,6 +15,9 @@ use super::fault::{Fault, Part, Stall, Step};
 /// One turn in so many has two faults.
 const OVERLAPPING: u32 = 3;
 
+/// A node gives a thread up that has stood still for three seconds.
+const REPLACED_AFTER: Duration = Duration::from_secs(4);
+
 /// How long things take, and may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -24,6 +27,13 @@ pub struct Times {
     pub slack: Duration,
     /// Until another placement service leads; nothing where there is only one.
     pub election: Duration,
+}
+
+impl Times {
+    /// Whoever waited until such a fault is undone would have waited for too long.
+    fn longer_than_replacement(self) -> Duration {
+        self.slack + REPLACED_AFTER + self.eject_after
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,6 +94,7 @@ impl Story {
         let longer = Duration::from_millis(self.dice.random_range(500..3000));
         let holds = match fault.stall() {
             Stall::Ejection => self.times.eject_after * 2 + longer,
+            Stall::Replacement => self.times.longer_than_replacement() + longer,
             Stall::None | Stall::UntilUndone | Stall::Gone | Stall::LeftBehind => {
                 self.times.eject_after + longer
             }
@@ -95,7 +106,10 @@ impl Story {
 impl Turn {
     /// One fault by itself, with nothing left to chance.
     pub fn of(fault: Fault, times: Times) -> Turn {
-        let holds = times.eject_after * 2 + Duration::from_secs(2);
+        let holds = match fault.stall() {
+            Stall::Replacement => times.longer_than_replacement() + Duration::from_secs(2),
+            _ => times.eject_after * 2 + Duration::from_secs(2),
+        };
         let at = Duration::ZERO;
         Turn {
             faults: vec![Planned { fault, at, holds }],
@@ -119,6 +133,7 @@ impl Turn {
             bound += match planned.fault.stall() {
                 Stall::None => Duration::ZERO,
                 Stall::Ejection | Stall::LeftBehind => times.eject_after,
+                Stall::Replacement => REPLACED_AFTER + times.eject_after,
                 // Who comes back waits for the others, as long as for a silent member.
                 Stall::UntilUndone => planned.holds * 2 + times.eject_after,
                 Stall::Gone => Duration::ZERO,

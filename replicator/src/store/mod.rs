@@ -55,6 +55,7 @@ mod sync;
 mod tests;
 mod usage;
 mod verify;
+pub mod visit;
 mod walk;
 mod write;
 

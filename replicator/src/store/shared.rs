@@ -9,6 +9,7 @@ use super::error::Doing;
 use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
 use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
+use super::visit::Inside;
 use super::{
     BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, ShownDisks,
     Store, StoreError, Usage, VerifyPlan,
@@ -20,6 +21,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -125,6 +127,26 @@ impl Wanted {
     }
 }
 
+/// Within the store, alone. The lock goes before the visit ends.
+struct Entered<'a> {
+    core: MutexGuard<'a, Core>,
+    _inside: Inside,
+}
+
+impl Deref for Entered<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl DerefMut for Entered<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+}
+
 impl BootId {
     /// The boot that this host is in.
     pub fn of_this_host() -> io::Result<BootId> {
@@ -209,12 +231,21 @@ impl SharedStore {
         self.threads.identity.2
     }
 
+    /// Waits for its turn. Whoever watches over the caller sees that it is inside: see [`super::visit`].
+    fn enter(&self) -> Entered<'_> {
+        let inside = Inside::enter();
+        Entered {
+            core: self.threads.shared.core.lock(),
+            _inside: inside,
+        }
+    }
+
     /// Takes a request. `done` is called exactly once: before this returns where nothing has to wait
     /// for the media (writes, lists, refusals, reads from the page cache), else on a thread of the
     /// store; it must not block.
     pub fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         let shared = &self.threads.shared;
-        let mut core = shared.core.lock();
+        let mut core = self.enter();
         let Some(store) = &mut core.store else {
             drop(core);
             return done(Reply::Refused(Refusal::Failed));
@@ -251,7 +282,7 @@ impl SharedStore {
 
     /// How a read is to be answered; or the answer, where nothing has to be read.
     pub fn plan_read(&self, read: Request) -> Result<ReadPlan<FileMedia>, Reply> {
-        let mut core = self.threads.shared.core.lock();
+        let mut core = self.enter();
         let Some(store) = &mut core.store else {
             return Err(Reply::Refused(Refusal::Failed));
         };
@@ -294,7 +325,7 @@ impl SharedStore {
     /// caller is held back for a moment (room.rs).
     pub fn submit_writes(&self, writes: impl IntoIterator<Item = Request>) -> SmallVec<[Reply; 1]> {
         let shared = &self.threads.shared;
-        let mut core = shared.core.lock();
+        let mut core = self.enter();
         let Some(store) = &mut core.store else {
             let refused = |_| Reply::Refused(Refusal::Failed);
             return writes.into_iter().map(refused).collect();
@@ -316,7 +347,7 @@ impl SharedStore {
 
     /// See [`Store::missing`], or [`Store::spoilt`] for a heal.
     pub fn missing(&self, pull: &Pull) -> Result<Missing, Refusal> {
-        let mut core = self.threads.shared.core.lock();
+        let mut core = self.enter();
         let store = core.store.as_mut().ok_or(Refusal::Failed)?;
         match pull.heals {
             true => store.spoilt(pull.asker, pull.blocks),
@@ -333,7 +364,7 @@ impl SharedStore {
         filling: &Filling,
     ) -> Result<Pulled, Refusal> {
         let shared = &self.threads.shared;
-        let mut core = shared.core.lock();
+        let mut core = self.enter();
         let store = core.store.as_mut().ok_or(Refusal::Failed)?;
         let filled = store.fill(asker, below, missing, filling);
         shared.wake_for_appended(&mut core);
@@ -356,7 +387,7 @@ impl SharedStore {
         let mut last = None;
         loop {
             // The lock goes with each step: others need the store meanwhile.
-            let mut core = shared.core.lock();
+            let mut core = self.enter();
             let dropped = match &mut core.store {
                 Some(store) => store.drop_replica(disk, extents, joined_below),
                 None => Err(Refusal::Failed),
@@ -382,7 +413,7 @@ impl SharedStore {
     /// The disk was deleted: frees all that it has here; `done` is called when that is durable.
     pub fn drop_disk(&self, disk: DiskId, done: impl FnOnce(Reply) + Send + 'static) {
         let shared = &self.threads.shared;
-        let mut core = shared.core.lock();
+        let mut core = self.enter();
         let dropped = match &mut core.store {
             Some(store) => store.drop_disk(disk),
             None => Err(Refusal::Failed),
@@ -401,32 +432,32 @@ impl SharedStore {
 
     /// See [`Store::shown_by`].
     pub fn shown_by(&self, disk: DiskId) -> (Epoch, Bytes) {
-        let core = self.threads.shared.core.lock();
+        let core = self.enter();
         let store = core.store.as_ref();
         store.map_or((Epoch::ZERO, Bytes::new()), |store| store.shown_by(disk))
     }
 
     /// See [`Store::shown_disks`].
     pub fn shown_disks(&self) -> ShownDisks {
-        let core = self.threads.shared.core.lock();
+        let core = self.enter();
         let store = core.store.as_ref();
         store.map_or_else(ShownDisks::default, Store::shown_disks)
     }
 
     pub fn usage(&self) -> Usage {
-        let core = self.threads.shared.core.lock();
+        let core = self.enter();
         core.store.as_ref().map(Store::usage).unwrap_or_default()
     }
 
     /// From now on it is scrubbed at this rate.
     pub fn scrub_at(&self, rate: ScrubRate) {
-        self.threads.shared.core.lock().scrub = rate;
+        self.enter().scrub = rate;
         self.threads.shared.scrub_wanted.notify_all();
     }
 
     /// A write or a sync failed: everything is refused until the store is opened anew.
     pub fn has_failed(&self) -> bool {
-        let core = self.threads.shared.core.lock();
+        let core = self.enter();
         core.store.as_ref().is_none_or(Store::has_failed)
     }
 
@@ -449,7 +480,7 @@ impl SharedStore {
         let began = Instant::now();
         let mut wanted = true;
         while began.elapsed() < patience {
-            let mut core = shared.core.lock();
+            let mut core = self.enter();
             let Some(store) = core.store.as_mut().filter(|store| !store.has_failed()) else {
                 return;
             };

@@ -22,8 +22,11 @@ pub struct Control {
 }
 
 /// What ends the thread, wherever it stands.
-struct End {
+pub struct End {
     over: AtomicBool,
+    /// The socket is another device's now.
+    replaced: AtomicBool,
+    listener: UnixListener,
     /// Wakes it from waiting for a front-end.
     bell: (UnixStream, UnixStream),
     /// Wakes it from waiting for a message.
@@ -40,6 +43,8 @@ impl Control {
     ) -> io::Result<Control> {
         let end = Arc::new(End {
             over: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
+            listener: listener.try_clone()?,
             bell: UnixStream::pair()?,
             connection: Mutex::new(None),
         });
@@ -62,12 +67,13 @@ impl Control {
     }
 
     /// Makes the thread end: it disconnects, and waits until the device has settled.
-    pub fn end(&mut self) {
-        self.end.over.store(true, Ordering::SeqCst);
-        let _ = self.end.bell.0.shutdown(Shutdown::Both);
-        if let Some(connection) = &*self.end.connection.lock() {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
+    pub fn end(&self) {
+        self.end.end();
+    }
+
+    /// The way to do so from another thread.
+    pub fn handle(&self) -> Arc<End> {
+        Arc::clone(&self.end)
     }
 
     /// Waits for the thread. Only after the device has ended: the thread may wait for its answer.
@@ -77,6 +83,27 @@ impl Control {
         {
             tracing::error!("a control thread had panicked");
         }
+    }
+}
+
+impl End {
+    fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        let _ = self.bell.0.shutdown(Shutdown::Both);
+        if let Some(connection) = &*self.connection.lock() {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// The device does not answer any more, so the thread may never end: from now on the front-end is disconnected, and
+    /// the socket's name is free for another device.
+    pub fn give_up(&self) {
+        self.replaced.store(true, Ordering::SeqCst);
+        // Nobody who tries is accepted any more, by a thread that still has it open.
+        if let Err(error) = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both) {
+            tracing::error!(%error, "a socket cannot be given up");
+        }
+        self.end();
     }
 }
 
@@ -113,7 +140,9 @@ impl Server {
         }
         // While the listener is still open, so that nobody takes the name for stale and puts a socket
         // of its own there, which we would then remove.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.end.replaced.load(Ordering::SeqCst) {
+            let _ = std::fs::remove_file(&self.path);
+        }
         drop(self.listener);
     }
 

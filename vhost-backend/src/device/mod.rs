@@ -40,8 +40,9 @@ pub mod testing;
 mod watch;
 
 use crate::disk::Disk;
-use control::Control;
+use control::{Control, End};
 use message::{Mailbox, Message};
+use replicator::store::visit::unless_given_up;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,8 +151,8 @@ impl<D: Disk + 'static> Backend<D> {
             &options,
         )?;
         let drain_timeout = options.drain_timeout;
-        let device =
-            tokio::task::spawn_local(run::run(disk, options, letters, Arc::clone(&shared)));
+        let run = run::run(disk, options, letters, Arc::clone(&shared));
+        let device = tokio::task::spawn_local(unless_given_up(run));
         Ok(Backend {
             mailbox,
             shared,
@@ -159,6 +160,10 @@ impl<D: Disk + 'static> Backend<D> {
             device,
             drain_timeout,
         })
+    }
+
+    pub fn lifeline(&self) -> Lifeline {
+        Lifeline(self.control.handle())
     }
 
     pub fn status(&self) -> Status {
@@ -177,7 +182,7 @@ impl<D: Disk + 'static> Backend<D> {
     pub async fn shutdown(self) -> Option<D> {
         let Backend {
             mailbox,
-            mut control,
+            control,
             mut device,
             drain_timeout,
             ..
@@ -204,6 +209,18 @@ impl<D: Disk + 'static> Backend<D> {
                 None
             }
         }
+    }
+}
+
+/// Takes the socket from a device whose thread was given up ([`replicator::store::visit`]): for that thread nothing of it is
+/// done any more. Its requests stay open, as after a crash; who serves the disk next finds them in the inflight region.
+#[derive(Clone)]
+pub struct Lifeline(Arc<End>);
+
+impl Lifeline {
+    /// From any thread, and after the device's own was given up.
+    pub fn cut(&self) {
+        self.0.give_up();
     }
 }
 

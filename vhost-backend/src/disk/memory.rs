@@ -2,7 +2,9 @@
 //! broken on demand.
 
 use super::{Disk, Failure, Geometry, Op, RequestId};
+use replicator::store::visit::Inside;
 use replicator::words::{DiskName, Span};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -43,6 +45,8 @@ struct State {
     behaviour: Behaviour,
     tally: Tally,
     started: bool,
+    /// The thread that submits next stands still until somebody is heard here.
+    hang: Option<Receiver<()>>,
 }
 
 /// The disk; clones share it, so that a test can look into it from another thread.
@@ -62,6 +66,7 @@ impl MemDisk {
                 behaviour: Behaviour::default(),
                 tally: Tally::default(),
                 started: false,
+                hang: None,
             })),
             changed: Arc::new(Notify::new()),
             geometry: Geometry {
@@ -91,6 +96,11 @@ impl MemDisk {
     pub fn fill(&self, offset: u64, bytes: &[u8]) {
         let offset = offset as usize;
         self.state().bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The next request that is submitted hangs, as one does in a near store: until something comes, or nothing can any more.
+    pub fn hang(&self, until: Receiver<()>) {
+        self.state().hang = Some(until);
     }
 
     /// Forgets what is open, as a killed process would. The bytes stay.
@@ -161,6 +171,11 @@ impl Disk for MemDisk {
     }
 
     fn submit(&mut self, id: RequestId, op: Op) {
+        let hang = self.state().hang.take();
+        if let Some(until) = hang {
+            let _inside = Inside::enter();
+            let _ = until.recv();
+        }
         let mut state = self.state();
         assert!(state.started, "a device submits to a started disk only");
         assert!(

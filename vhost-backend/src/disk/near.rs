@@ -4,12 +4,13 @@
 //! and with it all disks that it serves, those too that do not use the store. So once a sync takes
 //! long, or somebody has been inside the store for long, requests go [`Aside`]: to a thread of their own, in
 //! order, until all is quick again. What remains are the threads that are inside when the media begin to hang, or go in before
-//! that is noticed, and they are rarely ours: what is written goes to the page cache, and a sync notices first.
+//! that is noticed, and they are rarely ours: what is written goes to the page cache, and a sync notices first. A thread that
+//! is inside for too long is given up, and its disks are served anew by another one: [`replicator::store::visit`].
 
 use parking_lot::{Condvar, Mutex};
 use replicator::message::{Refusal, Reply, Request};
 use replicator::store::media::FileMedia;
-use replicator::store::{Destination, ReadPlan, SharedStore};
+use replicator::store::{Destination, ReadPlan, SharedStore, visit};
 use replicator::words::StoreId;
 use replicator::writer::CallId;
 use std::collections::VecDeque;
@@ -153,6 +154,7 @@ impl Aside {
         // Who comes after others that wait, waits behind them.
         shared.jobs.load(Ordering::Acquire) > 0
             || syncing_for > SLOW
+            || visit::somebody_is_stuck()
             || (since > 0 && shared.millis().saturating_sub(since) > SLOW.as_millis() as u64)
     }
 
@@ -165,11 +167,9 @@ impl Aside {
             .inside_since
             .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
-        let done = job();
-        if noted {
-            shared.inside_since.store(0, Ordering::Relaxed);
-        }
-        done
+        // However it leaves: who was given up meanwhile unwinds.
+        let _noted = noted.then(|| Noted(&shared.inside_since));
+        job()
     }
 
     fn run_later(&self, job: Job) {
@@ -182,6 +182,15 @@ impl Aside {
         queue.jobs.push_back(job);
         drop(queue);
         self.shared.wanted.notify_one();
+    }
+}
+
+/// One of those inside, while it is.
+struct Noted<'a>(&'a AtomicU64);
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 

@@ -133,3 +133,51 @@ fn a_front_end_that_reconnects_to_a_living_backend_loses_nothing() {
         }
     }
 }
+
+/// As where the media of a near store hang in a write: the thread cannot be ended, and comes back when all is over.
+#[test]
+fn a_device_whose_thread_stands_still_leaves_its_requests_to_the_next() {
+    let bench = bench();
+    let mut vmm = Vmm::started(bench.server.socket(), VmmOptions::default());
+    vmm.rings[0].indirect = true;
+    bench.disk.behave(Behaviour {
+        hold: true,
+        ..Behaviour::default()
+    });
+    let mut open = Vec::new();
+    for n in 0..10u64 {
+        let data = pattern(4096, n as u8);
+        let ticket = vmm.rings[0].begin(VIRTIO_BLK_T_OUT, n * 8, &data, 0);
+        open.push((n, ticket, data));
+    }
+    eventually("all are taken", || bench.disk.tally().open == 10);
+    let (let_go, held) = std::sync::mpsc::channel();
+    bench.disk.hang(held);
+    let data = pattern(4096, 10);
+    open.push((10, vmm.rings[0].begin(VIRTIO_BLK_T_OUT, 80, &data, 0), data));
+    bench.server.give_up();
+    bench.disk.crash();
+    bench.disk.behave(Behaviour::default());
+    let next = Server::start(bench.disk.clone(), bench.options.clone());
+    vmm.connect(next.socket());
+    vmm.start();
+    for _ in 0..11 {
+        vmm.rings[0].wait();
+    }
+    for (n, ticket, data) in open {
+        assert_eq!(vmm.rings[0].reply(ticket, 1).status, OK);
+        assert!(bench.disk.bytes(Span::new(n * 4096, 4096)) == data);
+    }
+    let used = vmm.rings[0].used_idx();
+    let written = bench.disk.tally().writes;
+    let_go.send(()).unwrap();
+    let Bench { server, disk, _dir, .. } = bench;
+    // Ends its threads, now that they can.
+    drop(server);
+    assert_eq!(vmm.rings[0].used_idx(), used, "it has answered nothing");
+    assert_eq!(disk.tally().writes, written, "nor submitted anything");
+    assert_eq!(next.status().rings_broken, 0);
+    assert_eq!(vmm.rings[0].read(0, 512).status, OK);
+    assert!(next.socket().exists(), "it has not taken its socket along");
+    vmm.stop();
+}

@@ -2,13 +2,14 @@
 //! without a socket, that only copies for a disk which nobody has attached.
 
 use super::Config;
-use super::reactor::{Reactor, Seat};
+use super::reactor::{Reactors, Seat};
 use crate::addresses::Addresses;
 use placement_service::api::Wanted;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{BackendReport, BackendState, DesiredAttachment};
 use replicator::net::identity::Credentials;
 use replicator::net::{Link, Links, Puller};
+use replicator::store::visit::Visitor;
 use replicator::words::{BackendId, DiskId, DiskRecord, HostName, Life, Owner};
 use replicator::writer::{self, Hindrance, TakeOver};
 use std::cell::OnceCell;
@@ -17,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
-use vhost_backend::device::{Backend, Options};
+use vhost_backend::device::{Backend, Lifeline, Options};
 use vhost_backend::disk::{
     Disk, DiskStatus, NearStore, Orders, OrdersHandle, Phase, ReplicatedDisk, StatusHandle,
     Surroundings,
@@ -67,12 +68,16 @@ pub struct Running {
     state: watch::Receiver<State>,
     stop: watch::Sender<Stop>,
     handles: Arc<OnceLock<Handles>>,
+    /// The thread that serves it.
+    reactor: Visitor,
 }
 
 /// What is known of a disk, and may be told to it, while its device has it.
 struct Handles {
     status: StatusHandle,
     orders: OrdersHandle,
+    /// Of one with a socket.
+    lifeline: Option<Lifeline>,
 }
 
 /// The backend's own end of it.
@@ -95,6 +100,7 @@ impl Running {
             state: state_seen,
             stop,
             handles: handles.clone(),
+            reactor: Visitor::new(),
         };
         (
             running,
@@ -131,14 +137,33 @@ impl Running {
         *self.stop.borrow() != Stop::No
     }
 
+    /// Its thread stands still, and was given up.
+    pub fn is_given_up(&self) -> bool {
+        self.reactor.is_given_up()
+    }
+
+    /// After that: its socket is free for the next backend of the disk.
+    pub fn cut(&self) {
+        let handles = self.handles.get();
+        if let Some(lifeline) = handles.and_then(|handles| handles.lifeline.as_ref()) {
+            lifeline.cut();
+        }
+    }
+
     pub fn is_gone(&self) -> bool {
         *self.state.borrow() == State::Gone || self.state.has_changed().is_err()
     }
 
-    /// Waits until it has let the disk go.
+    /// Waits until it has let the disk go, or never will.
     pub async fn gone(mut self) {
-        // An error means that the backend's end was dropped: gone as well.
-        let _ = self.state.wait_for(|state| *state == State::Gone).await;
+        while !self.is_given_up() {
+            let gone = self.state.wait_for(|state| *state == State::Gone);
+            // An error means that the backend's end was dropped: gone as well.
+            if tokio::time::timeout(LOOK, gone).await.is_ok() {
+                return;
+            }
+        }
+        self.cut();
     }
 
     /// Passes on what is wanted of it while it runs.
@@ -274,7 +299,7 @@ impl Drop for Serving {
 /// Starts backends on the node's reactors.
 pub struct Backends {
     site: Arc<Site>,
-    reactors: Vec<Reactor>,
+    reactors: Reactors,
     changed: Arc<Notify>,
 }
 
@@ -298,7 +323,7 @@ impl Backends {
         client: PlacementClient,
         addresses: Addresses,
         (store, puller): (Option<NearStore>, Puller),
-        reactors: Vec<Reactor>,
+        reactors: Reactors,
         changed: Arc<Notify>,
     ) -> Self {
         let site = Site {
@@ -323,14 +348,13 @@ impl Backends {
 
 impl Spawn for Backends {
     fn spawn(&mut self, attachment: &DesiredAttachment) -> Running {
-        let (running, serving) = Running::new(attachment, self.changed.clone());
-        let reactor = Reactor::least_loaded(&self.reactors);
-        let (site, seat, attachment) = (self.site.clone(), reactor.seat(), attachment.clone());
-        reactor.run(move || {
+        let (mut running, serving) = Running::new(attachment, self.changed.clone());
+        let (site, attachment) = (self.site.clone(), attachment.clone());
+        running.reactor = self.reactors.run(move |seat| async move {
             match attachment.wanted {
-                Wanted::Copying => tokio::task::spawn_local(copy(site, attachment, serving, seat)),
-                _ => tokio::task::spawn_local(serve(site, attachment, serving, seat)),
-            };
+                Wanted::Copying => copy(site, attachment, serving, seat).await,
+                _ => serve(site, attachment, serving, seat).await,
+            }
         });
         running
     }
@@ -392,6 +416,7 @@ async fn copy(site: Arc<Site>, attachment: DesiredAttachment, mut serving: Servi
     let _ = serving.handles.set(Handles {
         status: disk.status(),
         orders: disk.orders(),
+        lifeline: None,
     });
     tracing::info!(disk = %attachment.name, "opening it to copy");
     serving.is(State::Runs(BackendState::Ready {
@@ -428,10 +453,7 @@ impl Site {
         socket: &Path,
     ) -> std::io::Result<Backend<ReplicatedDisk>> {
         let mut disk = self.disk(record.clone(), attachment)?;
-        let handles = Handles {
-            status: disk.status(),
-            orders: disk.orders(),
-        };
+        let (status, orders) = (disk.status(), disk.orders());
         let mode = self.socket_mode;
         let options = Options {
             mode,
@@ -443,7 +465,11 @@ impl Site {
             disk.start();
         }
         let backend = Backend::spawn(disk, options)?;
-        let _ = serving.handles.set(handles);
+        let _ = serving.handles.set(Handles {
+            status,
+            orders,
+            lifeline: Some(backend.lifeline()),
+        });
         Ok(backend)
     }
 

@@ -102,6 +102,10 @@ impl Heart {
     pub async fn beat<S: Spawn>(&mut self, supervisor: &mut Supervisor<S>) {
         loop {
             self.look_at_store().await;
+            if supervisor.part() {
+                // Answered at once, with all that is wanted.
+                self.seen = 0;
+            }
             let heartbeat = self.report(supervisor);
             let answer = tokio::select! {
                 answer = self.client.heartbeat(heartbeat) => answer,

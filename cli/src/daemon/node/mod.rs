@@ -20,7 +20,7 @@ use anyhow::Context;
 use backend::Backends;
 use heartbeat::Heart;
 use placement_service::client::PlacementClient;
-use reactor::Reactor;
+use reactor::Reactors;
 use replicator::net::identity::Credentials;
 use replicator::net::{Links, Puller, PullingStore};
 use replicator::store::{Options, ScrubRate, SharedStore};
@@ -98,15 +98,16 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let serving = Serving::start(&config, find)?;
     let listen = serving.listen;
     let client = PlacementClient::new(&config.credentials, config.placement.clone())?;
-    let reactors = (0..config.threads)
-        .map(Reactor::spawn)
-        .collect::<Result<Vec<_>, _>>()
-        .context("cannot start a thread")?;
+    let reactors = Reactors::spawn(config.threads).context("cannot start a thread")?;
     tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, took_ms = millis(began), "node is up");
 
     let probing = puller.links().clone();
     let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
     let changed = Arc::new(Notify::new());
+    // Threads stand still only in a store.
+    let watching = store
+        .is_some()
+        .then(|| tokio::spawn(watch(reactors.clone(), changed.clone())));
     let near = store.clone().map(NearStore::new).transpose();
     let near = near.context("cannot start a thread")?;
     let backends = Backends::new(
@@ -136,6 +137,9 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     supervisor.stop_all().await;
     let disks_ms = millis(pause);
     keeping.abort();
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     serving.stop().await;
     let close = async move {
         match store {
@@ -148,6 +152,16 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let (closed, ()) = tokio::join!(close, heart.last(&supervisor));
     tracing::info!(disks_ms, pause_ms = millis(pause), "stopped");
     closed
+}
+
+/// Gives up reactors that stand still, for as long as the node runs.
+async fn watch(reactors: Reactors, changed: Arc<Notify>) {
+    loop {
+        tokio::time::sleep(reactor::LOOK).await;
+        if reactors.look() {
+            changed.notify_one();
+        }
+    }
 }
 
 async fn checkpoint(store: Option<SharedStore>) {

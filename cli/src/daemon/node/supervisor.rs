@@ -62,6 +62,20 @@ impl<S: Spawn> Supervisor<S> {
             .insert(attachment.backend, self.spawn.spawn(attachment));
     }
 
+    /// Parts from those whose thread was given up; the next [`Supervisor::follow`] starts them anew. Whether there were any.
+    pub fn part(&mut self) -> bool {
+        let before = self.running.len();
+        self.running.retain(|backend, running| {
+            let given_up = running.is_given_up();
+            if given_up {
+                tracing::warn!(disk = %running.disk, %backend, "its thread stands still: it is served anew");
+                running.cut();
+            }
+            !given_up
+        });
+        self.running.len() < before
+    }
+
     /// What to tell the placement service.
     pub fn reports(&self) -> Vec<BackendReport> {
         self.running.values().filter_map(Running::report).collect()

@@ -1,8 +1,9 @@
 //! A backend on a reactor of its own, in a thread, as a node has it.
 
 use super::eventually;
-use crate::device::{Backend, Options, Status};
+use crate::device::{Backend, Lifeline, Options, Status};
 use crate::disk::MemDisk;
+use replicator::store::visit::Visitor;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -18,6 +19,8 @@ pub struct Server {
     socket: PathBuf,
     orders: tokio::sync::mpsc::UnboundedSender<Order>,
     thread: Option<JoinHandle<()>>,
+    visitor: Visitor,
+    lifeline: Lifeline,
 }
 
 impl Server {
@@ -25,7 +28,10 @@ impl Server {
         let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel();
         let (started, ready) = oneshot::channel();
         let socket = options.socket.clone();
+        let visitor = Visitor::new();
+        let me = visitor.clone();
         let thread = std::thread::spawn(move || {
+            me.sign_in();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -33,7 +39,8 @@ impl Server {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
                 let backend = Backend::spawn(disk, options).expect("a backend");
-                started.send(()).expect("somebody waits");
+                let told = started.send(backend.lifeline());
+                assert!(told.is_ok(), "somebody waits");
                 while let Some(order) = inbox.recv().await {
                     match order {
                         Order::Status(to) => to.send(backend.status()).expect("somebody waits"),
@@ -47,11 +54,13 @@ impl Server {
                 }
             });
         });
-        ready.blocking_recv().expect("the backend has started");
+        let lifeline = ready.blocking_recv().expect("the backend has started");
         Server {
             socket,
             orders,
             thread: Some(thread),
+            visitor,
+            lifeline,
         }
     }
 
@@ -75,6 +84,15 @@ impl Server {
         self.end(Order::Kill);
         // Its control thread is the last to go, and takes the socket with it.
         eventually("the socket is gone", || !self.socket.exists());
+    }
+
+    /// Its thread stands still within the disk: its socket is another's now. What it does later shows when this is dropped.
+    pub fn give_up(&self) {
+        eventually("the thread stands still", || {
+            let visit = self.visitor.inside();
+            visit.is_some_and(|visit| self.visitor.give_up(visit))
+        });
+        self.lifeline.cut();
     }
 
     fn end(&mut self, order: Order) {
