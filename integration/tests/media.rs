@@ -11,8 +11,8 @@ use integration::cluster::{self, Cluster, NodeSpec};
 use integration::processes::{Answer, Lifetime, Scratch, ask, scenario};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ const BLOCKS: usize = 1024;
 const BOUND: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
 const HELD_UP: Duration = Duration::from_secs(10);
+/// Between two looks at whether a disk is served anew.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the disks beside one are asked: longer than it takes to serve them anew.
+const LOOKED_ON: Duration = Duration::from_secs(12);
 const HOSTS: [NodeSpec; 2] = [
     NodeSpec {
         host: "tokyo-1",
@@ -72,6 +76,68 @@ fn media_that_hang_hold_up_no_read_that_another_copy_can_answer() {
     });
 }
 
+/// The guest's own host cannot even begin a write any more, so that the thread which serves it stands still: it is served
+/// anew by another one, and so are the disks beside it that have nothing there. None of them waits until the media go on.
+#[test]
+fn media_that_freeze_under_a_write_hold_up_nobody_for_long() {
+    scenario("frozen", |scratch| {
+        Room::keep_mounts_to_ourselves()?;
+        let [near, far] = HOSTS.map(|node| node.host);
+        let room = Room::new(&scratch.path("media.raw"), &scratch.path(near), 1 << 30)?;
+        let cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
+        cluster.create_disk("web1", "64M", 2, near)?;
+        let beside = ["web2", "web3", "web4"];
+        for name in beside {
+            cluster.create_disk(name, "64M", 1, far)?;
+        }
+        for name in beside.into_iter().chain(["web1"]) {
+            import(&cluster, scratch, name, 1)?;
+        }
+        let gone_on = goes_on_frozen(&cluster, &room, &beside);
+        // Before the nodes end: who stands still there cannot be killed.
+        room.thaw()?;
+        let mut guest = gone_on?;
+        is_well(&cluster)?;
+        guest.read(72, 1)?;
+        guest.read(64, 2)
+    });
+}
+
+fn goes_on_frozen(cluster: &Cluster, room: &Room, beside: &[&str]) -> Result<Blocks> {
+    let mut guest = Blocks::of(cluster, "web1")?;
+    let others = beside.iter().map(|name| Blocks::of(cluster, name));
+    let mut others = others.collect::<Result<Vec<_>>>()?;
+    guest.write(0)?;
+    room.freeze()?;
+    let written = std::thread::scope(|scope| {
+        let asking = others.iter_mut().map(|other| {
+            scope.spawn(|| {
+                let began = Instant::now();
+                while began.elapsed() < LOOKED_ON {
+                    other.read(128, 1)?;
+                    other.write(64)?;
+                }
+                anyhow::Ok(())
+            })
+        });
+        let asking = asking.collect::<Vec<_>>();
+        let written = guest.write(64).and_then(|()| guest.read(64, 2));
+        for other in asking {
+            other.join().expect("no panic")?;
+        }
+        written
+    });
+    written?;
+    let longest = others.iter().map(|other| other.longest).max();
+    println!(
+        "while the media are frozen: the longest request of the disk took {:?}, of the disks beside it {:?}",
+        guest.longest,
+        longest.unwrap_or_default()
+    );
+    ensure!(guest.reconnected > 0, "it was served by another thread");
+    Ok(guest)
+}
+
 fn goes_on_without(cluster: &Cluster, hanging: &mut Hanging, beside: &[&str]) -> Result<()> {
     let near = HOSTS[0].host;
     let mut guest = Blocks::of(cluster, "web1")?;
@@ -101,20 +167,29 @@ fn goes_on_without(cluster: &Cluster, hanging: &mut Hanging, beside: &[&str]) ->
     ensure!(guest.longest < HELD_UP, "{:?}", guest.longest);
     ensure!(longest < Some(HELD_UP), "{longest:?} beside it");
     hanging.go_on();
+    is_well(cluster)?;
+    guest.read(72, 1)?;
+    guest.read(64, 2)
+}
+
+fn is_well(cluster: &Cluster) -> Result<()> {
     cluster::wait_for("two good copies of everything", BOUND, || {
         let status = cluster.ukai(&["status"])?;
         let well = status["disks_short"] == 0
             && status["problems"] == Value::Array(Vec::new())
             && status["moving"] == Value::Array(Vec::new());
         Ok(well.then_some(()))
-    })?;
-    guest.read(72, 1)?;
-    guest.read(64, 2)
+    })
 }
 
-/// A guest that asks for some blocks at once, and notes how long it waited.
+/// A guest that asks for some blocks at once, and notes how long it waited. It connects again when its disk is served
+/// anew, as VMMs do, and asks again for what was not answered.
 struct Blocks {
     guest: FrontEnd,
+    socket: PathBuf,
+    /// The socket's, to tell it from the next one of that name.
+    inode: u64,
+    reconnected: u32,
     longest: Duration,
 }
 
@@ -122,9 +197,16 @@ impl Blocks {
     fn of(cluster: &Cluster, disk: &str) -> Result<Blocks> {
         let socket = cluster.attach(disk, HOSTS[0].host)?;
         Ok(Blocks {
-            guest: FrontEnd::connect(&socket, 1, AT_ONCE as u16, BLOCK)?,
+            guest: Blocks::connect(&socket)?,
+            inode: fs::metadata(&socket)?.ino(),
+            socket,
+            reconnected: 0,
             longest: Duration::ZERO,
         })
+    }
+
+    fn connect(socket: &Path) -> Result<FrontEnd> {
+        FrontEnd::connect(socket, 1, AT_ONCE as u16, BLOCK)
     }
 
     fn read(&mut self, first: usize, import: u64) -> Result<()> {
@@ -146,8 +228,22 @@ impl Blocks {
     }
 
     fn ask(&mut self, requests: [Request; AT_ONCE]) -> Result<Vec<Vec<u8>>> {
-        let queue = &mut self.guest.queues()[0];
         let began = Instant::now();
+        while !self.try_ask(requests, began + BOUND)? {
+            self.guest = Blocks::connect(&self.socket)?;
+            self.inode = fs::metadata(&self.socket)?.ino();
+            self.reconnected += 1;
+        }
+        self.longest = self.longest.max(began.elapsed());
+        let queue = &mut self.guest.queues()[0];
+        Ok((0..AT_ONCE)
+            .map(|slot| queue.buffer(slot as u16).to_vec())
+            .collect())
+    }
+
+    /// Whether all are answered, by who has the socket.
+    fn try_ask(&mut self, requests: [Request; AT_ONCE], until: Instant) -> Result<bool> {
+        let queue = &mut self.guest.queues()[0];
         for (slot, request) in requests.into_iter().enumerate() {
             if let Request::Write { offset } = request {
                 let block = offset as usize / BLOCK;
@@ -160,14 +256,18 @@ impl Blocks {
         queue.announce()?;
         let (mut done, mut left) = (Vec::new(), requests.len());
         while left > 0 {
-            queue.wait_until(&mut done, Some(Instant::now() + BOUND))?;
-            ensure!(!done.is_empty(), "{left} of {requests:?} are not answered");
+            queue.wait_until(&mut done, Some(Instant::now() + LOOK))?;
             left -= done.len();
+            let another = fs::metadata(&self.socket).is_ok_and(|now| now.ino() != self.inode);
+            if left > 0 && another {
+                return Ok(false);
+            }
+            ensure!(
+                Instant::now() < until,
+                "{left} of {requests:?} are not answered"
+            );
         }
-        self.longest = self.longest.max(began.elapsed());
-        Ok((0..AT_ONCE)
-            .map(|slot| queue.buffer(slot as u16).to_vec())
-            .collect())
+        Ok(true)
     }
 }
 

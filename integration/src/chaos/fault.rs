@@ -11,9 +11,9 @@ use serde::Serialize;
 use Part::{Control, Everything, Far, Near, Writer};
 use Step::{
     AwaitCopies, AwaitEmpty, AwaitFull, AwaitVm, CancelEvacuation, CopyStore, CutOff, Damage,
-    DeclareFound, DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Freeze, Heal, Hear, Kill, KillEtcd,
-    KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak, Start,
-    StartEtcd, StartPlacement, SwapStore, TakeOver, Thaw, UnswapStore, Verify,
+    DeclareFound, DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Freeze, Heal, Hear, Kill,
+    KillEtcd, KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak,
+    Start, StartEtcd, StartPlacement, SwapStore, TakeOver, Thaw, UnswapStore, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]

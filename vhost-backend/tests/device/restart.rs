@@ -171,7 +171,9 @@ fn a_device_whose_thread_stands_still_leaves_its_requests_to_the_next() {
     let used = vmm.rings[0].used_idx();
     let written = bench.disk.tally().writes;
     let_go.send(()).unwrap();
-    let Bench { server, disk, _dir, .. } = bench;
+    let Bench {
+        server, disk, _dir, ..
+    } = bench;
     // Ends its threads, now that they can.
     drop(server);
     assert_eq!(vmm.rings[0].used_idx(), used, "it has answered nothing");
