@@ -115,6 +115,8 @@ struct Node {
     capacity: Option<u64>,
     /// How fast its store is scrubbed, as the node's setting has it.
     scrub: Option<String>,
+    /// The sockets' group may connect.
+    group_sockets: bool,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -211,6 +213,7 @@ impl Cluster {
                 via: Vec::new(),
                 capacity: None,
                 scrub: None,
+                group_sockets: false,
                 log: scratch.log(spec.host),
                 process: None,
             });
@@ -440,6 +443,9 @@ impl Cluster {
         if let Some(rate) = &node.scrub {
             command.args(["--scrub", rate]);
         }
+        if node.group_sockets {
+            command.arg("--group-sockets");
+        }
         if !node.via.is_empty() {
             command.args(["--via", &node.via.join(",")]);
         }
@@ -458,6 +464,13 @@ impl Cluster {
     /// Stops the node and starts it again, with its store scrubbed at this rate.
     pub fn scrub_at(&mut self, host: &str, rate: &str) -> Result<()> {
         self.node(host)?.scrub = Some(rate.to_owned());
+        self.restart_node(host)?;
+        self.wait_up()
+    }
+
+    /// Stops the node and starts it again, with sockets that their group may use.
+    pub fn group_sockets_at(&mut self, host: &str) -> Result<()> {
+        self.node(host)?.group_sockets = true;
         self.restart_node(host)?;
         self.wait_up()
     }

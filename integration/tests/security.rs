@@ -16,9 +16,9 @@ fn a_cluster_keeps_its_secrets_and_its_names() {
     // SAFETY: the only test of this program, and no thread of it has begun.
     unsafe { std::env::set_var("UKAI_LOG", "debug") };
     scenario("security", |scratch| {
-        let cluster = Cluster::start(scratch, &TOKYO_AND_OSAKA, Lifetime::Ours)?;
+        let mut cluster = Cluster::start(scratch, &TOKYO_AND_OSAKA, Lifetime::Ours)?;
         writing_is_granted(&cluster, scratch)?;
-        sockets_are_their_owners(&cluster)?;
+        sockets_are_their_owners(&mut cluster)?;
         let shown = everything_shown(&cluster)?;
         names_stay_names(&cluster, scratch)?;
         no_secret_is_shown(scratch, &shown)
@@ -44,11 +44,18 @@ fn writing_is_granted(cluster: &Cluster, scratch: &Scratch) -> Result<()> {
     Ok(())
 }
 
-fn sockets_are_their_owners(cluster: &Cluster) -> Result<()> {
-    let socket = cluster.attach("web1", "tokyo-1")?;
-    let mode = fs::metadata(&socket)?.permissions().mode() & 0o777;
-    ensure!(mode == 0o600, "{} has mode {mode:o}", socket.display());
+fn sockets_are_their_owners(cluster: &mut Cluster) -> Result<()> {
+    has_mode(&cluster.attach("web1", "tokyo-1")?, 0o600)?;
+    cluster.detach("web1")?;
+    cluster.group_sockets_at("tokyo-1")?;
+    has_mode(&cluster.attach("web1", "tokyo-1")?, 0o660)?;
     cluster.detach("web1").map(drop)
+}
+
+fn has_mode(socket: &Path, wanted: u32) -> Result<()> {
+    let mode = fs::metadata(socket)?.permissions().mode() & 0o777;
+    ensure!(mode == wanted, "{} has mode {mode:o}", socket.display());
+    Ok(())
 }
 
 /// What operators can ask for, as programs and as people see it.

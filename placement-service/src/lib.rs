@@ -26,3 +26,4 @@ pub mod planner;
 pub mod policy;
 pub mod server;
 pub mod service;
+mod text;

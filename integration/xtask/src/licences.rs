@@ -125,3 +125,20 @@ fn every_dependency_has_a_licence_that_we_have_looked_at() -> Result<()> {
     );
     Ok(())
 }
+
+/// They are built with a lock file of their own, and are part of nothing that is shipped. arbitrary: MIT OR Apache-2.0;
+/// libfuzzer-sys: (MIT OR Apache-2.0) AND NCSA, which is LLVM's former, permissive one.
+#[test]
+fn the_fuzzers_need_two_packages_more() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let packages = |lock: &str| -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(root.join(lock))?;
+        let names = text.lines().filter_map(|line| line.strip_prefix("name = "));
+        Ok(names.map(|name| name.replace('"', "")).collect())
+    };
+    let ours = packages("Cargo.lock")?;
+    let mut more = packages("integration/fuzz/Cargo.lock")?;
+    more.retain(|name| !ours.contains(name));
+    assert_eq!(more, ["arbitrary", "fuzz", "libfuzzer-sys"]);
+    Ok(())
+}

@@ -6,6 +6,7 @@
 use super::class::{Class, Rigor, Spread};
 use super::topology::{Health, Topology};
 use super::{ClassName, Policies, Policy, nearest};
+use crate::text::counted;
 use replicator::words::{DatacenterName, HostName, RackName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -158,7 +159,10 @@ impl OneClass<'_> {
             let instead = "start a node with a store there, or leave it out";
             self.refuse(&written, why, instead.into());
         } else if by_rack && strict && room.racks < copies {
-            let (racks, hosts) = (counted(room.racks, "rack"), counted(room.hosts, "host"));
+            let (racks, hosts) = (
+                counted(room.racks as u64, "rack"),
+                counted(room.hosts as u64, "host"),
+            );
             let why =
                 format!("{datacenter} has stores in {racks}, and spread is by rack, strictly");
             let mut instead = format!("the nearest that can be kept is {key} = {}", room.racks);
@@ -167,12 +171,12 @@ impl OneClass<'_> {
             }
             self.refuse(&written, why, instead);
         } else if room.hosts < copies {
-            let hosts = counted(room.hosts, "host");
+            let hosts = counted(room.hosts as u64, "host");
             let why = format!("{datacenter} has stores on {hosts}, and copies never share one");
             let instead = format!("the nearest that can be kept is {key} = {}", room.hosts);
             self.refuse(&written, why, instead);
         } else if by_rack && room.racks < copies {
-            let racks = counted(room.racks, "rack");
+            let racks = counted(room.racks as u64, "rack");
             self.note(format!(
                 "{written}: {datacenter} has stores in {racks}, so copies will share one: its loss loses them together"
             ));
@@ -270,13 +274,6 @@ fn meant(datacenter: &DatacenterName, topology: &Topology) -> String {
         Some(meant) => format!("did you mean {meant}?"),
         None if known.is_empty() => "there are none yet".into(),
         None => format!("there are {}", known.join(", ")),
-    }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        _ => format!("{count} {what}s"),
     }
 }
 

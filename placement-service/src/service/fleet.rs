@@ -10,6 +10,7 @@ use crate::model::{
     Attachments, DatacenterRecord, Dropping, HostRecord, Kept, MoveRecord, StoreRecord, json, key,
     list, load, suffixes,
 };
+use crate::text::{counted, with_hosts};
 use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -202,8 +203,10 @@ impl Service {
             let damaged = store.media.map_or(0, |media| media.damaged_blocks);
             if damaged > 0 {
                 problems.push(format!(
-                    "store {} on {}: {damaged} blocks are damaged and not healed yet; verify its disks",
-                    store.id, store.host
+                    "store {} on {}: {} damaged and not healed yet; verify its disks",
+                    store.id,
+                    store.host,
+                    counted(damaged, "block")
                 ));
             }
         }
@@ -224,11 +227,13 @@ impl Service {
         }
         for kept in list::<Dropping>(&*self.catalog, key::DROPPING)? {
             problems.push(format!(
-                "deleted disk {}: {} stores have not dropped it yet",
+                "deleted disk {}: not dropped yet by {}",
                 kept.value.name,
-                kept.value.stores.len()
+                counted(kept.value.stores.len() as u64, "store")
             ));
         }
+        let named = |line| with_hosts(line, stores.iter().map(|store| (store.id, &store.host)));
+        let problems = problems.into_iter().map(named).collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             generation: self.generation(),

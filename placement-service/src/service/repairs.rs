@@ -5,6 +5,7 @@ use super::scene::Scene;
 use super::{Service, ServiceError};
 use crate::api::{Disk, MoveState, StoreOrderKind};
 use crate::planner::Plan;
+use crate::text::counted;
 use replicator::words::{DatacenterName, StoreId};
 use std::collections::BTreeMap;
 
@@ -30,8 +31,15 @@ impl Service {
                 false => String::new(),
             };
             lines.push(format!(
-                "disk {}: {} extents have fewer than {} complete copies{why}",
-                disk.name, disk.short_extents, disk.wanted_copies
+                "disk {}: {} {} fewer than {} complete copies{why}",
+                disk.name,
+                counted(disk.short_extents, "extent"),
+                if disk.short_extents == 1 {
+                    "has"
+                } else {
+                    "have"
+                },
+                disk.wanted_copies
             ));
         }
         Ok(lines)
@@ -78,21 +86,22 @@ impl Service {
             };
             let (id, host) = (store.id, &store.host);
             let left = store.task.disks_left;
+            let disks = counted(left, "disk");
             match order.kind {
                 StoreOrderKind::Lost if store.away_since.is_none() => lines.push(format!(
                     "store {id} on {host} is declared lost, and is up: `ukai store found` uses it again"
                 )),
                 StoreOrderKind::Lost if left > 0 => lines.push(format!(
-                    "store {id} on {host} is declared lost; {left} disks still name it"
+                    "store {id} on {host} is declared lost; its copies of {disks} are being replaced"
                 )),
                 StoreOrderKind::Evacuate if left > 0 && store.away_since.is_some() => {
                     lines.push(format!(
-                        "store {id} on {host} is being emptied, and is not up; {left} disks are on it"
+                        "store {id} on {host} is being emptied, and is not up; {disks} left on it"
                     ));
                 }
                 StoreOrderKind::Evacuate if left > 0 && !moving.contains_key(&id) => {
                     lines.push(format!(
-                        "store {id} on {host} is being emptied; {left} disks wait for their turn, or for a copy that is missing"
+                        "store {id} on {host} is being emptied; {disks} left on it, for which there is no turn yet, or a copy is missing"
                     ));
                 }
                 _ => {}
