@@ -7,7 +7,7 @@ use placement_service::node_protocol::{
 };
 use placement_service::server::{CatalogAt, Config, Server};
 use replicator::net::identity::{Credentials, Pki, Role};
-use replicator::words::{DatacenterName, HostName, Incarnation, RackName, Starts, StoreId};
+use replicator::words::{DatacenterName, HostName, RackName, StoreId};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Output, Stdio};
@@ -113,22 +113,7 @@ impl Cluster {
             datacenter: DatacenterName::new(datacenter).unwrap(),
             rack: RackName::new(name).unwrap(),
             listen: "0.0.0.0:7000".parse().unwrap(),
-            stores: vec![StoreReport {
-                id: StoreId::from_u128(number),
-                starts: Starts(1),
-                runs: vec![],
-                incarnation: Incarnation(1),
-                capacity_bytes: 100 << 30,
-                used_bytes: 0,
-                disks: vec![],
-                shown: vec![],
-                all_shown: true,
-                dropped: vec![],
-                dropped_replicas: vec![],
-                trouble: None,
-                media: Default::default(),
-                log: None,
-            }],
+            stores: vec![StoreReport::of_new(StoreId::from_u128(number), 100 << 30)],
             backends: vec![],
             links: vec![],
             seen: 0,

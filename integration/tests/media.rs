@@ -9,6 +9,7 @@ use integration::chaos::hanging::Hanging;
 use integration::chaos::room::Room;
 use integration::cluster::{self, Cluster, NodeSpec};
 use integration::processes::{Answer, Lifetime, Scratch, ask, scenario};
+use placement_service::api::Store;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -20,6 +21,8 @@ const BLOCK: usize = 4096;
 const BLOCKS: usize = 1024;
 const BOUND: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
+/// How often a store is put back to what it was before it is given up.
+const PUT_BACK: u64 = 5;
 const HELD_UP: Duration = Duration::from_secs(10);
 /// Between two looks at whether a disk is served anew.
 const LOOK: Duration = Duration::from_millis(50);
@@ -327,15 +330,31 @@ fn the_scrub_finds_what_nobody_reads(cluster: &mut Cluster) -> Result<()> {
 
 /// The only way to make copies differ that we know of: while the disk is closed, a store's directory is put
 /// back to a copy of it that was made while its process ran, before a heartbeat has said how far its log went since.
+/// Where one has, the store is refused, which is another story: then once more.
 fn copies_that_differ_are_named(cluster: &mut Cluster, scratch: &Scratch) -> Result<()> {
-    let (dir, copy) = (cluster.store_dir("tokyo-2"), scratch.path("copy"));
-    let copied = Command::new("cp").arg("-a").args([&dir, &copy]).status()?;
-    ensure!(copied.success(), "the directory is copied");
-    import(cluster, scratch, "web1", 2)?;
-    cluster.kill_node_9("tokyo-2")?;
-    fs::remove_dir_all(&dir)?;
-    fs::rename(&copy, &dir)?;
-    cluster.start_node("tokyo-2")?;
+    let (dir, kept) = (cluster.store_dir("tokyo-2"), scratch.path("kept"));
+    let copy = scratch.path("copy");
+    let mut accepted = false;
+    for number in 2..2 + PUT_BACK {
+        let before = store_at(cluster, "tokyo-2")?.starts;
+        let copied = Command::new("cp").arg("-a").args([&dir, &copy]).status()?;
+        ensure!(copied.success(), "the directory is copied");
+        import(cluster, scratch, "web1", number)?;
+        cluster.kill_node_9("tokyo-2")?;
+        fs::rename(&dir, &kept)?;
+        fs::rename(&copy, &dir)?;
+        cluster.start_node("tokyo-2")?;
+        accepted = is_accepted(cluster, "tokyo-2", before)?;
+        if accepted {
+            break;
+        }
+        cluster.kill_node_9("tokyo-2")?;
+        fs::remove_dir_all(&dir)?;
+        fs::rename(&kept, &dir)?;
+        cluster.start_node("tokyo-2")?;
+        cluster.wait_up()?;
+    }
+    ensure!(accepted, "each time a heartbeat was faster");
     cluster.wait_up()?;
     let (code, verdict) = verify(cluster, false)?;
     ensure!(code == 1 && verdict["good"] == false, "{code} {verdict}");
@@ -352,6 +371,21 @@ fn copies_that_differ_are_named(cluster: &mut Cluster, scratch: &Scratch) -> Res
         "{verdict}"
     );
     Ok(())
+}
+
+/// Whether a store that has just been started again is taken for what it was, or refused.
+fn is_accepted(cluster: &Cluster, host: &str, starts_before: u64) -> Result<bool> {
+    cluster::wait_for("word of the store", BOUND, || {
+        let store = store_at(cluster, host)?;
+        let (refused, started) = (store.refused.is_some(), store.starts > starts_before);
+        Ok((refused || started).then_some(!refused))
+    })
+}
+
+fn store_at(cluster: &Cluster, host: &str) -> Result<Store> {
+    let stores: Vec<Store> = serde_json::from_value(cluster.ukai(&["store", "list"])?)?;
+    let store = stores.into_iter().find(|store| store.host.as_str() == host);
+    store.context("the store is known")
 }
 
 /// What a block holds after that import: found nowhere else.

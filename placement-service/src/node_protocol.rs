@@ -231,6 +231,28 @@ pub struct StoreReport {
     pub media: MediaReport,
 }
 
+impl StoreReport {
+    /// What a new store says, which has nothing yet.
+    pub fn of_new(id: StoreId, capacity_bytes: u64) -> StoreReport {
+        StoreReport {
+            id,
+            starts: Starts(1),
+            runs: Vec::new(),
+            log: None,
+            incarnation: Incarnation(1),
+            capacity_bytes,
+            used_bytes: 0,
+            disks: Vec::new(),
+            shown: Vec::new(),
+            all_shown: true,
+            dropped: Vec::new(),
+            dropped_replicas: Vec::new(),
+            trouble: None,
+            media: MediaReport::default(),
+        }
+    }
+}
+
 /// A node of an earlier version leaves nothing out.
 fn yes() -> bool {
     true

@@ -17,8 +17,8 @@ use placement_service::planner;
 use placement_service::server::{CatalogAt, Config, Server};
 use replicator::net::identity::{Credentials, Dial, Expected, Identity, Pki, Role};
 use replicator::words::{
-    BackendId, Change, DatacenterName, DiskId, DiskRecord, Epoch, HostName, Incarnation, Life,
-    Owner, RackName, Revision, Seq, Starts, StoreId, Version,
+    BackendId, Change, DatacenterName, DiskId, DiskRecord, Epoch, HostName, Life, Owner, RackName,
+    Revision, Seq, StoreId, Version,
 };
 use replicator::writer::SwapOutcome;
 use serde::de::DeserializeOwned;
@@ -136,22 +136,7 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
         datacenter: DatacenterName::new("tokyo").unwrap(),
         rack: RackName::new(rack).unwrap(),
         listen: "0.0.0.0:7000".parse().unwrap(),
-        stores: vec![StoreReport {
-            id: StoreId::from_u128(number),
-            starts: Starts(1),
-            runs: vec![],
-            incarnation: Incarnation(1),
-            capacity_bytes: 100 << 30,
-            used_bytes: 0,
-            disks: vec![],
-            shown: vec![],
-            all_shown: true,
-            dropped: vec![],
-            dropped_replicas: vec![],
-            trouble: None,
-            media: Default::default(),
-            log: None,
-        }],
+        stores: vec![StoreReport::of_new(StoreId::from_u128(number), 100 << 30)],
         backends: vec![],
         links: vec![],
         seen: 0,

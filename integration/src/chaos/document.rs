@@ -101,6 +101,12 @@ const BESIDES: &str = "\n## What is not played here\n\n\
 - **A store is put back to a copy that is younger than its last heartbeat** (a second), **or while the placement service is\n  \
   away or has just changed its leader:** only the writer of an open disk knows then how far its log went (rule S6); copies of a closed one\n  \
   are compared when it is opened, or by `ukai disk verify`. A copy from before its last start is known at any time.\n\
+- **The media of the writer's own store hang in a sync or a read** (a disk that does not answer, not a file system that is frozen): its guest\n  \
+  waited for 2.0 s, those of disks beside it for 23 ms (`cargo test --release -p integration --test media -- --nocapture`, which prints it, and plays the frozen one with\n  \
+  disks beside it that have no copy there: 3.3 s).\n\
+- **A store comes back after long:** it takes the difference (`cargo xtask bench --only comes-back`; [policy](policy.md#repair) has the figures).\n\
+- **The placement service has lost its machine, and an old backup is restored, or there is none:** guests do not notice; no old epoch comes back, and stores say what the\n  \
+  backup does not know (`cargo test --release -p integration --test placement_restore`).\n\
 - **A guest that dies, moves or is moved back:** `cargo test --release -p integration --test guest_disk`, `guest_moves`.\n";
 
 fn said(fault: Fault) -> Said {
@@ -127,6 +133,18 @@ fn said(fault: Fault) -> Said {
             what: "A store's node hangs, in the other datacenter",
             guest: "one pause of at most `eject-after`",
             operator: "the host is silent",
+            repair: "nothing to do",
+        },
+        Fault::TooFewCopies => Said {
+            what: "A store's node is killed, and fewer copies than `min-copies` would be left",
+            guest: "it waits until the node is back: no error, and nothing is acknowledged that has fewer copies than that",
+            operator: "`ukai status` says that the guest waits, for which stores, and for what (`min-copies` was 3 here, as many as there are copies)",
+            repair: "the node, started again; or `ukai store lost`, or a lower `min-copies`: then it goes on with those that are left",
+        },
+        Fault::WriterUpgraded => Said {
+            what: "The writer's node is upgraded (SIGUSR2), and goes on as another program file",
+            guest: "one short pause; what was in flight is answered before it",
+            operator: "nothing, or a host that is silent for a moment",
             repair: "nothing to do",
         },
         Fault::LinkCut => Said {

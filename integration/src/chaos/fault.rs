@@ -13,7 +13,7 @@ use Step::{
     AwaitCopies, AwaitEmpty, AwaitFull, AwaitVm, CancelEvacuation, CopyStore, CutOff, Damage,
     DeclareFound, DeclareLost, EndVm, Evacuate, FillStore, FreeStore, Freeze, Heal, Hear, Kill,
     KillEtcd, KillLeader, KillPlacement, LeaveVm, LoseWriter, Pause, PlanEvacuation, Resume, Speak,
-    Start, StartEtcd, StartPlacement, SwapStore, TakeOver, Thaw, UnswapStore, Verify,
+    Start, StartEtcd, StartPlacement, SwapStore, TakeOver, Thaw, UnswapStore, Upgrade, Verify,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]
@@ -23,12 +23,14 @@ pub enum Fault {
     FarStoreKilled,
     StoreHangs,
     FarStoreHangs,
+    TooFewCopies,
     LinkCut,
     HostCutOff,
     DeafStore,
     MuteStore,
     WriterKilled,
     WriterHangs,
+    WriterUpgraded,
     WriterHostLost,
     WriterCutOff,
     PlacementAway,
@@ -51,6 +53,12 @@ pub enum Fault {
 /// not to begin by itself: longer than any turn.
 pub const REPAIR_AFTER: Duration = Duration::from_secs(3);
 pub const REPAIR_NEVER: Duration = Duration::from_secs(3600);
+
+/// As many copies as there are, and as few as go on.
+pub const ALL_COPIES: u8 = 3;
+pub const ONE_COPY: u8 = 1;
+/// A policy has reached the writers after so long.
+const HEARD: Duration = Duration::from_secs(3);
 
 /// What a fault touches. Two that touch nothing in common may overlap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +90,8 @@ pub enum Step {
     /// SIGSTOP and SIGCONT to the node.
     Pause(Who),
     Resume(Who),
+    /// Another file takes the program's place, and the node becomes that.
+    Upgrade(Who),
     /// SIGKILL to the placement services: to all of them, or to the one that leads; and all that do not run
     /// are started again.
     KillPlacement,
@@ -133,6 +143,8 @@ pub enum Step {
     EndVm,
     /// What the policies' `repair-after` is from now on.
     RepairAfter(Duration),
+    /// And what `min-copies` is.
+    MinCopies(u8),
     /// An operator says that the store is lost, and takes it back.
     DeclareLost(Who),
     DeclareFound(Who),
@@ -182,7 +194,7 @@ impl Fault {
             | Fault::MuteStore
             | Fault::StoreFull => &[Near],
             Fault::FarStoreKilled | Fault::FarStoreHangs | Fault::LinkCut => &[Far],
-            Fault::WriterKilled | Fault::WriterHangs => &[Writer],
+            Fault::WriterKilled | Fault::WriterHangs | Fault::WriterUpgraded => &[Writer],
             Fault::PlacementAway
             | Fault::LeaderKilled
             | Fault::EtcdMember
@@ -195,6 +207,7 @@ impl Fault {
             | Fault::StoreSwapped
             | Fault::StoreDamaged
             | Fault::WriterStoreFrozen
+            | Fault::TooFewCopies
             | Fault::AllKilled => &[Everything],
             // What an operator orders needs the placement service, and all but one of the nodes that can have copies.
             Fault::StoreLost | Fault::StoreEvacuated => &[Everything],
@@ -214,6 +227,7 @@ impl Fault {
             | Fault::EtcdMember
             | Fault::EtcdMajority
             | Fault::StoreEvacuated
+            | Fault::WriterUpgraded
             | Fault::StoreDamaged => Stall::None,
             Fault::StoreKilled
             | Fault::StoreLost
@@ -228,6 +242,7 @@ impl Fault {
             | Fault::MuteStore => Stall::Ejection,
             Fault::WriterKilled
             | Fault::WriterHangs
+            | Fault::TooFewCopies
             | Fault::PlacementAwayStoreKilled
             | Fault::StoreFull
             | Fault::WriterStoreRolledBack
@@ -275,6 +290,13 @@ impl Fault {
             Fault::FarStoreKilled => then(Kill(Who::Far), Start(Who::Far)),
             Fault::StoreHangs => then(Pause(Who::Near), Resume(Who::Near)),
             Fault::FarStoreHangs => then(Pause(Who::Far), Resume(Who::Far)),
+            Fault::TooFewCopies => vec![
+                (now, Step::MinCopies(ALL_COPIES)),
+                (HEARD, Kill(Who::Near)),
+                (HEARD + holds, Start(Who::Near)),
+                (HEARD + holds, Step::MinCopies(ONE_COPY)),
+            ],
+            Fault::WriterUpgraded => vec![(now, Upgrade(Who::Writer))],
             Fault::LinkCut => then(Step::CutLink, Step::HealLink),
             Fault::HostCutOff => then(CutOff(Who::Near), Heal(Who::Near)),
             Fault::DeafStore => then(Hear(Who::Near), Heal(Who::Near)),
@@ -404,7 +426,7 @@ mod tests {
                 );
             }
             let placement = |step| matches!(step, KillPlacement | KillLeader);
-            let pairs: [(&dyn Fn(Step) -> bool, Step); 10] = [
+            let pairs: [(&dyn Fn(Step) -> bool, Step); 11] = [
                 (&placement, StartPlacement),
                 (&|step| matches!(step, KillEtcd(_)), StartEtcd),
                 (&|step| step == Step::KillAll, Step::StartAll),
@@ -413,6 +435,10 @@ mod tests {
                 (
                     &|step| step == Step::RepairAfter(REPAIR_NEVER),
                     Step::RepairAfter(REPAIR_AFTER),
+                ),
+                (
+                    &|step| step == Step::MinCopies(ALL_COPIES),
+                    Step::MinCopies(ONE_COPY),
                 ),
                 (
                     &|step| matches!(step, DeclareLost(_)),

@@ -181,6 +181,12 @@ impl Judge {
     /// What must have been said, was.
     fn as_called_for(&self, turn: &Turn, told: &mut TurnTold, cast: &Cast) {
         for planned in &turn.faults {
+            if planned.fault == Fault::TooFewCopies
+                && !told.said.iter().any(|line| line.contains("min-copies"))
+            {
+                let wrong = "the guest was to wait for `min-copies`, and nobody said that it did";
+                told.wrong.push(wrong.into());
+            }
             let host = match planned.fault {
                 Fault::StoreRolledBack | Fault::StoreSwapped => cast.near,
                 Fault::WriterStoreRolledBack => cast.writer,

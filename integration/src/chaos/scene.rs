@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::damage;
-use super::fault::{REPAIR_AFTER, Step, Who};
+use super::fault::{ONE_COPY, REPAIR_AFTER, Step, Who};
 use super::left_behind::{LeftBehind, Noticed};
 use super::room::Room;
 use super::story::Times;
@@ -127,8 +127,10 @@ impl<'a> Scene<'a> {
             eject_after: Some(times.eject_after),
             etcd: members,
         };
-        let cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
-        apply_policies(&cluster, REPAIR_AFTER)?;
+        let mut cluster = Cluster::start_on(scratch, &NODES, Lifetime::Ours, ground)?;
+        cluster.run_a_copy(scratch)?;
+        cluster.wait_up()?;
+        apply_policies(&cluster, REPAIR_AFTER, ONE_COPY)?;
         cluster.create_disk(DISK, &DISK_BYTES.to_string(), 2, "tokyo-1")?;
         let ticks = Ticks::listen()?;
         let tenant = Tenant::move_in(scratch, &cluster, &ticks, "tokyo-1")?;
@@ -224,6 +226,10 @@ impl<'a> Scene<'a> {
             Step::Start(who) => self.cluster.start_node(host(who))?,
             Step::Pause(who) => self.cluster.pause_node(host(who))?,
             Step::Resume(who) => self.cluster.resume_node(host(who))?,
+            Step::Upgrade(who) => {
+                self.cluster.replace_program()?;
+                self.cluster.upgrade_node(host(who))?;
+            }
             Step::KillPlacement => self.kill_placement()?,
             Step::KillLeader => {
                 let leader = self.cluster.leader()?.context("nobody leads")?;
@@ -269,7 +275,8 @@ impl<'a> Scene<'a> {
             }
             // Whoever waits for it looks at what is said.
             Step::AwaitFull(_) | Step::AwaitCopies(_) | Step::AwaitEmpty(_) | Step::AwaitVm => {}
-            Step::RepairAfter(time) => apply_policies(&self.cluster, time)?,
+            Step::RepairAfter(time) => apply_policies(&self.cluster, time, ONE_COPY)?,
+            Step::MinCopies(least) => apply_policies(&self.cluster, REPAIR_AFTER, least)?,
             Step::DeclareLost(who) => _ = self.cluster.ukai(&["store", "lost", host(who)])?,
             Step::DeclareFound(who) => _ = self.cluster.ukai(&["store", "found", host(who)])?,
             Step::PlanEvacuation(who) => self.plan_evacuation(host(who))?,
@@ -485,11 +492,11 @@ pub enum Outcome {
     Noticed(Noticed),
 }
 
-fn apply_policies(cluster: &Cluster, repair_after: Duration) -> Result<()> {
+fn apply_policies(cluster: &Cluster, repair_after: Duration, min_copies: u8) -> Result<()> {
     let seconds = repair_after.as_secs();
     for (datacenter, other) in [("tokyo", "osaka"), ("osaka", "tokyo")] {
         let policy = format!(
-            "hold-down = \"0s\"\nrepair-after = \"{seconds}s\"\naway = {{ {other} = 1 }}\n"
+            "hold-down = \"0s\"\nrepair-after = \"{seconds}s\"\nmin-copies = {min_copies}\naway = {{ {other} = 1 }}\n"
         );
         cluster.apply_policy(datacenter, &policy)?;
     }

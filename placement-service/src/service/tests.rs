@@ -13,7 +13,7 @@ use crate::node_protocol::{
 };
 use replicator::words::{
     BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, ExtentSize,
-    Incarnation, Life, Owner, RackName, Revision, Seq, Starts, StoreId, Version,
+    Life, Owner, RackName, Revision, Seq, Starts, StoreId, Version,
 };
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -52,22 +52,7 @@ fn backend(n: u128) -> BackendId {
 }
 
 fn store(n: u128) -> StoreReport {
-    StoreReport {
-        shown: vec![],
-        all_shown: true,
-        id: store_id(n),
-        starts: Starts(1),
-        runs: vec![],
-        log: None,
-        incarnation: Incarnation(1),
-        capacity_bytes: 100 * GIB,
-        used_bytes: 0,
-        disks: vec![],
-        dropped: vec![],
-        dropped_replicas: vec![],
-        trouble: None,
-        media: Default::default(),
-    }
+    StoreReport::of_new(store_id(n), 100 * GIB)
 }
 
 fn heartbeat(stores: Vec<StoreReport>) -> Heartbeat {
