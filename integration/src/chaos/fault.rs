@@ -294,7 +294,8 @@ impl Fault {
                 (now, Step::MinCopies(ALL_COPIES)),
                 (HEARD, Kill(Who::Near)),
                 (HEARD + holds, Start(Who::Near)),
-                (HEARD + holds, Step::MinCopies(ONE_COPY)),
+                // Later: the node alone ends it.
+                (HEARD + holds * 2, Step::MinCopies(ONE_COPY)),
             ],
             Fault::WriterUpgraded => vec![(now, Upgrade(Who::Writer))],
             Fault::LinkCut => then(Step::CutLink, Step::HealLink),
