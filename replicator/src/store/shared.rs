@@ -32,9 +32,9 @@ use std::time::{Duration, Instant};
 type Done = Box<dyn FnOnce(Reply) + Send>;
 
 /// Threads for reads that must wait for the media.
-const READERS: usize = 2;
+pub(super) const READERS: usize = 2;
 /// Reads that wait for them. Where media hang, whoever asks gives up and asks again: that must not pile up.
-const MOST_READS: usize = 1 << 16;
+pub(super) const MOST_READS: usize = 1 << 16;
 /// A piece of housekeeping that failed (a full disk, mostly) is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// While somebody syncs again and again, housekeeping appends no more than this for each sync: that has to wait for all

@@ -3,11 +3,13 @@
 use super::bench::content;
 use super::{DISK, STORE};
 use crate::message::{Asker, Content, Found, Payload, Refusal, Reply, Request};
+use crate::store::shared::{MOST_READS, READERS};
 use crate::store::{BootId, Options, SharedStore, Store, StoreError, check};
 use crate::words::{Block, Blocks, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq, Version};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 const E1: Epoch = Epoch::from_u64(1);
@@ -171,6 +173,41 @@ fn reads_past_the_page_cache_are_answered_too() {
             content(DISK, Block(i * 4), version)[..]
         );
     }
+}
+
+/// Where media hang, whoever asks gives up and asks again: that must not pile up.
+#[test]
+fn reads_that_wait_for_the_media_are_bounded() {
+    const MORE: usize = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path());
+    let incarnation = store.incarnation();
+    let written = ask(&store, write(incarnation, 1, 0, 1));
+    assert!(matches!(written, Reply::Written(_)));
+    // Who has answered one stands still until it is let go.
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock();
+    let (done, answers) = mpsc::channel();
+    let all = READERS + MOST_READS + MORE;
+    for _ in 0..all {
+        let (done, gate) = (done.clone(), gate.clone());
+        let plan = store.plan_read(read(incarnation, 0, 1));
+        store.wait_on_thread(plan.expect("it is to be read"), move |reply| {
+            let refused = matches!(reply, Reply::Refused(_));
+            done.send(refused).unwrap();
+            if !refused {
+                drop(gate.lock());
+            }
+        });
+    }
+    // Those that are being read besides may not have been taken yet.
+    let at_once: Vec<bool> = answers.try_iter().collect();
+    let refused = at_once.iter().filter(|refused| **refused).count();
+    assert!((MORE..=MORE + READERS).contains(&refused), "{refused}");
+    drop(held);
+    drop(done);
+    drop(store);
+    assert_eq!(at_once.len() + answers.iter().count(), all, "each once");
 }
 
 #[test]
