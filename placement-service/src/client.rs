@@ -18,7 +18,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// One address of the placement service is given up for the next after this long.
@@ -36,6 +38,8 @@ pub struct PlacementClient {
 }
 
 struct Shared {
+    /// Whose connection it is, whichever thread asks: that one may end before the connection does.
+    runtime: Handle,
     dial: Dial,
     v4: quinn::Endpoint,
     v6: Option<quinn::Endpoint>,
@@ -71,6 +75,8 @@ pub enum ClientError {
     Timeout { to: SocketAddr, after: Duration },
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("this process ends")]
+    Ending,
     #[error("the placement service answered with something else than was asked for: {0}")]
     Nonsense(String),
 }
@@ -100,6 +106,7 @@ impl PlacementClient {
             .with_transport(Arc::new(transport()));
         Ok(PlacementClient {
             shared: Arc::new(Shared {
+                runtime: Handle::current(),
                 dial,
                 v4: any(Ipv4Addr::UNSPECIFIED.into())?,
                 v6: needs_v6
@@ -116,7 +123,7 @@ impl PlacementClient {
     /// something changes on the node, a second heartbeat may overtake one that waits.
     pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Desired, ClientError> {
         let request = Request::Heartbeat(heartbeat);
-        match self.call(&request, CALL_TIMEOUT + HEARTBEAT_WAIT).await? {
+        match self.call(request, CALL_TIMEOUT + HEARTBEAT_WAIT).await? {
             Response::Desired(desired) => Ok(desired),
             other => Err(nonsense(other)),
         }
@@ -124,7 +131,7 @@ impl PlacementClient {
 
     /// A disk's record, checked; with the grant of its epoch if this process holds it.
     pub async fn record(&self, disk: DiskId) -> Result<Granted, ClientError> {
-        match self.call(&Request::Record { disk }, CALL_TIMEOUT).await? {
+        match self.call(Request::Record { disk }, CALL_TIMEOUT).await? {
             Response::Record(record) => checked(disk, record).map(|record| *record),
             other => Err(nonsense(other)),
         }
@@ -146,7 +153,7 @@ impl PlacementClient {
             expected,
             change,
         };
-        let answer = self.call(&request, CALL_TIMEOUT).await;
+        let answer = self.call(request, CALL_TIMEOUT).await;
         let outcome = answer.and_then(|response| match response {
             Response::Swapped(granted) => checked(disk, granted).map(|granted| {
                 let Granted { record, grant } = *granted;
@@ -174,7 +181,7 @@ impl PlacementClient {
 
     /// Where stores are reached; those that are unknown or refused are left out.
     pub async fn stores(&self, stores: Vec<StoreId>) -> Result<Vec<StoreAddress>, ClientError> {
-        match self.call(&Request::Stores { stores }, CALL_TIMEOUT).await? {
+        match self.call(Request::Stores { stores }, CALL_TIMEOUT).await? {
             Response::Stores(addresses) => Ok(addresses),
             other => Err(nonsense(other)),
         }
@@ -182,17 +189,39 @@ impl PlacementClient {
 
     /// Tells what a store of this node keeps of disks' records.
     pub async fn tell_records(&self, records: Records) -> Result<(), ClientError> {
-        match self.call(&Request::Records(records), CALL_TIMEOUT).await? {
+        match self.call(Request::Records(records), CALL_TIMEOUT).await? {
             Response::Noted => Ok(()),
             other => Err(nonsense(other)),
         }
     }
 
+    /// Carried out on the runtime of the connection. If nobody waits for the answer any more, neither does the call.
+    async fn call(&self, request: Request, within: Duration) -> Result<Response, ClientError> {
+        let shared = self.shared.clone();
+        let call = async move { shared.call(&request, within).await };
+        let mut call = Call(self.shared.runtime.spawn(call));
+        match (&mut call.0).await {
+            Ok(answer) => answer,
+            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            Err(_) => Err(ClientError::Ending),
+        }
+    }
+}
+
+struct Call(JoinHandle<Result<Response, ClientError>>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Shared {
     /// A service that only stands by has done nothing: then the one that leads is asked.
     async fn call(&self, request: &Request, within: Duration) -> Result<Response, ClientError> {
         let mut tries = 0..MAX_LEADERS;
         loop {
-            let live = self.shared.connected().await?;
+            let live = self.connected().await?;
             let answer = match timeout(within, exchange(&live.connection, request)).await {
                 Ok(answer) => answer.map_err(ClientError::from),
                 Err(_) => Err(ClientError::Timeout {
@@ -201,12 +230,12 @@ impl PlacementClient {
                 }),
             };
             let answer = answer.map_err(|error| match live.connection.close_reason() {
-                Some(reason) => self.shared.dial.ended(live.to, &reason).into(),
+                Some(reason) => self.dial.ended(live.to, &reason).into(),
                 None => error,
             });
             match answer {
                 Ok(Response::Refused(Refusal::NotLeader { leader })) => {
-                    self.shared.leave(&live, &leader).await;
+                    self.leave(&live, &leader).await;
                     if tries.next().is_none() {
                         return Err(Refusal::NotLeader { leader }.into());
                     }
@@ -216,9 +245,7 @@ impl PlacementClient {
             }
         }
     }
-}
 
-impl Shared {
     /// The connection to the service that leads: where it was last, where it is said to be, or wherever it
     /// is found.
     async fn connected(&self) -> Result<Live, ClientError> {

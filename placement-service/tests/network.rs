@@ -520,6 +520,23 @@ async fn a_heartbeat_waits_for_news_and_is_answered_at_once_when_there_is_some()
     assert_ne!(news.digest, first.digest);
 }
 
+/// A thread that serves disks may be given up, and a connection that it made is everybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_outlives_the_thread_that_asked_for_it() {
+    let cluster = Cluster::start().await;
+    let client = cluster.node("t1");
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        Ok::<_, std::io::Error>(runtime.block_on(asking.stores(vec![])))
+    });
+    let asked = tokio::task::spawn_blocking(move || asked.join()).await;
+    assert_eq!(asked.unwrap().unwrap().unwrap().unwrap(), []);
+    assert_eq!(client.stores(vec![]).await.unwrap(), []);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_attachers_that_race_over_the_network_one_wins() {
     let cluster = Cluster::start().await;

@@ -14,6 +14,20 @@ use zerocopy::IntoBytes;
 const MOST_CHUNKS: u64 = 64;
 
 impl<M: Media> Store<M> {
+    /// Before [`Store::drop_disk`]: reads some of what that needs of the index, from this chunk on, and returns where to
+    /// go on; none when it has all.
+    pub fn load_to_drop(&mut self, disk: DiskId, from: u64) -> Result<Option<u64>, Refusal> {
+        let Some(state) = self.holdings.disks.get(&disk) else {
+            return Ok(None);
+        };
+        let chunks = state.chunks.range(from..).map(|(chunk, _)| *chunk);
+        let chunks: Vec<u64> = chunks.take(MOST_CHUNKS as usize).collect();
+        for chunk in &chunks {
+            self.load(disk, blocks_of(*chunk))?;
+        }
+        Ok(chunks.last().map(|last| last + 1))
+    }
+
     /// The disk was deleted: frees all that it has here and keeps only its epoch. The answer waits for a sync.
     pub fn drop_disk(&mut self, disk: DiskId) -> Result<Promise, Refusal> {
         if self.has_failed() {

@@ -410,12 +410,20 @@ impl SharedStore {
         }
     }
 
-    /// The disk was deleted: frees all that it has here; `done` is called when that is durable.
+    /// The disk was deleted: frees all that it has here; `done` is called when that is durable. Call it where reading the
+    /// index of all that may take its time.
     pub fn drop_disk(&self, disk: DiskId, done: impl FnOnce(Reply) + Send + 'static) {
         let shared = &self.threads.shared;
+        let mut loaded = Ok(Some(0));
+        while let Ok(Some(from)) = loaded {
+            // The lock goes with each step: others need the store meanwhile.
+            let mut core = self.enter();
+            let store = core.store.as_mut().ok_or(Refusal::Failed);
+            loaded = store.and_then(|store| store.load_to_drop(disk, from));
+        }
         let mut core = self.enter();
         let dropped = match &mut core.store {
-            Some(store) => store.drop_disk(disk),
+            Some(store) => loaded.and_then(|_| store.drop_disk(disk)),
             None => Err(Refusal::Failed),
         };
         match dropped {

@@ -10,8 +10,8 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
@@ -24,8 +24,8 @@ pub struct Control {
 /// What ends the thread, wherever it stands.
 pub struct End {
     over: AtomicBool,
-    /// The socket is another device's now.
-    replaced: AtomicBool,
+    /// The socket is another device's now, by its name.
+    replaced: Mutex<bool>,
     listener: UnixListener,
     /// Wakes it from waiting for a front-end.
     bell: (UnixStream, UnixStream),
@@ -43,7 +43,7 @@ impl Control {
     ) -> io::Result<Control> {
         let end = Arc::new(End {
             over: AtomicBool::new(false),
-            replaced: AtomicBool::new(false),
+            replaced: Mutex::new(false),
             listener: listener.try_clone()?,
             bell: UnixStream::pair()?,
             connection: Mutex::new(None),
@@ -72,8 +72,8 @@ impl Control {
     }
 
     /// The way to do so from another thread.
-    pub fn handle(&self) -> Arc<End> {
-        Arc::clone(&self.end)
+    pub fn handle(&self) -> Weak<End> {
+        Arc::downgrade(&self.end)
     }
 
     /// Waits for the thread. Only after the device has ended: the thread may wait for its answer.
@@ -98,11 +98,13 @@ impl End {
     /// The device does not answer any more, so the thread may never end: from now on the front-end is disconnected, and
     /// the socket's name is free for another device.
     pub fn give_up(&self) {
-        self.replaced.store(true, Ordering::SeqCst);
-        // Nobody who tries is accepted any more, by a thread that still has it open.
+        *self.replaced.lock() = true;
+        self.over.store(true, Ordering::SeqCst);
+        // Nobody who tries is accepted any more, by a thread that still has it open; nor is who has tried already.
         if let Err(error) = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both) {
             tracing::error!(%error, "a socket cannot be given up");
         }
+        while self.listener.accept().is_ok() {}
         self.end();
     }
 }
@@ -140,9 +142,11 @@ impl Server {
         }
         // While the listener is still open, so that nobody takes the name for stale and puts a socket
         // of its own there, which we would then remove.
-        if !self.end.replaced.load(Ordering::SeqCst) {
+        let replaced = self.end.replaced.lock();
+        if !*replaced {
             let _ = std::fs::remove_file(&self.path);
         }
+        drop(replaced);
         drop(self.listener);
     }
 

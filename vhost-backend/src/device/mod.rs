@@ -45,8 +45,8 @@ use message::{Mailbox, Message};
 use replicator::store::visit::unless_given_up;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -215,12 +215,15 @@ impl<D: Disk + 'static> Backend<D> {
 /// Takes the socket from a device whose thread was given up ([`replicator::store::visit`]): for that thread nothing of it is
 /// done any more. Its requests stay open, as after a crash; who serves the disk next finds them in the inflight region.
 #[derive(Clone)]
-pub struct Lifeline(Arc<End>);
+pub struct Lifeline(Weak<End>);
 
 impl Lifeline {
     /// From any thread, and after the device's own was given up.
     pub fn cut(&self) {
-        self.0.give_up();
+        // None: the device has ended in good order.
+        if let Some(end) = self.0.upgrade() {
+            end.give_up();
+        }
     }
 }
 

@@ -48,9 +48,14 @@ impl NearStore {
         &self.store
     }
 
+    /// It is no place to go into now: what can be done on another thread is to be done there.
+    pub fn is_slow(&self) -> bool {
+        self.aside.is_wanted(self.store.syncing_for())
+    }
+
     /// See [`SharedStore::submit`].
     pub fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
-        if !self.aside.is_wanted(self.store.syncing_for()) {
+        if !self.is_slow() {
             return self.aside.inside(|| self.store.submit(request, done));
         }
         self.submit_aside(request, done);
@@ -64,7 +69,7 @@ impl NearStore {
         into: &dyn Destination,
         done: impl FnOnce(Reply) + Send + 'static,
     ) -> Option<Result<Reply, ReadPlan<FileMedia>>> {
-        if self.aside.is_wanted(self.store.syncing_for()) {
+        if self.is_slow() {
             self.submit_aside(read, done);
             return None;
         }
@@ -77,7 +82,7 @@ impl NearStore {
         writes: &mut Vec<(CallId, Request)>,
         done: impl Fn(CallId, Reply) + Clone + Send + 'static,
     ) {
-        if self.aside.is_wanted(self.store.syncing_for()) {
+        if self.is_slow() {
             for (call, write) in writes.drain(..) {
                 let done = done.clone();
                 self.submit_aside(write, move |reply| done(call, reply));

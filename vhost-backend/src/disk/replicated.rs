@@ -538,7 +538,7 @@ impl ReplicatedDisk {
         let inbox = self.inbox.clone();
         if let Some(pull) = Pull::of(&request) {
             let puller = match aim {
-                Aim::Near => &self.urgent,
+                Aim::Near if !near.is_slow() => &self.urgent,
                 _ => &self.puller,
             };
             return puller.pull(near.store().clone(), pull, move |reply| {

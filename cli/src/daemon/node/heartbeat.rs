@@ -16,6 +16,7 @@ use replicator::store::{LogPoint, LogSpan, SharedStore, ShownDisks, Usage};
 use replicator::words::{DatacenterName, DiskId, RackName};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -41,7 +42,8 @@ pub struct Heart {
     dropping: Arc<Mutex<Dropping<DiskId>>>,
     dropping_replicas: Arc<Mutex<Dropping<DropReplica>>>,
     kept: Arc<Mutex<Kept>>,
-    away: bool,
+    /// The placement service is.
+    away: Arc<AtomicBool>,
 }
 
 /// What the store last said of itself.
@@ -94,8 +96,13 @@ impl Heart {
             dropping: Arc::default(),
             dropping_replicas: Arc::default(),
             kept: Arc::default(),
-            away: false,
+            away: Arc::default(),
         }
+    }
+
+    /// Whether the placement service is away, now and later.
+    pub fn away(&self) -> Arc<AtomicBool> {
+        self.away.clone()
     }
 
     /// Beats for ever: tells, hears, follows.
@@ -114,7 +121,7 @@ impl Heart {
             };
             match answer {
                 Ok(desired) => {
-                    if std::mem::take(&mut self.away) {
+                    if self.away.swap(false, Ordering::Relaxed) {
                         tracing::info!("the placement service is back");
                     }
                     for refused in &desired.refused {
@@ -131,7 +138,7 @@ impl Heart {
                     self.seen = desired.digest;
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut self.away, true) {
+                    if !self.away.swap(true, Ordering::Relaxed) {
                         tracing::warn!("{error}; disks that are open go on without it");
                     }
                     tokio::time::sleep(PAUSE).await;

@@ -31,6 +31,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use supervisor::Supervisor;
 use tokio::sync::Notify;
@@ -104,12 +105,9 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let probing = puller.links().clone();
     let keeping = tokio::spawn(addresses.clone().keep(client.clone()));
     let changed = Arc::new(Notify::new());
-    // Threads stand still only in a store.
-    let watching = store
-        .is_some()
-        .then(|| tokio::spawn(watch(reactors.clone(), changed.clone())));
     let near = store.clone().map(NearStore::new).transpose();
     let near = near.context("cannot start a thread")?;
+    let (watched, told) = (reactors.clone(), changed.clone());
     let backends = Backends::new(
         &config,
         client.clone(),
@@ -120,6 +118,10 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     );
     let mut supervisor = Supervisor::new(backends, changed);
     let mut heart = Heart::new(&config, listen, client, (store.clone(), runs), probing);
+    // Threads stand still only in a store.
+    let watching = store
+        .is_some()
+        .then(|| tokio::spawn(watch(watched, heart.away(), told)));
     tokio::select! {
         () = heart.beat(&mut supervisor) => {}
         () = stop => {}
@@ -154,11 +156,12 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     closed
 }
 
-/// Gives up reactors that stand still, for as long as the node runs.
-async fn watch(reactors: Reactors, changed: Arc<Notify>) {
+/// Gives up reactors that stand still, for as long as the node runs. Not while the placement service is away: nobody could
+/// open their disks anew, which go on by themselves if the media do.
+async fn watch(reactors: Reactors, away: Arc<AtomicBool>, changed: Arc<Notify>) {
     loop {
         tokio::time::sleep(reactor::LOOK).await;
-        if reactors.look() {
+        if !away.load(Ordering::Relaxed) && reactors.look() {
             changed.notify_one();
         }
     }
@@ -169,8 +172,8 @@ async fn checkpoint(store: Option<SharedStore>) {
     tokio::time::sleep(SYNC_AHEAD).await;
     if let Some(store) = store {
         let done = tokio::task::spawn_blocking(move || store.checkpoint(CHECKPOINT_PATIENCE));
-        // It panics only with the store, and that is said where it closes.
-        let _ = done.await;
+        // It panics only with the store, and that is said where it closes. Where media hang it waits for them.
+        let _ = tokio::time::timeout(CHECKPOINT_PATIENCE * 2, done).await;
     }
 }
 
