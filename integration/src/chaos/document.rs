@@ -105,7 +105,7 @@ const BESIDES: &str = "\n## What is not played here\n\n\
   waited for 2.0 s, those of disks beside it for 23 ms (`cargo test --release -p integration --test media -- --nocapture`, which prints it, and plays the frozen one with\n  \
   disks beside it that have no copy there: 3.3 s).\n\
 - **A store comes back after long:** it takes the difference (`cargo xtask bench --only comes-back`; [policy](policy.md#repair) has the figures).\n\
-- **The placement service has lost its machine, and an old backup is restored, or there is none:** guests do not notice; no old epoch comes back, and stores say what the\n  \
+- **The placement service has lost its machine, and an old backup is restored, or there is none:** no old epoch comes back, and stores say what the\n  \
   backup does not know (`cargo test --release -p integration --test placement_restore`).\n\
 - **A guest that dies, moves or is moved back:** `cargo test --release -p integration --test guest_disk`, `guest_moves`.\n";
 
