@@ -97,7 +97,8 @@ struct GivenUp;
 
 impl Inside {
     /// # Panics
-    /// It unwinds where the thread has been given up.
+    /// If the thread is inside already: it would seem to be outside then, and be given up where it is not. It unwinds where the
+    /// thread has been given up.
     pub fn enter() -> Inside {
         ME.with(|me| {
             let Some(me) = me.get() else { return };
@@ -105,6 +106,7 @@ impl Inside {
             if visits == GIVEN_UP {
                 resume_unwind(Box::new(GivenUp));
             }
+            assert!(visits % 2 == 0, "a thread goes in once at a time");
             // What this thread did before is seen by whoever gives it up.
             me.visits.store(visits + 1, Ordering::Release);
         });
@@ -187,6 +189,20 @@ mod tests {
         let inside = Inside::enter();
         let _twice = Inside::enter();
         drop(inside);
+    }
+
+    #[test]
+    fn who_is_inside_does_not_go_in_again() {
+        let visitor = Visitor::new();
+        let me = visitor.clone();
+        let thread = std::thread::spawn(move || {
+            me.sign_in();
+            let _inside = Inside::enter();
+            assert!(catch_unwind(Inside::enter).is_err());
+            assert!(me.inside().is_some());
+        });
+        thread.join().unwrap();
+        assert!(visitor.inside().is_none());
     }
 
     #[test]
