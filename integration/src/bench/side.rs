@@ -95,7 +95,7 @@ struct Side {
     processes: Vec<Process>,
     verified: bool,
     /// If it is alone there.
-    _own: Option<Own>,
+    own: Option<Own>,
 }
 
 /// A cluster for one purpose.
@@ -141,6 +141,8 @@ impl Stage {
 
     pub fn keep_logs(&mut self) {
         self.scratch.keep_logs();
+        let own = self.sides.values_mut().filter_map(|side| side.own.as_mut());
+        own.for_each(|own| own.scratch.keep_logs());
     }
 
     /// Starts it if it does not run yet, and fills its disk.
@@ -268,7 +270,7 @@ impl Stage {
             store: None,
             processes,
             verified: false,
-            _own: None,
+            own: None,
         })
     }
 
@@ -314,7 +316,7 @@ impl Stage {
             store: Some(cluster.store_dir(store)),
             processes: Vec::new(),
             verified: false,
-            _own: own,
+            own,
         })
     }
 }

@@ -30,6 +30,7 @@ use super::segment::file_name;
 use super::{Options, Store};
 use crate::message::Refusal;
 use crate::words::DiskId;
+use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io;
 
@@ -105,7 +106,7 @@ pub struct WriteJob<M: Media> {
 /// What a chore brought.
 pub enum Outcome<M: Media> {
     Done(io::Result<()>),
-    Read(io::Result<Vec<u8>>),
+    Read(io::Result<Bytes>),
     Made(Made<M>),
 }
 

@@ -23,6 +23,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Cleaning {
     victim: Option<Victim>,
+    /// What was read of the victim from its offset on and is not moved yet.
+    rest: Option<Bytes>,
     /// What it may still move where little is gained by it: so much for each byte that others append or
     /// discard. So it comes to an end when nobody else does anything.
     credit: u64,
@@ -43,9 +45,17 @@ enum Hindrance {
     Damage,
 }
 
-/// What stands in a stretch: the frames to write again, each with where its payload is in the segment;
-/// where the next stretch begins; whether something was unreadable.
-type Stretch = (Vec<(Header, u64)>, u64, bool);
+/// What stands in a stretch, as far as it is moved at once.
+struct Stretch {
+    /// The frames to write again, each with where its payload is in the segment.
+    moves: Vec<(Header, u64)>,
+    /// Where the next stretch begins.
+    next: u64,
+    /// At least one frame more stands whole in what was read.
+    more: bool,
+    /// Something was unreadable.
+    damaged: bool,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Victim {
@@ -60,12 +70,15 @@ pub struct Scan<M: Media> {
     file: Arc<M::File>,
     offset: u64,
     bytes: u64,
+    /// Nothing has to be read: this is left of what was.
+    rest: Option<Bytes>,
 }
 
 impl Default for Cleaning {
     fn default() -> Self {
         Cleaning {
             victim: None,
+            rest: None,
             // Once everything may be looked through.
             credit: u64::MAX,
             reckoned: 0,
@@ -90,16 +103,21 @@ impl Cleaning {
 }
 
 impl<M: Media> Scan<M> {
-    pub fn run(&self) -> io::Result<Vec<u8>> {
+    pub fn run(&self) -> io::Result<Bytes> {
+        if let Some(rest) = &self.rest {
+            return Ok(rest.clone());
+        }
         let mut bytes = vec![0; self.bytes as usize];
         self.file.read_at(self.offset, &mut bytes)?;
-        Ok(bytes)
+        Ok(bytes.into())
     }
 }
 
-/// How much of a segment is read and moved in one step: a guest's write waits for a step at most.
-/// Any frame fits in.
+/// How much of a segment is read at once. Any frame fits in.
 const STEP_BYTES: u64 = 128 << 10;
+/// How much of that is moved in one step: a guest's write waits for a step at most. Where memory of the page cache
+/// is new to a virtual machine, the copy of a block into it was seen to take 40 us.
+const MOVED_AT_ONCE: u64 = 32 << 10;
 /// A segment that is live to more than this is not worth moving, in percent.
 const MOSTLY_LIVE: u64 = 95;
 /// One that is live to less is worth it at any time.
@@ -116,6 +134,7 @@ impl<M: Media> Store<M> {
         // What was live of it may have been overwritten meanwhile: a checkpoint lets go of it, or has.
         let victim = self.cleaning.victim;
         if victim.is_none_or(|victim| self.holdings.live.is_dead(victim.segment)) {
+            self.cleaning.rest = None;
             self.cleaning.victim = self.choose_victim();
         }
         let victim = self.cleaning.victim?;
@@ -127,6 +146,7 @@ impl<M: Media> Store<M> {
                 file,
                 offset: victim.offset,
                 bytes,
+                rest: self.cleaning.rest.take(),
             })),
             Err(error) => {
                 tracing::error!(%error, segment = victim.segment, "cannot open a segment");
@@ -182,7 +202,7 @@ impl<M: Media> Store<M> {
     }
 
     /// Moves what is live of the stretch that was read. False: it could not be done now.
-    pub(super) fn finish_scan(&mut self, scan: Scan<M>, read: io::Result<Vec<u8>>) -> bool {
+    pub(super) fn finish_scan(&mut self, scan: Scan<M>, read: io::Result<Bytes>) -> bool {
         let Some(mut victim) = self.cleaning.victim else {
             return false;
         };
@@ -195,12 +215,11 @@ impl<M: Media> Store<M> {
                 return false;
             }
         };
-        let bytes = Bytes::from(bytes);
         let step = self.live_frames(victim, &bytes).and_then(|found| {
-            let moved = self.move_frames(&found.0, &bytes, victim.offset);
+            let moved = self.move_frames(&found.moves, &bytes, victim.offset);
             moved.map(|()| found).map_err(Hindrance::Now)
         });
-        let (_, next, damaged) = match step {
+        let found = match step {
             Ok(found) => found,
             Err(Hindrance::Now(refusal)) => {
                 tracing::debug!(%refusal, "the cleaner has to wait");
@@ -212,9 +231,11 @@ impl<M: Media> Store<M> {
                 return false;
             }
         };
-        victim.offset = next;
-        victim.damaged |= damaged;
-        if next < victim.end {
+        let done = (found.next - victim.offset) as usize;
+        victim.offset = found.next;
+        victim.damaged |= found.damaged;
+        if found.next < victim.end {
+            self.cleaning.rest = found.more.then(|| bytes.slice(done..));
             self.cleaning.victim = Some(victim);
         } else if victim.damaged {
             self.give_up(victim);
@@ -243,7 +264,9 @@ impl<M: Media> Store<M> {
         let end = victim.offset + bytes.len() as u64;
         let mut at = victim.offset;
         let mut moves = Vec::new();
-        let mut damaged = false;
+        let (mut damaged, mut more) = (false, false);
+        let enough = MOVED_AT_ONCE.min(self.options.segment_bytes / 8);
+        let before = self.log.appended();
         while at < end {
             let here = &bytes[(at - victim.offset) as usize..];
             let place = Place::new(victim.segment, at);
@@ -264,14 +287,22 @@ impl<M: Media> Store<M> {
             if at + header.frame_bytes() > end {
                 break;
             }
+            let moving = moves.len() as u64 * BLOCK_BYTES + (self.log.appended() - before);
+            if moving >= enough {
+                more = true;
+                break;
+            }
             self.note_live(&header, place, &mut moves)?;
             at += header.frame_bytes();
         }
         // A stretch that does not even hold one frame: nothing here makes sense, go on behind it.
-        if at == victim.offset {
-            return Ok((moves, end, true));
-        }
-        Ok((moves, at, damaged))
+        let nothing = at == victim.offset;
+        Ok(Stretch {
+            moves,
+            next: if nothing { end } else { at },
+            more,
+            damaged: damaged || nothing,
+        })
     }
 
     fn note_live(

@@ -774,7 +774,13 @@ impl Shared {
                 let kept = store.appended() - before;
                 core.kept += kept;
                 let Some(chore) = chore else { break };
-                let outcome = self.unlocked(&mut core, || chore.run());
+                let outcome = self.unlocked(&mut core, || {
+                    let outcome = chore.run();
+                    // Who waits for the lock or for this processor goes first. Left alone, this thread has both back
+                    // before anybody else, for as long as a tick of the scheduler.
+                    std::thread::yield_now();
+                    outcome
+                });
                 let store = core.store.as_mut().expect("closing waits for what runs");
                 let before = store.appended();
                 let fine = store.finish_chore(chore, outcome);
