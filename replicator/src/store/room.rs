@@ -13,7 +13,7 @@
 use super::Store;
 use super::append::RESERVE;
 use super::media::Media;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A part of all segments, and a few, are low.
 const LOW_PART: u64 = 32;
@@ -24,6 +24,40 @@ const LOW_MOST: u64 = 64;
 const SLOW_BYTES_A_SECOND: u64 = 64 << 20;
 /// The longest that anybody waits for one step.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// The most that is credited to who was slower than it might be: writes come in bursts.
+const CREDIT: Duration = Duration::from_millis(2);
+
+/// How far a writer is with what it has to wait for: what it writes has a price in time, and time passes by itself, so
+/// that only who writes faster than there is room waits at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    paid_until: Option<Instant>,
+}
+
+impl Pace {
+    pub const fn new() -> Pace {
+        Pace { paid_until: None }
+    }
+
+    /// Nothing was to be waited for lately.
+    pub fn is_new(&self) -> bool {
+        self.paid_until.is_none()
+    }
+
+    /// How long to wait at `now` after a write of this price ([`Store::price_of`]).
+    pub fn wait(&mut self, price: Duration, now: Instant) -> Duration {
+        if price.is_zero() {
+            self.paid_until = None;
+            return Duration::ZERO;
+        }
+        let earliest = now.checked_sub(CREDIT).unwrap_or(now);
+        let latest = now + LONGEST_PAUSE;
+        let from = self.paid_until.map_or(earliest, |at| at.max(earliest));
+        let until = (from + price).min(latest);
+        self.paid_until = Some(until);
+        until.saturating_duration_since(now)
+    }
+}
 
 impl<M: Media> Store<M> {
     /// How many segments beside the reserve are few.
@@ -59,8 +93,8 @@ impl<M: Media> Store<M> {
         self.is_low() && self.log.unsynced() > self.low_bytes() / 4
     }
 
-    /// How long whoever has just written `bytes` should wait before it goes on.
-    pub fn pause_after(&self, bytes: u64) -> Duration {
+    /// How long writes of `bytes` should take, one with another.
+    pub fn price_of(&self, bytes: u64) -> Duration {
         let (slow, headroom) = (self.low_bytes() * 3 / 4, self.headroom());
         if headroom >= slow {
             return Duration::ZERO;
@@ -75,5 +109,55 @@ impl<M: Media> Store<M> {
     /// Housekeeping should look after so many bytes of writes.
     pub fn look_bytes(&self) -> u64 {
         (self.options.segment_bytes / 8).min(4 << 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRICE: Duration = Duration::from_micros(400);
+
+    #[test]
+    fn who_writes_slower_than_there_is_room_never_waits() {
+        let (begun, mut pace) = (Instant::now(), Pace::new());
+        // Five at once after five times as long.
+        for turn in 0..100 {
+            for _ in 0..5 {
+                let now = begun + 5 * PRICE * turn;
+                assert_eq!(pace.wait(PRICE, now), Duration::ZERO, "turn {turn}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_writes_faster_is_slowed_down_to_the_price() {
+        let (begun, mut pace) = (Instant::now(), Pace::new());
+        let mut now = begun;
+        for _ in 0..100 {
+            now += PRICE / 4 + pace.wait(PRICE, now);
+        }
+        let fair = 100 * PRICE;
+        assert!(
+            now - begun + LONGEST_PAUSE + PRICE >= fair,
+            "{:?}",
+            now - begun
+        );
+        assert!(now - begun <= fair + PRICE, "{:?}", now - begun);
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_bearable_and_what_is_over_is_forgotten() {
+        let (now, mut pace) = (Instant::now(), Pace::new());
+        for _ in 0..100 {
+            assert!(pace.wait(PRICE, now) <= LONGEST_PAUSE);
+        }
+        assert_eq!(pace.wait(PRICE, now), LONGEST_PAUSE);
+        assert_eq!(pace.wait(Duration::ZERO, now), Duration::ZERO);
+        assert_eq!(
+            pace.wait(PRICE, now),
+            Duration::ZERO,
+            "there was room again"
+        );
     }
 }

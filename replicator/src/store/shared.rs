@@ -8,6 +8,7 @@
 use super::error::Doing;
 use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
+use super::room::Pace;
 use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
 use super::visit::Inside;
 use super::{
@@ -19,6 +20,7 @@ use crate::words::{DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -332,16 +334,14 @@ impl SharedStore {
         };
         let before = store.appended();
         let replies = store.handle_writes(writes);
-        let pause = store.pause_after(store.appended() - before);
+        let price = store.price_of(store.appended() - before);
         shared.wake_for_appended(&mut core);
         let full = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Full { .. }));
-        if !pause.is_zero() || replies.iter().any(full) {
+        if !price.is_zero() || replies.iter().any(full) {
             shared.want_housekeeping(&mut core);
         }
         drop(core);
-        if !pause.is_zero() {
-            std::thread::sleep(pause);
-        }
+        wait_for_room(price);
         replies
     }
 
@@ -822,6 +822,22 @@ impl Shared {
             }
             self.want_sync(core);
         }
+    }
+}
+
+/// Holds this thread back if it writes faster than there is room: see room.rs.
+fn wait_for_room(price: Duration) {
+    thread_local! {
+        static PACE: Cell<Pace> = const { Cell::new(Pace::new()) };
+    }
+    let mut pace = PACE.get();
+    let wait = match price.is_zero() && pace.is_new() {
+        true => return,
+        false => pace.wait(price, Instant::now()),
+    };
+    PACE.set(pace);
+    if !wait.is_zero() {
+        std::thread::sleep(wait);
     }
 }
 

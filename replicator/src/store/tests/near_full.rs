@@ -4,7 +4,8 @@ use super::Bench;
 use super::rng::Rng;
 use crate::message::Reply;
 use crate::store::Options;
-use std::time::Duration;
+use crate::store::room::Pace;
+use std::time::{Duration, Instant};
 
 /// 128 segments, of a size of which 31 blocks leave little over.
 const STORE_BYTES: u64 = 16 << 20;
@@ -35,6 +36,7 @@ const CHORE: Duration = Duration::from_micros(400);
 /// Overwrites all of the disk several times, one block here, one there, while housekeeping goes on beside it
 /// at its own pace. Returns how long the guest was held back, beside how long it was not.
 fn overwrite(bench: &mut Bench, blocks: u64, rng: &mut Rng) -> (Duration, Duration) {
+    let (begun, mut pace) = (Instant::now(), Pace::new());
     let (mut held, mut ran, mut time) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for turn in 0..4 * blocks / 2 {
         let before = bench.store.appended();
@@ -43,7 +45,8 @@ fn overwrite(bench: &mut Bench, blocks: u64, rng: &mut Rng) -> (Duration, Durati
             let usage = bench.store.usage();
             assert_eq!(reply, Reply::WRITTEN, "turn {turn}: {usage:?}");
         }
-        let pause = bench.store.pause_after(bench.store.appended() - before);
+        let price = bench.store.price_of(bench.store.appended() - before);
+        let pause = pace.wait(price, begun + held + ran);
         (held, ran) = (held + pause, ran + BATCH);
         if bench.store.wants_sync() {
             bench.flush();
