@@ -105,6 +105,7 @@ const SOONER: &[Goal] = &[goal(P50, AtMost(0.6))];
 const TWICE: &[Goal] = &[goal(Iops, AtLeast(2.0))];
 const SOONER_CHEAPER: &[Goal] = &[goal(P50, AtMost(0.6)), goal(Cpu, AtMost(0.6))];
 const TWICE_CHEAPER: &[Goal] = &[goal(Iops, AtLeast(2.0)), goal(Cpu, AtMost(0.6))];
+const FIVE_TIMES_CHEAPER: &[Goal] = &[goal(Iops, AtLeast(5.0)), goal(Cpu, AtMost(0.15))];
 const HALF: &[Goal] = &[goal(Iops, AtLeast(0.5))];
 
 const fn job(
@@ -151,10 +152,12 @@ const fn after(first: Load, job: Job) -> Job {
 const CACHED: (Kind, Kind) = (Kind::OneCopy, Kind::Memory);
 const LOCAL: (Kind, Kind) = (Kind::OneCopy, Kind::File);
 const MIRROR: (Kind, Kind) = (Kind::TwoCopies, Kind::Quorum);
+const CEPH: (Kind, Kind) = (Kind::TwoCopies, Kind::CephRbd);
 const SECOND: (Kind, Kind) = (Kind::TwoCopies, Kind::OneCopy);
 const CROWDED: (Kind, Kind) = (Kind::Crowd, Kind::OneCopy);
 const CLEANED: (Kind, Kind) = (Kind::Tight, Kind::OneCopy);
 const PLAIN: (Kind, Kind) = (Kind::FarCopy, Kind::Nbd);
+const ISCSI: (Kind, Kind) = (Kind::FarCopy, Kind::Iscsi);
 const REMOTE_FILE: (Kind, Kind) = (Kind::FarCopy, Kind::NbdTls);
 const REMOTE: (Kind, Kind) = (Kind::FarCopy, Kind::MemoryNbdTls);
 
@@ -317,7 +320,28 @@ pub const JOBS: &[Job] = &[
             &[goal(P99, AtMost(2.0))],
         ),
     ),
+    job(
+        "ceph-write-1",
+        "4 KiB random write, two copies, depth 1, against Ceph",
+        CEPH,
+        WRITE_1,
+        FIVE_TIMES_CHEAPER,
+    ),
+    job(
+        "ceph-write-32",
+        "4 KiB random write, two copies, depth 32, against Ceph",
+        CEPH,
+        WRITE_32,
+        FIVE_TIMES_CHEAPER,
+    ),
     // Without goals: what is left of the picture.
+    warm(job(
+        "ceph-read-32",
+        "4 KiB random read, cached, two copies, depth 32, against Ceph",
+        CEPH,
+        READ_32,
+        &[],
+    )),
     warm(job(
         "cached-read-128",
         "4 KiB random read, cached, depth 128",
@@ -416,6 +440,27 @@ pub const JOBS: &[Job] = &[
         WRITE_32,
         &[],
     ),
+    job(
+        "iscsi-write-1",
+        "4 KiB random write, far copy only, depth 1, against iSCSI without TLS",
+        ISCSI,
+        WRITE_1,
+        &[],
+    ),
+    job(
+        "iscsi-write-32",
+        "4 KiB random write, far copy only, depth 32, against iSCSI without TLS",
+        ISCSI,
+        WRITE_32,
+        &[],
+    ),
+    cold(job(
+        "iscsi-read-32",
+        "4 KiB random read, cold, far copy only, depth 32, against iSCSI without TLS",
+        ISCSI,
+        READ_32,
+        &[],
+    )),
     job(
         "sequential-write",
         "1 MiB sequential write",

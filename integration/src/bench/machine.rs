@@ -44,6 +44,12 @@ impl Machine {
         }
     }
 
+    /// One more that takes part.
+    pub fn with(mut self, program: &Path) -> Machine {
+        self.versions.extend(version(program));
+        self
+    }
+
     pub fn text(&self) -> String {
         let mut text = format!(
             "{}, {} processors, {} GiB; Linux {}; {}; load before: {}",
@@ -81,12 +87,30 @@ fn file_system(mounts: &str, dir: &Path) -> Option<String> {
 fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().next().map(str::to_owned)
+    Some(named(program, text.lines().next()?))
+}
+
+/// Some say nothing but a number.
+fn named(program: &Path, version: &str) -> String {
+    match version.starts_with(|first: char| first.is_ascii_digit()) {
+        true => format!(
+            "{} {version}",
+            program.file_name().unwrap_or_default().display()
+        ),
+        false => version.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_says_of_what() {
+        let tgtd = Path::new("/usr/sbin/tgtd");
+        assert_eq!(named(tgtd, "1.0.85"), "tgtd 1.0.85");
+        assert_eq!(named(tgtd, "ceph version 16"), "ceph version 16");
+    }
 
     #[test]
     fn the_nearest_mount_counts() {

@@ -3,8 +3,9 @@
 //! - [`front_end`]: the guest's half of a disk, the same for all.
 //! - [`load`]: what is asked, and in which order; [`measure`]: one load on one side, and its cost;
 //!   [`verify`]: that the answers are right.
-//! - [`side`]: who can be asked: ours with one copy and more, and the peers ([`storage_daemon`]).
-//! - [`job`]: what is compared with whom, and what the goal is.
+//! - [`side`]: who can be asked: ours with one copy and more, and the peers ([`storage_daemon`], [`iscsi`], [`ceph`]).
+//! - [`job`]: what is compared with whom, and what the goal is; [`choice`]: what of it a run has; [`needs`]: what some of it
+//!   wants to be installed.
 //! - [`backfill`], [`comes_back`], [`thin`], [`idle`]: what is no load on two sides as they stand: copying, a store
 //!   that was away, new disks, and doing nothing.
 //! - [`compare`]: both sides by turns; [`statistics`], [`cost`]: figures out of that.
@@ -12,16 +13,20 @@
 //! - [`report`], [`document`], [`plot`]: the figures for people; [`machine`]: what they were measured on.
 
 pub mod backfill;
+pub mod ceph;
+pub mod choice;
 pub mod comes_back;
 pub mod compare;
 pub mod cost;
 pub mod document;
 pub mod front_end;
 pub mod idle;
+pub mod iscsi;
 pub mod job;
 pub mod load;
 pub mod machine;
 pub mod measure;
+pub mod needs;
 pub mod plot;
 pub mod profile;
 pub mod report;

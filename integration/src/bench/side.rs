@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::load::{Doing, Load, MIB, Time};
 use super::measure::{Target, measure};
+use super::needs::Needs;
 use super::storage_daemon::{Medium, Peers, Served, Wire};
 use super::verify;
 use crate::cluster::{Cluster, NodeSpec, TOKYO_AND_OSAKA};
@@ -45,6 +46,8 @@ pub enum Kind {
     NbdTls,
     MemoryNbdTls,
     Quorum,
+    Iscsi,
+    CephRbd,
 }
 
 impl Kind {
@@ -62,6 +65,17 @@ impl Kind {
             Kind::NbdTls => "qsd, NBD over TLS",
             Kind::MemoryNbdTls => "qsd, NBD over TLS, tmpfs",
             Kind::Quorum => "qsd, quorum(file, NBD over TLS)",
+            Kind::Iscsi => "qsd, iSCSI, tgt",
+            Kind::CephRbd => "qsd, Ceph RBD, two copies",
+        }
+    }
+
+    /// What not every machine has.
+    pub fn needs(self) -> Option<Needs> {
+        match self {
+            Kind::Iscsi => Some(Needs::Iscsi),
+            Kind::CephRbd => Some(Needs::Ceph),
+            _ => None,
         }
     }
 
@@ -261,6 +275,8 @@ impl Stage {
             Kind::NbdTls => peers.remote("nbd-tls", Medium::File, Wire::Tls),
             Kind::MemoryNbdTls => peers.remote("memory-nbd-tls", Medium::Memory, Wire::Tls),
             Kind::Quorum => peers.mirrored("quorum"),
+            Kind::Iscsi => peers.iscsi("iscsi"),
+            Kind::CephRbd => peers.ceph("ceph"),
             _ => unreachable!("ours"),
         }?;
         Ok(Side {

@@ -6,10 +6,13 @@
 //!  two copies        daemon ── quorum ─┬─ file
 //!                                      └─ NBD, TLS ── daemon ── file
 //! ```
+//! (Over what others serve: [`iscsi`](super::iscsi), [`ceph`](super::ceph).)
+//!
 //! What crosses the network is under TLS 1.3 with AES-128-GCM, both ends show certificates, as ours do.
 //! (GnuTLS would take a slower cipher by itself.)
 
 use std::fs;
+use std::io::{self, BufWriter, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +26,7 @@ use rcgen::{
 
 use crate::processes::{Process, Scratch};
 
-const PROGRAM: &str = "qemu-storage-daemon";
+pub const PROGRAM: &str = "qemu-storage-daemon";
 const UP_BOUND: Duration = Duration::from_secs(20);
 const PRIORITY: &str = "NORMAL:-CIPHER-ALL:+AES-128-GCM";
 /// Who the server's certificate is for.
@@ -103,8 +106,13 @@ impl Peers<'_> {
         ))
     }
 
-    /// Adds the export to the command and starts it.
-    fn serve(&self, name: &str, mut command: Command, behind: Vec<Process>) -> Result<Served> {
+    /// Adds the export of the node `disk` to the command and starts it. `behind`: who it asks.
+    pub(super) fn serve(
+        &self,
+        name: &str,
+        mut command: Command,
+        behind: Vec<Process>,
+    ) -> Result<Served> {
         let socket = self.scratch.path(&format!("{name}.sock"));
         command.args([
             "--export",
@@ -116,14 +124,7 @@ impl Peers<'_> {
             ),
         ]);
         let mut process = Process::start(name, command, &self.scratch.log(name))?;
-        let deadline = Instant::now() + UP_BOUND;
-        while !socket.exists() {
-            process.must_run()?;
-            if Instant::now() >= deadline {
-                bail!("{name} is not up in time");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until_up(name, &mut process, || socket.exists())?;
         let processes = std::iter::once(process).chain(behind).collect();
         Ok(Served { socket, processes })
     }
@@ -148,14 +149,7 @@ impl Peers<'_> {
             ]);
         let name = format!("{name}-server");
         let mut process = Process::start(&name, command, &self.scratch.log(&name))?;
-        let deadline = Instant::now() + UP_BOUND;
-        while TcpStream::connect(at).is_err() {
-            process.must_run()?;
-            if Instant::now() >= deadline {
-                bail!("{name} is not up in time");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until_up(&name, &mut process, || TcpStream::connect(at).is_ok())?;
         Ok((process, at))
     }
 
@@ -192,6 +186,28 @@ impl Peers<'_> {
     }
 }
 
+/// A file of zeroes that the file system has found all blocks for, on media: what stands on it needs no FLUSH for that.
+pub(super) fn written_full(path: &Path, bytes: u64) -> Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
+    io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
+    file.flush()?;
+    file.get_ref().sync_all()?;
+    Ok(())
+}
+
+/// Waits for a process that was just started.
+pub(super) fn until_up(name: &str, process: &mut Process, up: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + UP_BOUND;
+    while !up() {
+        process.must_run()?;
+        if Instant::now() >= deadline {
+            bail!("{name} is not up in time");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 /// An authority, and a certificate for each end. Not as `ukai init` makes them: GnuTLS asks for key
 /// encipherment, which nobody needs since TLS 1.3.
 fn make_certificates(dir: &Path) -> Result<()> {
@@ -221,4 +237,21 @@ fn make_certificates(dir: &Path) -> Result<()> {
         fs::write(file("key"), key.serialize_pem())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_file_that_is_written_full_has_its_blocks() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("full");
+        written_full(&path, (2 << 20) + 512)?;
+        let found = fs::metadata(&path)?;
+        assert_eq!(found.len(), (2 << 20) + 512);
+        assert!(found.blocks() * 512 >= 2 << 20, "not sparse");
+        Ok(())
+    }
 }

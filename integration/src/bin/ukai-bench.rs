@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
-use integration::bench::compare::{Compared, compare};
-use integration::bench::job::{JOBS, Job, SPECIALS, Special};
+use integration::bench::choice::{Task, choose};
+use integration::bench::compare::Compared;
 use integration::bench::load::Time;
 use integration::bench::machine::Machine;
-use integration::bench::side::Stage;
+use integration::bench::needs::Needs;
+use integration::bench::side::{Kind, Stage};
 use integration::bench::{document, plot, profile, report};
 use integration::guest::kit;
 
@@ -33,6 +34,9 @@ struct Arguments {
     /// So many runs of each, by turns
     #[arg(long)]
     pairs: Option<usize>,
+    /// With Ceph RBD among the peers: its packages, and half a minute to set it up
+    #[arg(long)]
+    with_ceph: bool,
     /// Only name the jobs
     #[arg(long)]
     list: bool,
@@ -68,20 +72,21 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let tasks = tasks(&arguments.only);
-    ensure!(!tasks.is_empty(), "no job has such a name; see --list");
     if arguments.list {
-        for task in tasks {
-            println!("{:<22} {}", task.name(), task.what());
-        }
-        return Ok(());
+        return list(&arguments.only);
     }
+    let tasks = tasks(arguments)?;
     let temporary = std::env::temp_dir();
     let parent: &Path = arguments.on.as_deref().unwrap_or(&temporary);
     let by_default = |quick, otherwise| if arguments.quick { quick } else { otherwise };
     let disk_mib = arguments.disk_mib.unwrap_or(by_default(256, 1024));
     let mut stage = Stage::new(parent, disk_mib << 20, by_default(10_000, 50_000))?;
-    let machine = Machine::look(parent, &kit::built("ukai", "UKAI_BIN")?);
+    let mut machine = Machine::look(parent, &kit::built("ukai", "UKAI_BIN")?);
+    for needs in [Needs::Iscsi, Needs::Ceph] {
+        if tasks.iter().any(|task| task.needs() == Some(needs)) {
+            machine = machine.with(&needs.server());
+        }
+    }
     if arguments.json {
         println!("{}", serde_json::to_string(&machine)?);
     } else {
@@ -111,6 +116,34 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+fn list(only: &[String]) -> Result<()> {
+    for task in choose(only, |_| None)?.tasks {
+        let wants = match task.needs() {
+            Some(Needs::Ceph) => " (with --with-ceph)",
+            _ => "",
+        };
+        println!("{:<22} {}{wants}", task.name(), task.what());
+    }
+    Ok(())
+}
+
+/// What was asked for, less what cannot be done here, which is said.
+fn tasks(arguments: &Arguments) -> Result<Vec<Task>> {
+    if arguments.with_ceph {
+        Needs::Ceph.present()?;
+    }
+    let lacks = |needs: Needs| match needs {
+        Needs::Ceph if arguments.with_ceph => None,
+        Needs::Ceph => Some("add --with-ceph, which sets up Ceph".to_owned()),
+        Needs::Iscsi => needs.present().err().map(|error| format!("{error:#}")),
+    };
+    let choice = choose(&arguments.only, lacks)?;
+    for (task, why) in choice.left_out {
+        eprintln!("--           {} is left out: {why}", task.name());
+    }
+    Ok(choice.tasks)
+}
+
 fn print_profile(stage: &mut Stage, arguments: &Arguments) -> Result<()> {
     profile::possible()?;
     let text = profile::profile(stage)?;
@@ -119,58 +152,6 @@ fn print_profile(stage: &mut Stage, arguments: &Arguments) -> Result<()> {
         Some(file) => document::put(file, document::Part::Profile, &text),
         None => Ok(()),
     }
-}
-
-/// One that can be asked for by its name.
-enum Task {
-    Job(&'static Job),
-    Special(&'static Special),
-}
-
-impl Task {
-    fn name(&self) -> &'static str {
-        match self {
-            Task::Job(job) => job.name,
-            Task::Special(special) => special.name,
-        }
-    }
-
-    fn what(&self) -> String {
-        match self {
-            Task::Job(job) => format!("{}; {}, {}", job.what, job.ours.name(), job.peer.name()),
-            Task::Special(special) => special.what.to_owned(),
-        }
-    }
-
-    fn run(&self, stage: &mut Stage, pairs: usize, time: Time) -> Result<Vec<Compared>> {
-        match self {
-            Task::Job(job) => Ok(vec![compare(stage, job, pairs, time)?]),
-            Task::Special(special) => (special.run)(stage, pairs, time),
-        }
-    }
-}
-
-/// Those with goals first. `only`: by its name, or, where none has this name, all whose names begin so.
-fn tasks(only: &[String]) -> Vec<Task> {
-    let without = JOBS.partition_point(|job| !job.goals.is_empty());
-    let (with, without) = JOBS.split_at(without);
-    let all = with.iter().map(Task::Job);
-    let all = all.chain(SPECIALS.iter().map(Task::Special));
-    let all: Vec<Task> = all.chain(without.iter().map(Task::Job)).collect();
-    let wanted = |task: &Task| {
-        let name = task.name();
-        only.iter()
-            .any(|only| match all.iter().any(|task| task.name() == only) {
-                true => name == only,
-                false => name.starts_with(only.as_str()),
-            })
-    };
-    let keep: Vec<bool> = all
-        .iter()
-        .map(|task| only.is_empty() || wanted(task))
-        .collect();
-    let kept = all.into_iter().zip(keep).filter(|(_, keep)| *keep);
-    kept.map(|(task, _)| task).collect()
 }
 
 fn all(stage: &mut Stage, tasks: &[Task], arguments: &Arguments) -> Result<Vec<Compared>> {
@@ -185,9 +166,14 @@ fn all(stage: &mut Stage, tasks: &[Task], arguments: &Arguments) -> Result<Vec<C
         .pairs
         .unwrap_or(if arguments.quick { 3 } else { 5 });
     let mut compared = Vec::new();
-    for task in tasks {
+    for (index, task) in tasks.iter().enumerate() {
         let begun = Instant::now();
         let these = task.run(stage, pairs, time).with_context(|| task.name())?;
+        let next = tasks.get(index + 1);
+        if task.has(Kind::CephRbd) && !next.is_some_and(|next| next.has(Kind::CephRbd)) {
+            // Its daemons are never idle.
+            stage.stop(Kind::CephRbd);
+        }
         for one in these {
             tell(&one, begun.elapsed(), arguments.json);
             compared.push(one);

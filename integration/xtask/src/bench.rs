@@ -28,6 +28,9 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     }
     let log = workspace.log("build");
     setup::peers()?;
+    if !has("--profile") {
+        other_peers(arguments, has("--with-ceph"))?;
+    }
     if has("--profile") {
         setup::perf()?;
     }
@@ -47,6 +50,38 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             .arg(workspace.root.join(PICTURES));
     }
     run::inherit(program, BOUND)
+}
+
+/// What only some jobs are compared with, as far as those were asked for.
+fn other_peers(arguments: &[String], with_ceph: bool) -> Result<()> {
+    if may_run("iscsi", arguments)
+        && let Err(error) = setup::iscsi()
+    {
+        // Not every machine has the packages; the program says which jobs it leaves out, or that none is left.
+        eprintln!("no iSCSI here: {error:#}");
+    }
+    match with_ceph {
+        true => setup::ceph(),
+        false => Ok(()),
+    }
+}
+
+/// Whether jobs whose names begin with `family` may be among those that are asked for.
+fn may_run(family: &str, arguments: &[String]) -> bool {
+    let (mut all, mut wanted) = (true, false);
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let name = match word.strip_prefix("--only") {
+            Some("") => words.next().map(String::as_str),
+            Some(rest) => rest.strip_prefix('='),
+            None => None,
+        };
+        if let Some(name) = name {
+            all = false;
+            wanted |= name.starts_with(family) || family.starts_with(name);
+        }
+    }
+    all || wanted
 }
 
 /// One tiny job, to see that it still works. Its figures mean nothing on a machine that is busy.
@@ -85,4 +120,21 @@ fn product(workspace: &Workspace) -> Program {
     workspace
         .cargo("build")
         .args(["--release", "--locked", "--package", "cli"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_run;
+
+    #[test]
+    fn what_nobody_asks_for_is_not_installed() {
+        let iscsi = |line: &str| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            may_run("iscsi", &arguments)
+        };
+        assert!(iscsi("") && iscsi("--quick --pairs 2"));
+        assert!(iscsi("--only iscsi-write-1") && iscsi("--only=is --json"));
+        assert!(iscsi("--only write-1 --only iscsi"));
+        assert!(!iscsi("--quick --only two-write-1") && !iscsi("--only=idle-disks"));
+    }
 }

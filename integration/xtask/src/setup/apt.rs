@@ -1,7 +1,8 @@
 //! Packages, by apt-get: as root or by sudo, said before it is done.
 //!
-//! One trap (Debian 12): a qemu-utils from backports cannot live beside a plain qemu-system-x86,
-//! which is older. Then QEMU comes from backports too, also if apt's sources no longer name them.
+//! One trap (Debian 12): a qemu-utils from backports cannot live beside a plain qemu-system-x86 or
+//! qemu-block-extra, which is older. Then they come from backports too, also if apt's sources no
+//! longer name them.
 
 use std::fs;
 use std::time::Duration;
@@ -13,6 +14,9 @@ use crate::run::{self, answer};
 /// A mirror that stumbles is asked again this often.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(3);
+
+/// Packages that must be of the version of the qemu-utils present.
+const OF_QEMU: [&str; 2] = ["qemu-system-x86", "qemu-block-extra"];
 
 pub struct Need {
     pub package: &'static str,
@@ -106,13 +110,13 @@ fn update(root: &Root, source: Option<&Source>) -> Result<()> {
 }
 
 /// Who may install.
-enum Root {
+pub enum Root {
     Already,
     Sudo,
 }
 
 impl Root {
-    fn find() -> Result<Root> {
+    pub fn find() -> Result<Root> {
         // SAFETY: geteuid cannot fail and touches nothing.
         if unsafe { libc::geteuid() } == 0 {
             return Ok(Root::Already);
@@ -132,11 +136,7 @@ impl Root {
 
     /// Unattended; and it waits for another apt that is running (unattended upgrades on a new VM).
     fn apt_get(&self, words: &[&str]) -> Result<()> {
-        let mut line = match self {
-            Root::Already => vec![],
-            Root::Sudo => vec!["sudo"],
-        };
-        line.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        let mut line = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
         line.extend(["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]);
         line.extend([
             "-o",
@@ -146,7 +146,14 @@ impl Root {
         ]);
         line.extend(["-o", "Dpkg::Use-Pty=0"]);
         line.extend(words);
-        run::foreground(line[0], &line[1..])
+        self.run(&line)
+    }
+
+    pub fn run(&self, line: &[&str]) -> Result<()> {
+        match self {
+            Root::Already => run::foreground(line[0], &line[1..]),
+            Root::Sudo => run::foreground("sudo", line),
+        }
     }
 }
 
@@ -160,9 +167,9 @@ struct Source {
 impl Source {
     /// The suite of the qemu-utils present, if that is newer than what apt would choose.
     fn for_packages(packages: &[&str]) -> Result<Option<Source>> {
-        if !packages.contains(&"qemu-system-x86") {
+        let Some(package) = packages.iter().find(|package| OF_QEMU.contains(package)) else {
             return Ok(None);
-        }
+        };
         let Some(installed) = answer(
             "dpkg-query",
             &[
@@ -175,8 +182,8 @@ impl Source {
         .and_then(|text| text.strip_prefix("ii ").map(str::to_owned)) else {
             return Ok(None);
         };
-        let versions = answer("apt-cache", &["madison", "qemu-system-x86"]).unwrap_or_default();
-        let plain = answer("apt-cache", &["policy", "qemu-system-x86"]).unwrap_or_default();
+        let versions = answer("apt-cache", &["madison", package]).unwrap_or_default();
+        let plain = answer("apt-cache", &["policy", package]).unwrap_or_default();
         if plain.contains(&format!("Candidate: {installed}\n")) || !installed.contains("~bpo") {
             return Ok(None);
         }
@@ -193,7 +200,7 @@ impl Source {
             .tempfile()?;
         let mut text = sources;
         if !versions.contains(&suite) {
-            println!("qemu-utils {installed} is here: QEMU must come from {suite} as well");
+            println!("qemu-utils {installed} is here: {package} must come from {suite} as well");
             text += &backports_line(codename, &suite)?;
         }
         std::io::Write::write_all(&mut list, text.as_bytes())?;

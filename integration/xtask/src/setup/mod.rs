@@ -9,6 +9,7 @@ mod contents;
 mod cpio;
 mod kernel;
 mod modules;
+mod servers;
 
 use std::fs;
 use std::path::Path;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use crate::run::{self, which};
 use crate::workspace::Workspace;
 use apt::Need;
+pub use servers::{ceph, iscsi};
 
 pub fn run(workspace: &Workspace) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
