@@ -31,6 +31,15 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     if has("--profile") {
         setup::perf()?;
     }
+    if has("--guest") {
+        match has("--json") {
+            true => {
+                let own = Program::new(std::env::current_exe()?).args(["setup", "--bench"]);
+                run::logged(own, demo::BUILD_BOUND, &log)?;
+            }
+            false => set_up_guests(workspace)?,
+        }
+    }
     for build in [build(workspace), product(workspace)] {
         // Machines read the standard output.
         match has("--json") {
@@ -47,6 +56,12 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             .arg(workspace.root.join(PICTURES));
     }
     run::inherit(program, BOUND)
+}
+
+/// Guests, and what their speed is measured with.
+pub fn set_up_guests(workspace: &Workspace) -> Result<()> {
+    setup::run(workspace)?;
+    setup::benchmarks(workspace)
 }
 
 /// One tiny job, to see that it still works. Its figures mean nothing on a machine that is busy.
