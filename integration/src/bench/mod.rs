@@ -8,6 +8,7 @@
 //! - [`backfill`], [`comes_back`], [`thin`], [`idle`]: what is no load on two sides as they stand: copying, a store
 //!   that was away, new disks, and doing nothing.
 //! - [`compare`]: both sides by turns; [`statistics`], [`cost`]: figures out of that.
+//! - [`guest`]: what a real guest's programs get of disks that are served in seven ways.
 //! - [`profile`]: what a request costs, by system calls and functions.
 //! - [`report`], [`document`], [`plot`]: the figures for people; [`machine`]: what they were measured on.
 
@@ -17,6 +18,7 @@ pub mod compare;
 pub mod cost;
 pub mod document;
 pub mod front_end;
+pub mod guest;
 pub mod idle;
 pub mod job;
 pub mod load;

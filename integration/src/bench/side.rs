@@ -123,6 +123,10 @@ impl Stage {
         self.scratch.path(name)
     }
 
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes
     }
@@ -238,7 +242,7 @@ impl Stage {
         self.peers().local(name, Medium::File)
     }
 
-    fn peers(&self) -> Peers<'_> {
+    pub fn peers(&self) -> Peers<'_> {
         Peers {
             scratch: &self.scratch,
             memory: &self.memory,
@@ -337,9 +341,15 @@ pub fn forget_cached(dir: &Path) -> Result<()> {
         let Ok(file) = File::open(&path) else {
             continue; // The cleaner has removed it.
         };
-        file.sync_data()?;
-        // SAFETY: a plain system call on a descriptor that is open.
-        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        forget(&file)?;
     }
+    Ok(())
+}
+
+/// The same of one file.
+pub fn forget(file: &File) -> Result<()> {
+    file.sync_data()?;
+    // SAFETY: a plain system call on a descriptor that is open.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     Ok(())
 }
