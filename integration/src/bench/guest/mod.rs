@@ -5,13 +5,14 @@
 //!                                                    ├─ vhost-user ── ukai node (── QUIC ── ukai node)
 //!                                                    └─ QEMU ── NBD, iSCSI, NFS ── server ── file
 //! ```
-//! - [`ways`]: who serves the disk; [`nfs`]: one of them, and what it wants of its surroundings.
+//! - [`ways`]: who serves the disk; [`iscsi`], [`nfs`]: two of them, and what they want of their surroundings.
 //! - [`programs`]: what is run in the guest, and what it says.
 //! - [`table`]: the figures for people and machines.
 //!
 //! Rounds: in each one every way has a freshly booted guest and a new file system, one way after the other.
 //! A way that cannot be had on this machine is left out, and the others go on.
 
+pub mod iscsi;
 pub mod nfs;
 pub mod programs;
 pub mod table;
@@ -80,10 +81,20 @@ pub struct Measured {
     pub rounds: std::result::Result<Vec<Figures>, String>,
 }
 
-pub fn measure(stage: &mut Stage, plan: &Plan) -> Result<Vec<Measured>> {
+/// `only`: these ways, by their short names, and the local disk, with which they are compared; empty: all.
+pub fn measure(stage: &mut Stage, plan: &Plan, only: &[String]) -> Result<Vec<Measured>> {
     Kit::with_benchmarks()?;
+    let known = |name: &String| WAYS.iter().any(|way| way.short() == name);
+    if let Some(name) = only.iter().find(|name| !known(name)) {
+        let all = WAYS.map(Way::short).join(", ");
+        bail!("no way has the name {name}; there are {all}");
+    }
+    let wanted = |way: &Way| {
+        *way == Way::Local || only.is_empty() || only.iter().any(|name| way.short() == name)
+    };
     let mut ways = Ways::new(stage);
-    let mut all: Vec<Measured> = WAYS.map(Measured::nothing_yet).into();
+    let wanted = WAYS.into_iter().filter(wanted);
+    let mut all: Vec<Measured> = wanted.map(Measured::nothing_yet).collect();
     for round in 1..=plan.rounds {
         for measured in &mut all {
             let Ok(figures) = &mut measured.rounds else {

@@ -11,6 +11,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::iscsi;
 use super::nfs::NfsServer;
 use crate::bench::load::MIB;
 use crate::bench::side::{Kind, Stage};
@@ -27,15 +28,17 @@ pub enum Way {
     TwoCopies,
     FarCopy,
     Nbd,
+    Iscsi,
     Nfs,
 }
 
-pub const WAYS: [Way; 6] = [
+pub const WAYS: [Way; 7] = [
     Way::Local,
     Way::OneCopy,
     Way::TwoCopies,
     Way::FarCopy,
     Way::Nbd,
+    Way::Iscsi,
     Way::Nfs,
 ];
 
@@ -48,6 +51,7 @@ impl Way {
             Way::TwoCopies => "Ukai, two copies",
             Way::FarCopy => "Ukai, far copy only",
             Way::Nbd => "NBD over TLS",
+            Way::Iscsi => "iSCSI",
             Way::Nfs => "file on NFS",
         }
     }
@@ -60,6 +64,7 @@ impl Way {
             Way::TwoCopies => "two",
             Way::FarCopy => "far",
             Way::Nbd => "nbd",
+            Way::Iscsi => "iscsi",
             Way::Nfs => "nfs",
         }
     }
@@ -67,7 +72,7 @@ impl Way {
     /// Others' programs may not be there, or not run here. Without the local disk there is nothing to compare
     /// with, and ours have to work.
     pub fn may_be_missing(self) -> bool {
-        matches!(self, Way::Nbd | Way::Nfs)
+        matches!(self, Way::Nbd | Way::Iscsi | Way::Nfs)
     }
 
     fn ours(self) -> Option<Kind> {
@@ -75,7 +80,7 @@ impl Way {
             Way::OneCopy => Some(Kind::OneCopy),
             Way::TwoCopies => Some(Kind::TwoCopies),
             Way::FarCopy => Some(Kind::FarCopy),
-            Way::Local | Way::Nbd | Way::Nfs => None,
+            Way::Local | Way::Nbd | Way::Iscsi | Way::Nfs => None,
         }
     }
 }
@@ -134,6 +139,7 @@ impl Ways<'_> {
         }
         match way {
             Way::Nbd => self.nbd(),
+            Way::Iscsi => self.iscsi(),
             Way::Nfs => self.nfs(),
             _ => self.local(),
         }
@@ -157,17 +163,31 @@ impl Ways<'_> {
         })
     }
 
+    fn iscsi(&self) -> Result<Served> {
+        let name = "guest-iscsi.raw";
+        self.make(name)?;
+        let (server, arguments) = iscsi::serve(self.scratch(), &self.stage.path(name), "disk")?;
+        Ok(Served {
+            pids: vec![server.pid()],
+            _processes: vec![server],
+            ..Served::by_qemu(arguments)
+        })
+    }
+
     fn nfs(&self) -> Result<Served> {
         let server = NfsServer::start(self.scratch())?;
-        let name = "nfs/disk.raw";
-        File::create(self.stage.path(name))?.set_len(self.stage.disk_bytes())?;
-        self.fill(name)?;
+        self.make("nfs/disk.raw")?;
         Ok(Served {
             network: Some(server.network()?),
             pids: vec![server.pid()],
             ..Served::by_qemu(server.client("disk", "disk.raw"))
         }
         .with_nfs(server))
+    }
+
+    fn make(&self, name: &str) -> Result<()> {
+        File::create(self.stage.path(name))?;
+        self.fill(name)
     }
 
     /// Data that cannot be compressed, and none of it in the page cache.
