@@ -46,6 +46,7 @@ struct Host {
 struct Namespace(Arc<File>);
 
 /// One host's network, for whoever outlives what is borrowed.
+#[derive(Clone)]
 pub struct Door(Namespace);
 
 impl Door {

@@ -18,6 +18,23 @@ pub fn cpu_ns(pids: &[u32]) -> Result<u64> {
     Ok(total)
 }
 
+/// Of one thread, to a hundredth of a second.
+pub fn thread_cpu_s(pid: u32, thread: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat"))?;
+    let ticks = ticks_in(&stat).context("a thread's times")?;
+    // SAFETY: a plain call that reads a constant of the system.
+    let each_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Ok(ticks as f64 / each_second as f64)
+}
+
+/// For itself and in the kernel: the 14th and 15th field, the second of which, a name, may hold anything.
+fn ticks_in(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut times = after_name.split(' ').skip(11);
+    let mut next = || times.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
 /// Our own.
 pub fn own_cpu_ns() -> Result<u64> {
     clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
@@ -72,6 +89,9 @@ mod tests {
         assert_eq!(sleeps_in(status), Some(17));
         assert_eq!(field(status, "VmRSS:"), Some(1234));
         assert_eq!(field(status, "VmSwap:"), None);
+        let stat = "71 (CPU 0/TCG) ) R 1 2 3 0 -1 4194368 5 0 0 0 700 34 0 0 20 0 4 0 9 1 2";
+        assert_eq!(ticks_in(stat), Some(734));
+        assert_eq!(ticks_in("71 (name"), None);
     }
 
     #[test]
@@ -83,6 +103,7 @@ mod tests {
             sum = std::hint::black_box(sum + 1);
         }
         assert!(own_cpu_ns()? > before && resident_kib(&[pid]) > 0);
+        assert!(thread_cpu_s(pid, pid)? >= 0.0);
         // No kernel gives out a number beyond 2^22.
         assert!(cpu_ns(&[1 << 22]).is_err(), "nobody");
         Ok(())

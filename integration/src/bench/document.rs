@@ -15,6 +15,7 @@ pub enum Part {
     Goals,
     Figures,
     Profile,
+    Guests,
 }
 
 impl Part {
@@ -23,6 +24,7 @@ impl Part {
             Part::Goals => "goals",
             Part::Figures => "figures",
             Part::Profile => "profile",
+            Part::Guests => "guests",
         };
         [
             format!("<!-- {name}: written by a command -->"),
@@ -78,7 +80,7 @@ mod tests {
     #[test]
     fn the_page_has_its_marks() {
         let page = include_str!("../../../docs/performance.md");
-        for part in [Part::Goals, Part::Figures, Part::Profile] {
+        for part in [Part::Goals, Part::Figures, Part::Profile, Part::Guests] {
             assert!(replaced(page, part, "").is_some(), "{part:?}");
         }
     }

@@ -137,6 +137,10 @@ impl Stage {
         self.scratch.path(name)
     }
 
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes
     }
@@ -254,7 +258,7 @@ impl Stage {
         self.peers().local(name, Medium::File)
     }
 
-    fn peers(&self) -> Peers<'_> {
+    pub fn peers(&self) -> Peers<'_> {
         Peers {
             scratch: &self.scratch,
             memory: &self.memory,
@@ -355,9 +359,15 @@ pub fn forget_cached(dir: &Path) -> Result<()> {
         let Ok(file) = File::open(&path) else {
             continue; // The cleaner has removed it.
         };
-        file.sync_data()?;
-        // SAFETY: a plain system call on a descriptor that is open.
-        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        forget(&file)?;
     }
+    Ok(())
+}
+
+/// The same of one file.
+pub fn forget(file: &File) -> Result<()> {
+    file.sync_data()?;
+    // SAFETY: a plain system call on a descriptor that is open.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     Ok(())
 }

@@ -74,7 +74,7 @@ impl Peers<'_> {
     pub fn remote(&self, name: &str, medium: Medium, wire: Wire) -> Result<Served> {
         let (server, at) = self.nbd_server(name, medium, wire)?;
         let mut command = Command::new(PROGRAM);
-        self.nbd_client(&mut command, "disk", at, wire)?;
+        command.args(self.nbd_client("disk", at, wire)?);
         self.serve(name, command, vec![server])
     }
 
@@ -84,7 +84,7 @@ impl Peers<'_> {
         let mut command = Command::new(PROGRAM);
         let near = self.file(&format!("{name}-near"), "near", Medium::File)?;
         command.args(["--blockdev", &near]);
-        self.nbd_client(&mut command, "far", at, Wire::Tls)?;
+        command.args(self.nbd_client("far", at, Wire::Tls)?);
         command.args([
             "--blockdev",
             "driver=quorum,node-name=disk,children.0=near,children.1=far,\
@@ -93,7 +93,8 @@ impl Peers<'_> {
         self.serve(name, command, vec![server])
     }
 
-    fn file(&self, name: &str, node: &str, medium: Medium) -> Result<String> {
+    /// A block node over a sparse file `NAME.raw`, as a value of QEMU's option `blockdev`.
+    pub fn file(&self, name: &str, node: &str, medium: Medium) -> Result<String> {
         let (scratch, options) = match medium {
             Medium::File => (self.scratch, "cache.direct=on,aio=io_uring"),
             Medium::Memory => (self.memory, "aio=io_uring"),
@@ -129,7 +130,13 @@ impl Peers<'_> {
         Ok(Served { socket, processes })
     }
 
-    fn nbd_server(&self, name: &str, medium: Medium, wire: Wire) -> Result<(Process, SocketAddr)> {
+    /// A process that exports a sparse file `NAME-far.raw`.
+    pub fn nbd_server(
+        &self,
+        name: &str,
+        medium: Medium,
+        wire: Wire,
+    ) -> Result<(Process, SocketAddr)> {
         let at = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut command = Command::new(PROGRAM);
         let mut server = format!("addr.type=inet,addr.host=127.0.0.1,addr.port={}", at.port());
@@ -153,24 +160,20 @@ impl Peers<'_> {
         Ok((process, at))
     }
 
-    fn nbd_client(
-        &self,
-        command: &mut Command,
-        node: &str,
-        at: SocketAddr,
-        wire: Wire,
-    ) -> Result<()> {
+    /// Arguments that make it a block node, for QEMU and its storage daemon.
+    pub fn nbd_client(&self, node: &str, at: SocketAddr, wire: Wire) -> Result<Vec<String>> {
+        let mut arguments = Vec::new();
         let mut blockdev = format!(
             "driver=nbd,node-name={node},server.type=inet,server.host=127.0.0.1,server.port={},\
              export=disk",
             at.port()
         );
         if wire == Wire::Tls {
-            command.args(["--object", &self.credentials("client")?]);
+            arguments.extend(["--object".to_owned(), self.credentials("client")?]);
             blockdev += &format!(",tls-creds=tls,tls-hostname={SERVER}");
         }
-        command.args(["--blockdev", &blockdev]);
-        Ok(())
+        arguments.extend(["--blockdev".to_owned(), blockdev]);
+        Ok(arguments)
     }
 
     /// The certificates of one endpoint, under the names that QEMU wants.

@@ -12,7 +12,7 @@ use integration::bench::load::Time;
 use integration::bench::machine::Machine;
 use integration::bench::needs::Needs;
 use integration::bench::side::{Kind, Stage};
-use integration::bench::{document, plot, profile, report};
+use integration::bench::{document, guest, plot, profile, report};
 use integration::guest::kit;
 
 /// Compare Ukai's speed and cost with its peers', in one run.
@@ -25,7 +25,8 @@ struct Arguments {
     /// Three pairs of short runs on small disks, instead of five
     #[arg(long)]
     quick: bool,
-    /// Only this job, or all jobs whose names begin so; may be repeated
+    /// Only this job, or all jobs whose names begin so; of guests this way (one, two, far, nbd, iscsi, nfs); may be
+    /// repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// A line of JSON for each row, instead of tables
@@ -43,6 +44,9 @@ struct Arguments {
     /// Instead: what a request costs by system calls, wake-ups, allocations and functions (wants perf)
     #[arg(long)]
     profile: bool,
+    /// Instead: Bonnie++ and PostMark in real guests, on disks that are served in seven ways, three rounds
+    #[arg(long, conflicts_with_all = ["profile", "list"])]
+    guest: bool,
     /// On whose file system stores and files stand
     #[arg(long, value_name = "DIR")]
     on: Option<PathBuf>,
@@ -75,11 +79,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.list {
         return list(&arguments.only);
     }
-    let tasks = tasks(arguments)?;
+    let tasks = match arguments.guest || arguments.profile {
+        true => Vec::new(),
+        false => tasks(arguments)?,
+    };
     let temporary = std::env::temp_dir();
     let parent: &Path = arguments.on.as_deref().unwrap_or(&temporary);
     let by_default = |quick, otherwise| if arguments.quick { quick } else { otherwise };
-    let disk_mib = arguments.disk_mib.unwrap_or(by_default(256, 1024));
+    // Of guests the size is what their programs want, also for a short look.
+    let quick_mib = if arguments.guest { 1024 } else { 256 };
+    let disk_mib = arguments.disk_mib.unwrap_or(by_default(quick_mib, 1024));
     let mut stage = Stage::new(parent, disk_mib << 20, by_default(10_000, 50_000))?;
     let mut machine = Machine::look(parent, &kit::built("ukai", "UKAI_BIN")?);
     for needs in [Needs::Iscsi, Needs::Ceph] {
@@ -94,6 +103,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.profile {
         return print_profile(&mut stage, arguments);
+    }
+    if arguments.guest {
+        let measured = print_guests(&mut stage, &machine, arguments);
+        if measured.is_err() {
+            stage.keep_logs();
+        }
+        return measured;
     }
     let compared = all(&mut stage, &tasks, arguments);
     if compared.is_err() {
@@ -150,6 +166,33 @@ fn print_profile(stage: &mut Stage, arguments: &Arguments) -> Result<()> {
     println!("{text}");
     match &arguments.document {
         Some(file) => document::put(file, document::Part::Profile, &text),
+        None => Ok(()),
+    }
+}
+
+fn print_guests(stage: &mut Stage, machine: &Machine, arguments: &Arguments) -> Result<()> {
+    let plan = match arguments.quick {
+        true => guest::Plan::QUICK,
+        false => guest::Plan::FULL,
+    };
+    let plan = guest::Plan {
+        rounds: arguments.pairs.unwrap_or(plan.rounds),
+        ..plan
+    };
+    let measured = guest::measure(stage, &plan, &arguments.only)?;
+    let table = guest::table::table(&measured)?;
+    if arguments.json {
+        for line in guest::table::json(&measured)? {
+            println!("{line}");
+        }
+    } else {
+        println!("\n{table}");
+    }
+    match &arguments.document {
+        Some(file) => {
+            let text = format!("{}.\n\n{}\n\n{table}", machine.text(), plan.words());
+            document::put(file, document::Part::Guests, &text)
+        }
         None => Ok(()),
     }
 }

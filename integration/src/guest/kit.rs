@@ -8,6 +8,8 @@ use anyhow::{Result, bail};
 pub struct Kit {
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
+    /// The same with the programs that measure speed, where somebody wanted to.
+    pub benchmarks: PathBuf,
 }
 
 impl Kit {
@@ -16,11 +18,24 @@ impl Kit {
         let kit = Kit {
             kernel: guest.join("vmlinuz"),
             initramfs: guest.join("initramfs.cpio"),
+            benchmarks: guest.join("bench.cpio"),
         };
         if !kit.kernel.is_file() || !kit.initramfs.is_file() {
             bail!(
                 "no kernel for guests in {}: run `cargo xtask setup`",
                 guest.display()
+            );
+        }
+        Ok(kit)
+    }
+
+    /// The same, where guests can have the programs that measure speed.
+    pub fn with_benchmarks() -> Result<Kit> {
+        let kit = Kit::find()?;
+        if !kit.benchmarks.is_file() {
+            bail!(
+                "no {}: run `cargo xtask setup --bench`",
+                kit.benchmarks.display()
             );
         }
         Ok(kit)

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::networks::Door;
 use crate::processes::Process;
 use control::Control;
 pub use control::{Output, Task};
@@ -40,6 +41,10 @@ pub struct GuestConfig {
     pub incoming: bool,
     /// QEMU's arguments for further devices.
     pub devices: Vec<String>,
+    /// With Bonnie++ and PostMark, which most guests have no use for.
+    pub benchmarks: bool,
+    /// Where QEMU runs, if its disk is only reached from there.
+    pub network: Option<Door>,
 }
 
 #[derive(Clone)]
@@ -48,18 +53,26 @@ pub enum Disk {
     VhostUser(PathBuf),
     /// Served by QEMU itself, from this raw image: block node `disk`.
     Image(PathBuf),
+    /// Served by QEMU itself, by whatever block node `disk` is after these arguments.
+    Node(Vec<String>),
 }
 
 impl GuestConfig {
     /// A guest on the disk of the backend that listens on this socket.
     pub fn new(socket: impl Into<PathBuf>) -> GuestConfig {
+        GuestConfig::on(Disk::VhostUser(socket.into()))
+    }
+
+    pub fn on(disk: Disk) -> GuestConfig {
         GuestConfig {
-            disk: Disk::VhostUser(socket.into()),
+            disk,
             queues: 1,
             cpus: 1,
             memory_mib: 256,
             incoming: false,
             devices: Vec::new(),
+            benchmarks: false,
+            network: None,
         }
     }
 
@@ -244,7 +257,11 @@ fn command_line(
         ),
     );
     option("-kernel", kit.kernel.display().to_string());
-    option("-initrd", kit.initramfs.display().to_string());
+    let initramfs = match config.benchmarks {
+        true => &kit.benchmarks,
+        false => &kit.initramfs,
+    };
+    option("-initrd", initramfs.display().to_string());
     // Without KVM on a busy machine the timer may not tick in time for the kernel's check of it.
     let kernel = "console=ttyS0 panic=-1 loglevel=5 no_timer_check";
     option("-append", kernel.to_owned());
@@ -273,25 +290,32 @@ fn command_line(
         "none",
         "-no-reboot",
     ]);
+    if let Some(network) = &config.network {
+        network.enter(&mut qemu);
+    }
     qemu
 }
 
-fn disk_arguments(config: &GuestConfig) -> [String; 4] {
-    let queues = config.queues;
-    let (kind, backend, device) = match &config.disk {
-        Disk::VhostUser(socket) => (
-            "-chardev",
-            format!("socket,id=disk,path={},reconnect-ms=50", socket.display()),
-            format!("vhost-user-blk-pci,chardev=disk,num-queues={queues}"),
-        ),
-        Disk::Image(image) => (
-            "-blockdev",
-            format!(
+fn disk_arguments(config: &GuestConfig) -> Vec<String> {
+    let owned = |words: [&str; 2]| words.map(str::to_owned).to_vec();
+    let (mut arguments, device) = match &config.disk {
+        Disk::VhostUser(socket) => {
+            let backend = format!("socket,id=disk,path={},reconnect-ms=50", socket.display());
+            (
+                owned(["-chardev", &backend]),
+                "vhost-user-blk-pci,chardev=disk",
+            )
+        }
+        Disk::Image(image) => {
+            let backend = format!(
                 "driver=file,node-name=disk,filename={},cache.direct=on,discard=unmap",
                 image.display()
-            ),
-            format!("virtio-blk-pci,drive=disk,num-queues={queues}"),
-        ),
+            );
+            (owned(["-blockdev", &backend]), "virtio-blk-pci,drive=disk")
+        }
+        Disk::Node(backend) => (backend.clone(), "virtio-blk-pci,drive=disk"),
     };
-    [kind.to_owned(), backend, "-device".to_owned(), device]
+    let device = format!("{device},num-queues={}", config.queues);
+    arguments.extend(owned(["-device", &device]));
+    arguments
 }

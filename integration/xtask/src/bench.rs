@@ -28,11 +28,20 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     }
     let log = workspace.log("build");
     setup::peers()?;
-    if !has("--profile") {
+    if !has("--profile") && !has("--guest") {
         other_peers(arguments, has("--with-ceph"))?;
     }
     if has("--profile") {
         setup::perf()?;
+    }
+    if has("--guest") {
+        match has("--json") {
+            true => {
+                let own = Program::new(std::env::current_exe()?).args(["setup", "--bench"]);
+                run::logged(own, demo::BUILD_BOUND, &log)?;
+            }
+            false => set_up_guests(workspace)?,
+        }
     }
     for build in [build(workspace), product(workspace)] {
         // Machines read the standard output.
@@ -82,6 +91,12 @@ fn may_run(family: &str, arguments: &[String]) -> bool {
         }
     }
     all || wanted
+}
+
+/// Guests, and what their speed is measured with.
+pub fn set_up_guests(workspace: &Workspace) -> Result<()> {
+    setup::run(workspace)?;
+    setup::benchmarks(workspace)
 }
 
 /// One tiny job, to see that it still works. Its figures mean nothing on a machine that is busy.

@@ -36,7 +36,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Find or install what guests need: QEMU, a kernel, busybox, file system tools
-    Setup,
+    Setup {
+        /// Also what `bench --guest` compares, and measures with
+        #[arg(long)]
+        bench: bool,
+    },
     /// A real guest on a replicated disk: made, filled, killed, checked, and moved to the other datacenter
     Demo {
         /// Leave the cluster running and print how to go on
@@ -109,7 +113,10 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
-        Task::Setup => setup::run(&workspace),
+        Task::Setup { bench } => match bench {
+            true => bench::set_up_guests(&workspace),
+            false => setup::run(&workspace),
+        },
         Task::Demo { keep, plot } => demo::run(&workspace, keep, plot.as_deref()),
         Task::CompareMigration { arguments } => migration::compare(&workspace, &arguments),
         Task::Bench { arguments } => bench::run(&workspace, &arguments),

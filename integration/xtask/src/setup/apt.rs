@@ -89,6 +89,11 @@ pub fn known(package: &str) -> bool {
     })
 }
 
+pub fn installed(package: &str) -> bool {
+    let status = ["--show", "--showformat", "${db:Status-Abbrev}", package];
+    answer("dpkg-query", &status).is_some_and(|status| status.starts_with("ii"))
+}
+
 fn all_known(packages: &[&str]) -> bool {
     packages.iter().all(|package| known(package))
 }

@@ -1,4 +1,5 @@
-//! What a guest boots from: `vmlinuz` and `initramfs.cpio` in one directory.
+//! What a guest boots from: `vmlinuz` and `initramfs.cpio` in one directory. `bench.cpio` beside them is for
+//! guests whose speed is measured: the same, and the programs that measure it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,13 +36,33 @@ pub fn assemble(guest: &Path, kernel: &Kernel, busybox: &Path, tools: &Path) -> 
         archive.link(&format!("sbin/{alias}"), tool);
         libraries.extend(needed_libraries(&path)?);
     }
+    add_libraries(&mut archive, libraries)?;
+    // mke2fs reads the meaning of `-t ext4` from here.
+    if let Ok(settings) = fs::read("/etc/mke2fs.conf") {
+        archive.file("etc/mke2fs.conf", &settings);
+    }
+    replace(&guest.join("initramfs.cpio"), &archive.finish())?;
+    replace(&guest.join("vmlinuz"), &read(&kernel.image)?)
+}
+
+/// The kernel takes several archives in a row, each file from the last one that holds it.
+pub fn with_programs(guest: &Path, programs: &[PathBuf]) -> Result<()> {
+    let mut archive = Archive::new();
+    let mut libraries = BTreeSet::new();
+    for program in programs {
+        archive.file(&format!("bin/{}", name(program)), &read(program)?);
+        libraries.extend(needed_libraries(program)?);
+    }
+    add_libraries(&mut archive, libraries)?;
+    let mut both = read(&guest.join("initramfs.cpio"))?;
+    both.extend(archive.finish());
+    replace(&guest.join("bench.cpio"), &both)
+}
+
+fn add_libraries(archive: &mut Archive, libraries: BTreeSet<PathBuf>) -> Result<()> {
     for library in libraries {
+        let name = name(&library);
         // The loader is found by its full path, all others in /lib.
-        let name = library
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
         let at = if name.starts_with("ld-") {
             "lib64"
         } else {
@@ -49,12 +70,12 @@ pub fn assemble(guest: &Path, kernel: &Kernel, busybox: &Path, tools: &Path) -> 
         };
         archive.file(&format!("{at}/{name}"), &read(&library)?);
     }
-    // mke2fs reads the meaning of `-t ext4` from here.
-    if let Ok(settings) = fs::read("/etc/mke2fs.conf") {
-        archive.file("etc/mke2fs.conf", &settings);
-    }
-    replace(&guest.join("initramfs.cpio"), &archive.finish())?;
-    replace(&guest.join("vmlinuz"), &read(&kernel.image)?)
+    Ok(())
+}
+
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// As ldd prints them: `name => /path (address)`, or `/path (address)` for the loader.

@@ -1,5 +1,5 @@
-//! A kernel and busybox for guests: packages of this machine's own distribution, unpacked into the
-//! cache and not installed.
+//! A kernel, busybox and other programs for guests: packages of this machine's own distribution, unpacked
+//! into the cache and not installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,18 +42,45 @@ pub fn fetch(cache: &Path, log: &Path) -> Result<Kernel> {
 
 pub fn busybox(cache: &Path, log: &Path) -> Result<PathBuf> {
     let unpacked = cache.join("busybox");
+    program("busybox", "busybox-static", &unpacked, log)
+}
+
+/// What speed in a guest is measured with.
+pub fn benchmarks(cache: &Path, log: &Path) -> Result<Vec<PathBuf>> {
+    let names = ["bonnie++", "postmark"];
+    let each = names.map(|name| program(name, name, &cache.join(name), log));
+    each.into_iter().collect()
+}
+
+/// An NFS server that needs nothing of the kernel, and those of its libraries that are not here. Installed it would
+/// run, and own this machine's ports.
+pub fn nfs_server(cache: &Path, log: &Path) -> Result<()> {
+    let unpacked = cache.join("nfs-ganesha");
+    if unpacked.is_dir() {
+        return Ok(());
+    }
+    let server = "nfs-ganesha";
+    apt::know(server)?;
+    let mut packages = vec![server.to_owned(), format!("{server}-vfs")];
+    let libraries = dependencies(server).filter(|name| name.starts_with("lib"));
+    packages.extend(libraries.filter(|name| !apt::installed(name)));
+    unpack(&packages, &unpacked, log)
+}
+
+/// One program of a package that has been unpacked there, or is now.
+fn program(name: &str, package: &str, unpacked: &Path, log: &Path) -> Result<PathBuf> {
     let found = || {
-        ["bin/busybox", "usr/bin/busybox"]
-            .map(|at| unpacked.join(at))
+        ["bin", "sbin", "usr/bin", "usr/sbin"]
+            .map(|at| unpacked.join(at).join(name))
             .into_iter()
             .find(|at| at.is_file())
     };
-    if let Some(busybox) = found() {
-        return Ok(busybox);
+    if let Some(program) = found() {
+        return Ok(program);
     }
-    apt::know("busybox-static")?;
-    unpack(&["busybox-static".to_owned()], &unpacked, log)?;
-    found().context("busybox-static holds no busybox")
+    apt::know(package)?;
+    unpack(&[package.to_owned()], unpacked, log)?;
+    found().with_context(|| format!("{package} holds no {name}"))
 }
 
 fn find(unpacked: &Path) -> Result<Kernel> {
@@ -85,15 +112,21 @@ fn name(path: &Path) -> String {
 
 /// The first package that `package` depends on whose name begins so.
 fn dependency(package: &str, prefix: &str) -> Result<String> {
+    dependencies(package)
+        .find(|name| name.starts_with(prefix))
+        .with_context(|| format!("{package} depends on no {prefix}…"))
+}
+
+fn dependencies(package: &str) -> impl Iterator<Item = String> {
     let record = answer("apt-cache", &["show", "--no-all-versions", package]).unwrap_or_default();
-    record
+    let depends = record
         .lines()
-        .filter_map(|line| line.strip_prefix("Depends: "))
+        .filter_map(|line| line.strip_prefix("Depends: "));
+    let names = depends
         .flat_map(|line| line.split([',', '|']))
         .filter_map(|entry| entry.split_whitespace().next())
-        .find(|name| name.starts_with(prefix))
-        .map(str::to_owned)
-        .with_context(|| format!("{package} depends on no {prefix}…"))
+        .map(str::to_owned);
+    names.collect::<Vec<_>>().into_iter()
 }
 
 /// Into a directory beside, then renamed: what stands under the final name is whole.

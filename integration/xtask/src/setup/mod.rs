@@ -54,6 +54,20 @@ pub fn peers() -> Result<()> {
     apt::install(&needs)
 }
 
+/// The same for guests whose speed is measured, after [`run`].
+pub fn benchmarks(workspace: &Workspace) -> Result<()> {
+    let log = workspace.log("setup");
+    let programs = kernel::benchmarks(&workspace.cache, &log)?;
+    contents::with_programs(&workspace.guest(), &programs)?;
+    if let Err(error) = iscsi() {
+        println!("no iSCSI, which is one of the ways to compare with: {error:#}");
+    }
+    if let Err(error) = kernel::nfs_server(&workspace.cache, &log) {
+        println!("no NFS server, which is one of the ways to compare with: {error:#}");
+    }
+    Ok(())
+}
+
 /// What a profile is made with.
 pub fn perf() -> Result<()> {
     match which("perf") {
