@@ -14,7 +14,7 @@
 //! - Each OSD's file is written full once before BlueStore gets it, as a device is: otherwise the file system
 //!   would have to find it blocks, and to write its journal, under each of BlueStore's first writes.
 //! - What is for flash and what for turning disks Ceph decides by itself, by what the kernel says of the device. Where it
-//!   says that flash turns (as it does of many VMs' disks), writes were a third to a half faster than with what is for flash.
+//!   says that flash turns (as it does of many VMs' disks), 32 writes at once went 1.6 times as fast as with what is for flash.
 //! - No manager: it has no part in reading and writing, and would cost CPU.
 //!
 //! All of it is in one directory and on 127.0.0.1, started in the foreground, as children of the bench.
@@ -35,13 +35,15 @@ use crate::processes::{Process, Scratch, ask};
 const OSDS: usize = 2;
 const POOL: &str = "rbd";
 const IMAGE: &str = "disk";
-/// Some hundred a OSD are recommended; two copies of each stand on two.
+/// Some hundred for each OSD are recommended. With two copies on two OSDs each has a copy of all of these.
 const PLACEMENT_GROUPS: &str = "64";
 /// `ceph` waits that long for a monitor, and `rbd create` for OSDs that have just begun.
 const ASK_BOUND: Duration = Duration::from_secs(60);
 const UP_BOUND: Duration = Duration::from_secs(60);
 /// RocksDB, its log, and room for BlueStore to write beside what it overwrites.
 const OVERHEAD: u64 = 2 << 30;
+/// Bytes that each OSD may use; by default 4 GiB, which a machine with all of it may not have to spare.
+const OSD_MEMORY: u64 = 2 << 30;
 /// BlueStore's file is whole ones of these.
 const BLOCK: u64 = 1 << 20;
 
@@ -264,9 +266,6 @@ rbd cache = false
 "
     )
 }
-
-/// Of each OSD; 4 GiB by default, more than this machine has to spare for two.
-const OSD_MEMORY: u64 = 2 << 30;
 
 fn new_id() -> Result<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?;

@@ -4,7 +4,8 @@
 //!  daemon ── iSCSI, plain TCP ── tgtd ── aio, O_DIRECT ── file
 //! ```
 //! It is compared with our far copy, which is under TLS all the same. tgtd acknowledges a write when the
-//! file system has it under O_DIRECT, and no job that flushes is compared with it ([`Backing::Direct`]).
+//! file system has it under O_DIRECT, and no job that flushes is compared with it ([`Backing::Direct`]), and its file is
+//! written full beforehand.
 
 use std::process::Command;
 

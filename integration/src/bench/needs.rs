@@ -26,10 +26,11 @@ impl Needs {
                 "there is no {program} (package {package})"
             );
         }
-        let answer = ask("a probe of its drivers", self.probe(), BOUND)?;
+        let (driver, probe) = self.probe();
+        let answer = ask("a probe of its drivers", probe, BOUND)?;
         ensure!(
             !answer.err.contains("Unknown driver"),
-            "{PROGRAM} has not this driver (package qemu-block-extra)"
+            "{PROGRAM} has no driver {driver} (package qemu-block-extra)"
         );
         Ok(())
     }
@@ -56,14 +57,20 @@ impl Needs {
     }
 
     /// A disk that nobody serves: a driver that is there says so.
-    fn probe(self) -> Command {
-        let nowhere = match self {
-            Needs::Iscsi => "driver=iscsi,transport=tcp,portal=127.0.0.1:1,target=iqn.none,lun=1",
-            Needs::Ceph => "driver=rbd,pool=none,image=none,conf=/dev/null/none",
+    fn probe(self) -> (&'static str, Command) {
+        let (driver, nowhere) = match self {
+            Needs::Iscsi => (
+                "iscsi",
+                "transport=tcp,portal=127.0.0.1:1,target=iqn.none,lun=1",
+            ),
+            Needs::Ceph => ("rbd", "pool=none,image=none,conf=/dev/null/none"),
         };
         let mut command = Command::new(PROGRAM);
-        command.args(["--blockdev", &format!("{nowhere},node-name=probe")]);
-        command
+        command.args([
+            "--blockdev",
+            &format!("driver={driver},node-name=probe,{nowhere}"),
+        ]);
+        (driver, command)
     }
 }
 
@@ -74,4 +81,15 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find;
+
+    #[test]
+    fn programs_are_found_by_their_whole_name() {
+        assert!(find("sh").is_some_and(|path| path.ends_with("sh")));
+        assert_eq!(find("no-such-program"), None);
+    }
 }

@@ -27,11 +27,19 @@ use super::side::Stage;
 use crate::guest::kit::Kit;
 use crate::guest::{Guest, GuestConfig};
 use programs::{Bonnie, PostMark, Sequential, SmallFiles};
-use ways::{Served, WAYS, Way, Ways};
+use ways::{Served, Way, Ways};
 
 /// Small, so that files twice as large do not live in its cache; Linux and the programs' files take 50 of it.
 const MEMORY_MIB: u32 = 128;
 const DIRECTORY: &str = "/mnt";
+/// Bonnie++ looks its user up. Neither discards nor work that ext4 leaves for later: everybody writes over what is
+/// there, and nothing goes on behind the programs.
+const MAKE_FILE_SYSTEM: &str = "echo root:x:0:0::/:/bin/sh > /etc/passwd && echo root:x:0: > /etc/group && \
+     mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 /dev/vda && \
+     mount /dev/vda /mnt && sync";
+/// As it is on the disk, not as the guest remembers it.
+const CHECK_FILE_SYSTEM: &str =
+    "umount /mnt && echo 3 > /proc/sys/vm/drop_caches && e2fsck -f -n /dev/vda";
 /// Each of the guest's steps, on a slow way of a busy machine.
 const BOUND: Duration = Duration::from_secs(300);
 
@@ -83,17 +91,9 @@ pub struct Measured {
 /// `only`: these ways, by their short names, and the local disk, with which they are compared; empty: all.
 pub fn measure(stage: &mut Stage, plan: &Plan, only: &[String]) -> Result<Vec<Measured>> {
     Kit::with_benchmarks()?;
-    let known = |name: &String| WAYS.iter().any(|way| way.short() == name);
-    if let Some(name) = only.iter().find(|name| !known(name)) {
-        let all = WAYS.map(Way::short).join(", ");
-        bail!("no way has the name {name}; there are {all}");
-    }
-    let wanted = |way: &Way| {
-        *way == Way::Local || only.is_empty() || only.iter().any(|name| way.short() == name)
-    };
-    let mut ways = Ways::new(stage);
-    let wanted = WAYS.into_iter().filter(wanted);
+    let wanted = ways::wanted(only)?.into_iter();
     let mut all: Vec<Measured> = wanted.map(Measured::nothing_yet).collect();
+    let mut ways = Ways::new(stage);
     for round in 1..=plan.rounds {
         for measured in &mut all {
             let Ok(figures) = &mut measured.rounds else {
@@ -129,7 +129,7 @@ fn one(ways: &mut Ways, way: Way, plan: &Plan, what: &str) -> Result<Figures> {
 }
 
 /// Boots a guest, makes a file system, runs both programs, and looks whether the file system is whole.
-fn in_guest(ways: &mut Ways, way: Way, plan: &Plan) -> Result<Figures> {
+fn in_guest(ways: &Ways, way: Way, plan: &Plan) -> Result<Figures> {
     let served = ways.served(way)?;
     let config = GuestConfig {
         memory_mib: MEMORY_MIB,
@@ -138,37 +138,14 @@ fn in_guest(ways: &mut Ways, way: Way, plan: &Plan) -> Result<Figures> {
         ..GuestConfig::on(served.disk.clone())
     };
     let scratch = ways.scratch();
-    let name = "guest";
     let log = scratch.log(&format!("guest-{}", way.short()));
-    let mut guest = Guest::boot(name, &config, scratch.data(), &log)?;
-    guest.must(
-        // Bonnie++ looks its user up. Neither discards nor work that ext4 leaves for later: everybody writes
-        // over what is there, and nothing goes on behind the programs.
-        "echo root:x:0:0::/:/bin/sh > /etc/passwd && echo root:x:0: > /etc/group && \
-         mkfs.ext4 -q -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 /dev/vda && \
-         mount /dev/vda /mnt && sync",
-        BOUND,
-    )?;
-    let bonnie = Bonnie {
-        memory_mib: MEMORY_MIB,
-        file_mib: plan.file_mib,
-    };
-    let postmark = PostMark {
-        transactions: plan.transactions,
-    };
+    let mut guest = Guest::boot("guest", &config, scratch.data(), &log)?;
+    guest.must(MAKE_FILE_SYSTEM, BOUND)?;
     let before = serving_cpu_s(&mut guest, served)?;
-    let said = guest.must(&bonnie.command(DIRECTORY), BOUND)?;
-    let sequential = programs::read_bonnie(&said)?;
-    guest.must("sync; echo 3 > /proc/sys/vm/drop_caches", BOUND)?;
-    let said = guest.must(&postmark.command(DIRECTORY), BOUND)?;
-    let small_files = postmark.read(&said)?;
-    guest.must("sync", BOUND)?;
+    let (sequential, small_files) = run_programs(&mut guest, plan)?;
     let cpu_s = serving_cpu_s(&mut guest, served)? - before;
     guest
-        .must(
-            "umount /mnt && echo 3 > /proc/sys/vm/drop_caches && e2fsck -f -n /dev/vda",
-            BOUND,
-        )
+        .must(CHECK_FILE_SYSTEM, BOUND)
         .with_context(|| format!("{} has damaged the file system", way.name()))?;
     guest.shutdown()?;
     Ok(Figures {
@@ -176,6 +153,24 @@ fn in_guest(ways: &mut Ways, way: Way, plan: &Plan) -> Result<Figures> {
         small_files,
         cpu_s,
     })
+}
+
+/// One after the other, with nothing of the first left in the guest's memory.
+fn run_programs(guest: &mut Guest, plan: &Plan) -> Result<(Sequential, SmallFiles)> {
+    let bonnie = Bonnie {
+        memory_mib: MEMORY_MIB,
+        file_mib: plan.file_mib,
+    };
+    let postmark = PostMark {
+        transactions: plan.transactions,
+    };
+    let said = guest.must(&bonnie.command(DIRECTORY), BOUND)?;
+    let sequential = programs::read_bonnie(&said)?;
+    guest.must("sync; echo 3 > /proc/sys/vm/drop_caches", BOUND)?;
+    let said = guest.must(&postmark.command(DIRECTORY), BOUND)?;
+    let small_files = postmark.read(&said)?;
+    guest.must("sync", BOUND)?;
+    Ok((sequential, small_files))
 }
 
 /// CPU time of the way's servers and of QEMU, without the threads that are the guest's processors.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -42,6 +42,21 @@ pub const WAYS: [Way; 7] = [
     Way::Nfs,
 ];
 
+/// Those with these short names, and the local disk; of no names, all.
+pub fn wanted(names: &[String]) -> Result<Vec<Way>> {
+    let named = |way: &Way| names.iter().any(|name| way.short() == name);
+    let all = WAYS.map(Way::short);
+    for name in names {
+        ensure!(
+            all.contains(&name.as_str()),
+            "no disk of guests has the name {name}: there are {}",
+            all.join(", ")
+        );
+    }
+    let wanted = |way: &Way| names.is_empty() || *way == Way::Local || named(way);
+    Ok(WAYS.into_iter().filter(wanted).collect())
+}
+
 impl Way {
     /// As tables name it.
     pub fn name(self) -> &'static str {
@@ -56,7 +71,7 @@ impl Way {
         }
     }
 
-    /// As files are named.
+    /// As people ask for it, and as files are named.
     pub fn short(self) -> &'static str {
         match self {
             Way::Local => "local",
@@ -226,4 +241,24 @@ fn fill(path: &Path, bytes: u64) -> Result<()> {
         file.write_all(&chunk)?;
     }
     crate::bench::side::forget(&file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_disk_is_always_there() -> Result<()> {
+        let named = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            wanted(&names)
+        };
+        assert_eq!(named(&[])?, WAYS);
+        assert_eq!(
+            named(&["nfs", "one"])?,
+            [Way::Local, Way::OneCopy, Way::Nfs]
+        );
+        assert!(named(&["floppy"]).is_err());
+        Ok(())
+    }
 }
