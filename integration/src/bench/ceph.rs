@@ -28,7 +28,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::storage_daemon::{PROGRAM, Peers, Served, written_full};
+use super::storage_daemon::{PROGRAM, Peers, Served, forget, written_full};
 use crate::cluster::{free_tcp, wait_for};
 use crate::processes::{Process, Scratch, ask};
 
@@ -56,6 +56,8 @@ impl Peers<'_> {
             monitor_at: free_tcp()?,
             osd_bytes: osd_bytes(self.bytes),
         };
+        // Of one that was stopped since.
+        forget(fs::remove_dir_all(&ceph.dir))?;
         let processes = ceph.start()?;
         ceph.make_image(self.bytes)?;
         let mut command = ceph.with_config(PROGRAM);

@@ -115,6 +115,8 @@ impl Peers<'_> {
         behind: Vec<Process>,
     ) -> Result<Served> {
         let socket = self.scratch.path(&format!("{name}.sock"));
+        // Of one that was stopped since.
+        forget(fs::remove_file(&socket))?;
         command.args([
             "--export",
             &format!(
@@ -199,6 +201,14 @@ pub(super) fn written_full(path: &Path, bytes: u64) -> Result<()> {
 }
 
 /// Waits for a process that was just started.
+/// What is to be removed may not be there.
+pub(super) fn forget(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn until_up(name: &str, process: &mut Process, up: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + UP_BOUND;
     while !up() {
