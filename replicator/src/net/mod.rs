@@ -18,6 +18,7 @@ mod places;
 mod pull;
 mod server;
 mod session;
+mod socket;
 #[cfg(test)]
 mod tests;
 pub mod transport;

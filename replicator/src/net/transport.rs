@@ -1,10 +1,11 @@
 //! How QUIC is set up, for both sides, in one place.
 
 use super::congestion::PatientConfig;
+use super::socket::QuietRuntime;
 use quinn::congestion::CubicConfig;
 use quinn::{
     AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout,
-    MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
 };
 use ring::hmac;
 use std::io;
@@ -120,7 +121,7 @@ fn endpoint(
         .max_udp_payload_size(MTU)
         .expect("within what QUIC allows");
     enlarge_buffers(&socket);
-    Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
+    Endpoint::new(config, server, socket, Arc::new(QuietRuntime))
 }
 
 /// A socket to connect from, to IPv6 and IPv4 alike where the host has both.
