@@ -1,5 +1,6 @@
 //! What runs for long: a node. (The placement service brings its own `server::run`.)
 
+mod files;
 pub mod node;
 pub mod upgrade;
 

@@ -65,6 +65,7 @@ pub struct Config {
 /// Runs until `stop`; then lets every disk go cleanly, and syncs the store.
 pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let began = Instant::now();
+    super::files::allow_many();
     let host = config.credentials.identity().host.clone();
     let store = config
         .store
