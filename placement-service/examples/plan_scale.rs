@@ -1,11 +1,12 @@
 //! How long planning takes, and how much memory: disks of 1 TiB over 20 datacenters, 10,000 of them unless said otherwise.
 //!
 //! ```sh
-//! cargo run --release -p placement-service --example plan_scale [-- DISKS...]
+//! cargo run --release -p placement-service --example plan_scale [-- [--json] DISKS...]
 //! ```
 //!
 //! prints a line for each kind of fleet: maps that never changed, maps in 64 pieces of which a part is
-//! being moved, and the same with every VM having just arrived in another datacenter.
+//! being moved, and the same with every VM having just arrived in another datacenter. With `--json` each as JSON, for
+//! `cargo xtask bench --growth`, which draws them.
 
 use placement_service::planner::{Plan, Planner, Subject};
 use placement_service::policy::{
@@ -57,21 +58,27 @@ fn main() {
     let policies: Policies = (1..DATACENTERS)
         .map(|n| Policy::parse(datacenter(n), file).expect("a policy"))
         .collect();
-    let asked: Vec<u32> = std::env::args()
+    let (flags, asked): (Vec<String>, Vec<String>) = std::env::args()
         .skip(1)
+        .partition(|arg| arg.starts_with('-'));
+    let json = flags == ["--json"];
+    let asked: Vec<u32> = asked
+        .iter()
         .map(|arg| arg.parse().expect("a number of disks"))
         .collect();
     for disks in if asked.is_empty() { vec![DISKS] } else { asked } {
-        println!(
-            "{disks} disks of 1 TiB, {DATACENTERS} datacenters, {} stores",
-            topology.stores.len()
-        );
-        println!(
-            "{:<34} {:>8} {:>12} {:>12} {:>10} {:>8}",
-            "maps", "ranges", "as JSON", "in memory", "planning", "seconds"
-        );
+        if !json {
+            println!(
+                "{disks} disks of 1 TiB, {DATACENTERS} datacenters, {} stores",
+                topology.stores.len()
+            );
+            println!(
+                "{:<34} {:>8} {:>12} {:>12} {:>10} {:>8}",
+                "maps", "ranges", "as JSON", "in memory", "planning", "seconds"
+            );
+        }
         let measure = |what: &str, pieces, moved| {
-            measure(what, disks, (&topology, &policies), pieces, moved);
+            measure(what, disks, (&topology, &policies), pieces, moved, json);
         };
         measure("never moved", 1, false);
         measure("in 64 pieces, some being moved", PIECES, false);
@@ -85,11 +92,12 @@ fn measure(
     (topology, policies): (&Topology, &Policies),
     pieces: u32,
     moved: bool,
+    json: bool,
 ) {
     let before = LIVE.load(Ordering::Relaxed);
     let records: Vec<DiskRecord> = (0..disks).map(|n| record(n, pieces)).collect();
     let records_bytes = LIVE.load(Ordering::Relaxed) - before;
-    let json: usize = records
+    let encoded: usize = records
         .iter()
         .map(|record| serde_json::to_vec(record).expect("plain data").len())
         .sum();
@@ -126,9 +134,15 @@ fn measure(
     let peak = PEAK.load(Ordering::Relaxed) - before;
 
     let changing = plans.iter().filter(|plan| !plan.is_empty()).count();
+    if json {
+        println!(
+            r#"{{"disks":{disks},"maps":"{what}","ranges":{ranges},"encoded":{encoded},"memory":{records_bytes},"planning_memory":{peak},"seconds":{seconds:.3}}}"#
+        );
+        return;
+    }
     println!(
         "{what:<34} {ranges:>8} {:>12} {:>12} {:>10} {seconds:>8.2}   ({changing} plans with steps)",
-        mib(json),
+        mib(encoded),
         mib(records_bytes),
         mib(peak)
     );

@@ -2,8 +2,10 @@
 //! with 1, 10 and 100 GiB of data, and with 1, 8 and 64 disks.
 //!
 //! ```sh
-//! cargo run --release -p replicator --example store_scale [-- GIB...]
+//! cargo run --release -p replicator --example store_scale [-- [--json] GIB...]
 //! ```
+//!
+//! With `--json` a line for each row, for `cargo xtask bench --growth`, which draws them.
 //!
 //! The store is the real one; its media are not: they keep the headers and the index, take no time, and remember of
 //! a block's data only that it was there. So what is shown is the store itself, on machines without a large disk too.
@@ -39,8 +41,12 @@ static DATA: LazyLock<Payload> = LazyLock::new(|| {
 });
 
 fn main() {
-    let asked: Vec<u64> = std::env::args()
+    let (flags, asked): (Vec<String>, Vec<String>) = std::env::args()
         .skip(1)
+        .partition(|arg| arg.starts_with('-'));
+    let json = flags == ["--json"];
+    let asked: Vec<u64> = asked
+        .iter()
         .map(|arg| arg.parse().expect("a number of GiB"))
         .collect();
     let sizes = if asked.is_empty() {
@@ -48,14 +54,20 @@ fn main() {
     } else {
         asked
     };
-    println!("{}", Figures::HEADER);
+    let tell = |figures: Figures| match json {
+        true => println!("{}", figures.json()),
+        false => println!("{figures}"),
+    };
+    if !json {
+        println!("{}", Figures::HEADER);
+    }
     for gib in &sizes {
         for order in [Order::Forward, Order::Scattered] {
-            println!("{}", measure(*gib, 1, order));
+            tell(measure(*gib, 1, order));
         }
     }
     for disks in [8, 64] {
-        println!("{}", measure(sizes[0].max(8), disks, Order::Scattered));
+        tell(measure(sizes[0].max(8), disks, Order::Scattered));
     }
 }
 
@@ -79,14 +91,35 @@ struct Figures {
 
 impl Figures {
     const HEADER: &str = "  GiB  disks  written    ns/write  ns/overwrite  ns/read  memory MiB  bytes/block  opens in  frames replayed";
+
+    fn json(&self) -> String {
+        format!(
+            r#"{{"gib":{},"disks":{},"order":"{}","write_ns":{},"overwrite_ns":{},"read_ns":{},"memory":{},"open_ms":{},"replayed":{}}}"#,
+            self.gib,
+            self.disks,
+            self.order,
+            self.write.as_nanos(),
+            self.overwrite.as_nanos(),
+            self.read.as_nanos(),
+            self.memory,
+            self.open.as_millis(),
+            self.replayed
+        )
+    }
+}
+
+impl std::fmt::Display for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Order::Forward => "in order",
+            Order::Scattered => "all over",
+        })
+    }
 }
 
 impl std::fmt::Display for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let order = match self.order {
-            Order::Forward => "in order",
-            Order::Scattered => "all over",
-        };
+        let order = self.order;
         let blocks = (self.gib << 30) / BLOCK_BYTES;
         write!(
             f,
@@ -115,23 +148,12 @@ fn measure(gib: u64, disks: u64, order: Order) -> Figures {
         Order::Forward => i % blocks,
         Order::Scattered => (u128::from(i) * u128::from(step(blocks)) % u128::from(blocks)) as u64,
     };
-    let mut write = Duration::ZERO;
-    for i in 0..blocks {
-        let took = scene.write(scattered(i));
-        // The last tenth, with the index as large as it gets.
-        if i >= blocks - blocks / 10 {
-            write += took;
-        }
-    }
-    write /= (blocks / 10) as u32;
-    let mut overwrite = Duration::ZERO;
-    for i in 0..SAMPLES {
-        overwrite += scene.write(scattered(i * 7 + 3));
-    }
-    let mut read = Duration::ZERO;
-    for i in 0..SAMPLES {
-        read += scene.read(scattered(i * 11 + 5));
-    }
+    // The last tenth is what counts, with the index as large as it gets.
+    let tenth = blocks / 10;
+    (0..blocks - tenth).for_each(|i| scene.write(scattered(i)));
+    let write = cpu_each(tenth, |i| scene.write(scattered(blocks - tenth + i)));
+    let overwrite = cpu_each(SAMPLES, |i| scene.write(scattered(i * 7 + 3)));
+    let read = cpu_each(SAMPLES, |i| scene.read(scattered(i * 11 + 5)));
     let memory = ALLOCATED.load(Ordering::Relaxed) - before - media.memory();
     drop(scene);
     let began = Instant::now();
@@ -144,12 +166,25 @@ fn measure(gib: u64, disks: u64, order: Order) -> Figures {
         disks,
         order,
         write,
-        overwrite: overwrite / SAMPLES as u32,
-        read: read / SAMPLES as u32,
+        overwrite,
+        read,
         memory,
         open,
         replayed,
     }
+}
+
+/// What one of `count` calls takes this thread, in CPU time.
+fn cpu_each(count: u64, call: impl FnMut(u64)) -> Duration {
+    let before = cpu();
+    (0..count).for_each(call);
+    (cpu() - before) / count as u32
+}
+
+fn cpu() -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let first = told.split_whitespace().next();
+    Duration::from_nanos(first.and_then(|ns| ns.parse().ok()).expect("a number"))
 }
 
 /// Somewhere else each time, and everywhere in the end: what has no divisor in common with `blocks`.
@@ -227,8 +262,8 @@ impl Scene {
         (disk, Blocks::new(Block(block % each), 1))
     }
 
-    /// What it took the store, housekeeping included.
-    fn write(&mut self, block: u64) -> Duration {
+    /// A write, and the housekeeping that is due after it.
+    fn write(&mut self, block: u64) {
         let (disk, blocks) = self.place(block);
         self.seq += 1;
         let write = Request::Write {
@@ -238,7 +273,6 @@ impl Scene {
             blocks,
             content: Content::Data(DATA.clone()),
         };
-        let began = Instant::now();
         let replies = self.store.handle_writes([write]);
         let appended = self.store.appended();
         if appended - self.synced_at >= SYNC_BYTES || self.store.wants_sync() {
@@ -249,12 +283,10 @@ impl Scene {
             self.looked_at = appended;
             while self.store.housekeep() {}
         }
-        let took = began.elapsed();
         assert!(matches!(replies[..], [Reply::Written(_)]), "{replies:?}");
-        took
     }
 
-    fn read(&mut self, block: u64) -> Duration {
+    fn read(&mut self, block: u64) {
         let (disk, blocks) = self.place(block);
         let read = Request::Read {
             asker: self.asker(disk),
@@ -262,11 +294,8 @@ impl Scene {
             below: Epoch::MAX,
             blocks,
         };
-        let began = Instant::now();
         let reply = self.ask(read);
-        let took = began.elapsed();
         assert!(matches!(&reply, Reply::Read(read) if read.data.len() == BLOCK));
-        took
     }
 
     fn ask(&mut self, request: Request) -> Reply {

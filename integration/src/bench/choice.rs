@@ -59,14 +59,16 @@ pub struct Choice {
     pub left_out: Vec<(Task, String)>,
 }
 
-/// Those with goals first. `only`: by its name, or, where none has this name, all whose names begin so.
+/// Those with goals first, and Ceph's last. `only`: by its name, or, where none has this name, all whose names begin so.
 /// `lacks`: why this run has not what a task needs. An error if of one of `only` nothing is left.
 pub fn choose(only: &[String], lacks: impl Fn(Needs) -> Option<String>) -> Result<Choice> {
     let without = JOBS.partition_point(|job| !job.goals.is_empty());
     let (with, without) = JOBS.split_at(without);
     let all = with.iter().map(Task::Job);
     let all = all.chain(SPECIALS.iter().map(Task::Special));
-    let all: Vec<Task> = all.chain(without.iter().map(Task::Job)).collect();
+    let mut all: Vec<Task> = all.chain(without.iter().map(Task::Job)).collect();
+    // Its daemons are busy for long after they were used.
+    all.sort_by_key(|task| task.needs() == Some(Needs::Ceph));
     let named = |task: &Task, only: &str| match all.iter().any(|task| task.name() == only) {
         true => task.name() == only,
         false => task.name().starts_with(only),

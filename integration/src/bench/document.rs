@@ -14,6 +14,7 @@ use super::report;
 pub enum Part {
     Goals,
     Figures,
+    Growth,
     Profile,
     Guests,
 }
@@ -23,6 +24,7 @@ impl Part {
         let name = match self {
             Part::Goals => "goals",
             Part::Figures => "figures",
+            Part::Growth => "growth",
             Part::Profile => "profile",
             Part::Guests => "guests",
         };
@@ -80,7 +82,14 @@ mod tests {
     #[test]
     fn the_page_has_its_marks() {
         let page = include_str!("../../../docs/performance.md");
-        for part in [Part::Goals, Part::Figures, Part::Profile, Part::Guests] {
+        let parts = [
+            Part::Goals,
+            Part::Figures,
+            Part::Growth,
+            Part::Profile,
+            Part::Guests,
+        ];
+        for part in parts {
             assert!(replaced(page, part, "").is_some(), "{part:?}");
         }
     }

@@ -11,7 +11,7 @@
 //!   that was away, new disks, and doing nothing.
 //! - [`compare`]: both sides by turns; [`statistics`], [`cost`]: figures out of that.
 //! - [`guest`]: what a real guest's programs get of disks that are served in seven ways.
-//! - [`profile`]: what a request costs, by system calls and functions.
+//! - [`profile`]: what a request costs, by system calls and functions; [`growth`]: what it costs as data and disks grow.
 //! - [`report`], [`document`], [`plot`]: the figures for people; [`machine`]: what they were measured on.
 
 pub mod backfill;
@@ -22,6 +22,7 @@ pub mod compare;
 pub mod cost;
 pub mod document;
 pub mod front_end;
+pub mod growth;
 pub mod guest;
 pub mod idle;
 pub mod iscsi;

@@ -27,8 +27,11 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         return run::inherit(program(workspace).args(arguments), BOUND);
     }
     let log = workspace.log("build");
-    setup::peers()?;
-    if !has("--profile") && !has("--guest") {
+    // What grows is looked at without peers.
+    if !has("--growth") {
+        setup::peers()?;
+    }
+    if !has("--profile") && !has("--guest") && !has("--growth") {
         other_peers(arguments, has("--with-ceph"))?;
     }
     if has("--profile") {
