@@ -62,6 +62,7 @@ fn main() {
         .skip(1)
         .partition(|arg| arg.starts_with('-'));
     let json = flags == ["--json"];
+    assert!(json || flags.is_empty(), "the only flag is --json");
     let asked: Vec<u32> = asked
         .iter()
         .map(|arg| arg.parse().expect("a number of disks"))

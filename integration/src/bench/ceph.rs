@@ -56,7 +56,7 @@ impl Peers<'_> {
             monitor_at: free_tcp()?,
             osd_bytes: osd_bytes(self.bytes),
         };
-        // Of one that was stopped since.
+        // Of one that ran before, and was ended to cost nothing while others were measured.
         forget(fs::remove_dir_all(&ceph.dir))?;
         let processes = ceph.start()?;
         ceph.make_image(self.bytes)?;
@@ -87,10 +87,6 @@ struct Ceph<'a> {
 impl Ceph<'_> {
     /// The monitor and the OSDs, which see each other.
     fn start(&self) -> Result<Vec<Process>> {
-        if self.dir.exists() {
-            // It ran before, and was ended to cost nothing while others were measured.
-            fs::remove_dir_all(&self.dir)?;
-        }
         fs::create_dir(&self.dir)?;
         let id = new_id()?;
         fs::write(

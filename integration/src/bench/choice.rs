@@ -67,7 +67,7 @@ pub fn choose(only: &[String], lacks: impl Fn(Needs) -> Option<String>) -> Resul
     let all = with.iter().map(Task::Job);
     let all = all.chain(SPECIALS.iter().map(Task::Special));
     let mut all: Vec<Task> = all.chain(without.iter().map(Task::Job)).collect();
-    // Its daemons are busy for long after they were used.
+    // While it is set up the others' disks lie idle, and what lay idle may be slow to read.
     all.sort_by_key(|task| task.needs() == Some(Needs::Ceph));
     let named = |task: &Task, only: &str| match all.iter().any(|task| task.name() == only) {
         true => task.name() == only,

@@ -58,7 +58,7 @@ enum Task {
     },
     /// Speed and cost beside qemu-storage-daemon and others, in one run; writes docs/performance.md
     Bench {
-        /// Arguments of the program: --quick, --only NAME, --json, --list, --pairs N, --with-ceph, --guest (all: --help after --)
+        /// Arguments of the program: --quick, --only NAME, --json, --list, --pairs N, --with-ceph, --guest, --growth (all: --help after --)
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
