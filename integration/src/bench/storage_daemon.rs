@@ -200,7 +200,6 @@ pub(super) fn written_full(path: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a process that was just started.
 /// What is to be removed may not be there.
 pub(super) fn forget(removed: io::Result<()>) -> io::Result<()> {
     match removed {
@@ -209,6 +208,7 @@ pub(super) fn forget(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Waits for a process that was just started.
 pub(super) fn until_up(name: &str, process: &mut Process, up: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + UP_BOUND;
     while !up() {
