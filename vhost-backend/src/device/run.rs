@@ -73,20 +73,29 @@ enum Event {
 
 impl<D: Disk> Device<D> {
     async fn serve(&mut self) {
+        // Since the guest asked or the disk answered last.
+        let mut waited = false;
         loop {
+            let before = self.blk.in_flight();
             let more = self.blk.turn(&mut self.disk);
             self.blk.interrupt();
             self.settle().await;
             self.show();
-            let watching = self
-                .watch
-                .goes_on(self.blk.in_flight(), std::time::Instant::now);
+            let now = std::time::Instant::now();
+            if self.blk.in_flight() > before {
+                self.watch.asked(now);
+                waited = false;
+            }
+            let watching = self.watch.goes_on(self.blk.in_flight(), now);
             // Nobody sleeps before the guest has been asked to kick again.
             let again = self.blk.watch(watching);
-            match self.event(more || watching || again).await {
+            let event = self.event(more || watching || again);
+            match noting_waits(event, &mut waited).await {
                 Event::Letter(None) => return,
                 Event::Letter(Some(letter)) => self.read(letter),
                 Event::Completed(id, result) => {
+                    let waited = std::mem::take(&mut waited);
+                    self.watch.answered(waited, std::time::Instant::now());
                     self.blk.complete(id, result, &mut self.disk);
                     self.complete_more().await;
                 }
@@ -225,6 +234,17 @@ impl<D: Disk> Device<D> {
         requests_in_flight.store(self.blk.in_flight(), Ordering::Relaxed);
         disk_started.store(self.blk.disk_started(), Ordering::Relaxed);
     }
+}
+
+/// The same, and whether it had to be waited for.
+async fn noting_waits<T>(what: impl Future<Output = T>, waited: &mut bool) -> T {
+    let mut what = pin!(what);
+    poll_fn(|context| {
+        let polled = what.as_mut().poll(context);
+        *waited |= polled.is_pending();
+        polled
+    })
+    .await
 }
 
 /// Ready once any ring has been kicked; all that have been are known to `blk` then.
