@@ -13,6 +13,8 @@ use crate::workspace::Workspace;
 /// All jobs, five pairs each, take about twenty minutes.
 const BOUND: Duration = Duration::from_secs(3 * 3600);
 const SMOKE_BOUND: Duration = Duration::from_secs(90);
+/// Of what is measured.
+const PROFILE: &str = "production";
 const PAGE: &str = "docs/performance.md";
 const PICTURES: &str = "docs/images";
 
@@ -53,7 +55,8 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             false => run::inherit(build.arg("--quiet"), demo::BUILD_BOUND),
         }?;
     }
-    let mut program = program(workspace).args(arguments);
+    let ukai = workspace.target.join(PROFILE).join("ukai");
+    let mut program = program(workspace).args(arguments).env("UKAI_BIN", ukai);
     if !has("--quick") && !has("--only") && !has("--document") {
         program = program
             .arg("--document")
@@ -133,11 +136,11 @@ fn build(workspace: &Workspace) -> Program {
     ])
 }
 
-/// The product as users have it: alone, without the hooks for planted bugs that the simulator switches on.
+/// The product as hosts run it: built as a whole, without the hooks for planted bugs that the simulator switches on.
 fn product(workspace: &Workspace) -> Program {
     workspace
         .cargo("build")
-        .args(["--release", "--locked", "--package", "cli"])
+        .args(["--profile", PROFILE, "--locked", "--package", "cli"])
 }
 
 #[cfg(test)]
