@@ -5,6 +5,7 @@ use super::message::{Answer, Letter, Message, ToRing};
 use super::watch::Watch;
 use super::{Options, Refused, Shared, event};
 use crate::disk::{Disk, Failure, RequestId};
+use std::cell::Cell;
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::Read;
@@ -38,6 +39,7 @@ pub async fn run<D: Disk>(
         shared,
         drain_timeout: options.drain_timeout,
         watch: Watch::new(),
+        looking: None,
     };
     device.serve().await;
     device.disk
@@ -54,6 +56,28 @@ struct Device<D> {
     shared: Arc<Shared>,
     drain_timeout: Duration,
     watch: Watch,
+    looking: Option<Looking>,
+}
+
+/// The one device of its thread that looks for its disk's answers.
+struct Looking;
+
+thread_local! {
+    static SOMEBODY_LOOKS: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Looking {
+    /// Unless another one does.
+    fn alone() -> Option<Looking> {
+        let another = SOMEBODY_LOOKS.replace(true);
+        (!another).then(|| Looking)
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        SOMEBODY_LOOKS.set(false);
+    }
 }
 
 /// A message that is not answered yet.
@@ -86,7 +110,8 @@ impl<D: Disk> Device<D> {
                 self.watch.asked(now);
                 waited = false;
             }
-            let watching = self.watch.goes_on(self.blk.in_flight(), now);
+            let worth_it = self.watch.goes_on(self.blk.in_flight(), now);
+            let watching = self.looks(worth_it);
             // Nobody sleeps before the guest has been asked to kick again.
             let again = self.blk.watch(watching);
             let event = self.event(more || watching || again);
@@ -103,6 +128,17 @@ impl<D: Disk> Device<D> {
                 Event::Overdue => self.give_up_waiting(),
             }
         }
+    }
+
+    /// Whether it is us who look, where that is worth it. A guest can only be looked for by its own device; but one that looks for
+    /// its disk's answers keeps the thread awake for those of all others.
+    fn looks(&mut self, worth_it: bool) -> bool {
+        let for_answers = worth_it && self.blk.in_flight() > 0;
+        self.looking = match for_answers {
+            true => self.looking.take().or_else(Looking::alone),
+            false => None,
+        };
+        worth_it && (!for_answers || self.looking.is_some())
     }
 
     async fn event(&mut self, more: bool) -> Event {
@@ -280,4 +316,20 @@ fn poll_kicks(
         }
     }
     any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Looking;
+
+    #[test]
+    fn one_at_a_time_looks_for_answers_on_a_thread() {
+        let one = Looking::alone();
+        assert!(one.is_some());
+        assert!(Looking::alone().is_none() && Looking::alone().is_none());
+        let elsewhere = std::thread::spawn(|| Looking::alone().is_some());
+        assert!(elsewhere.join().unwrap());
+        drop(one);
+        assert!(Looking::alone().is_some());
+    }
 }
