@@ -120,7 +120,9 @@ impl<D: Disk> Device<D> {
                 Event::Letter(Some(letter)) => self.read(letter),
                 Event::Completed(id, result) => {
                     let waited = std::mem::take(&mut waited);
-                    self.watch.answered(waited, std::time::Instant::now());
+                    let in_flight = self.blk.in_flight();
+                    self.watch
+                        .answered(in_flight, waited, std::time::Instant::now());
                     self.blk.complete(id, result, &mut self.disk);
                     self.complete_more().await;
                 }

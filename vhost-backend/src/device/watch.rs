@@ -47,15 +47,16 @@ impl Watch {
 
     /// The guest has asked for something.
     pub fn asked(&mut self, now: Instant) {
-        self.guest.ended(now);
+        self.guest.ended_one_of(1, now);
         self.disk.since = None;
         self.looks_in_flight = 0;
     }
 
-    /// The disk has answered, if it was `waited` for.
-    pub fn answered(&mut self, waited: bool, now: Instant) {
+    /// The disk has answered one of `in_flight` requests, if it was `waited` for.
+    pub fn answered(&mut self, in_flight: usize, waited: bool, now: Instant) {
         match waited {
-            true => self.disk.ended(now),
+            // So long a request takes, by Little's law: many in flight make answers frequent, not soon.
+            true => self.disk.ended_one_of(in_flight as u32, now),
             // It says nothing of the answers that are.
             false => self.disk.since = None,
         }
@@ -101,7 +102,7 @@ impl Wait {
         self.watched
     }
 
-    fn ended(&mut self, now: Instant) {
+    fn ended_one_of(&mut self, count: u32, now: Instant) {
         let Some(since) = self.since.take() else {
             return;
         };
@@ -111,7 +112,8 @@ impl Wait {
             WAKE_UP
         };
         let waited = now.saturating_duration_since(since).saturating_sub(slept);
-        self.usual = (self.usual * 7 + waited.min(self.window * LONG)) / 8;
+        let took = waited.saturating_mul(count).min(self.window * LONG);
+        self.usual = (self.usual * 7 + took) / 8;
     }
 }
 
@@ -154,7 +156,7 @@ mod tests {
             let guest = self.wait(0, pause);
             self.watch.asked(self.now);
             let disk = self.wait(1, takes);
-            self.watch.answered(!takes.is_zero(), self.now);
+            self.watch.answered(1, !takes.is_zero(), self.now);
             [guest, disk]
         }
 
@@ -221,6 +223,19 @@ mod tests {
             }
             let not_for_long = |seen: &Option<Duration>| seen.is_some_and(|for_| for_ <= micros(2));
             assert!(seen[50..].iter().all(not_for_long), "{takes:?}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_far_away_is_not_watched_because_many_requests_are_in_flight() {
+        for (in_flight, watched) in [(1, true), (2, true), (4, false), (32, false)] {
+            let mut bench = Bench::new();
+            let mut last = None;
+            for _ in 0..100 {
+                last = bench.wait(in_flight, micros(60));
+                bench.watch.answered(in_flight, true, bench.now);
+            }
+            assert_eq!(last.is_none(), watched, "{in_flight} in flight");
         }
     }
 }
