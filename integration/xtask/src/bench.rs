@@ -48,7 +48,9 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
             false => set_up_guests(workspace)?,
         }
     }
-    for build in [build(workspace), product(workspace)] {
+    // What grows is shown by programs of its own.
+    let product = (!has("--growth")).then(|| product(workspace));
+    for build in [Some(build(workspace)), product].into_iter().flatten() {
         // Machines read the standard output.
         match has("--json") {
             true => run::logged(build, demo::BUILD_BOUND, &log),

@@ -135,7 +135,7 @@ impl<D: Disk> Device<D> {
     /// Whether it is us who look, where that is worth it. A guest can only be looked for by its own device; but one that looks for
     /// its disk's answers keeps the thread awake for those of all others.
     fn looks(&mut self, worth_it: bool) -> bool {
-        let for_answers = worth_it && self.blk.in_flight() > 0;
+        let for_answers = worth_it && self.blk.in_flight() > 0 && self.watch.is_for_answers();
         self.looking = match for_answers {
             true => self.looking.take().or_else(Looking::alone),
             false => None,
@@ -240,6 +240,8 @@ impl<D: Disk> Device<D> {
             }
             let last = matches!(wait, Wait::Stopped(_) | Wait::Settled);
             if last && self.blk.disk_is_idle() {
+                // It takes its time: others may look meanwhile.
+                self.looking = None;
                 self.disk.stop().await;
                 self.blk.disk_stopped();
                 self.show();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const GUEST: Duration = Duration::from_micros(50);
 
 /// The disk, after the last request that it was given or has answered. Longer, because much of it is our own work for
-/// that request. A store in the same rack answers within it, one in another town does not, nor does a sync.
+/// that request. A store behind a quick network answers within it; one that is a millisecond away cannot, and a sync does not.
 const DISK: Duration = Duration::from_micros(150);
 
 /// Looks while a request is in flight before who watches the guest stops because the disk is not worth it: what is answered
@@ -73,6 +73,11 @@ impl Watch {
             self.on = self.disk.goes_on(now) || patient;
         }
         self.on
+    }
+
+    /// Whether the last look in flight was worth it for the disk's sake, not only for a guest that is watched anyway.
+    pub fn is_for_answers(&self) -> bool {
+        self.disk.watched
     }
 }
 
@@ -203,6 +208,8 @@ mod tests {
             seen.push(bench.request(micros(20), micros(90))[1]);
             bench.request(micros(20), Duration::ZERO);
         }
+        bench.watch.asked(bench.now);
+        assert!(bench.watch.goes_on(1, bench.now) && bench.watch.is_for_answers());
         assert!(seen[0].is_some(), "nobody knows it yet");
         assert!(seen[40..].iter().all(Option::is_none), "{seen:?}");
     }
@@ -223,6 +230,10 @@ mod tests {
             }
             let not_for_long = |seen: &Option<Duration>| seen.is_some_and(|for_| for_ <= micros(2));
             assert!(seen[50..].iter().all(not_for_long), "{takes:?}: {seen:?}");
+            bench.pauses(std::iter::repeat_n(micros(20), 10));
+            assert!(bench.watch.goes_on(0, bench.now), "the guest still is");
+            bench.watch.asked(bench.now);
+            assert!(bench.watch.goes_on(1, bench.now) && !bench.watch.is_for_answers());
         }
     }
 
