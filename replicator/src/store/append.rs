@@ -5,8 +5,8 @@
 //! control frames, the cleaner.
 //!
 //! Space that is reserved and was never written costs the first sync there more than a flush: the file system
-//! has to note in its journal that it is written now. While syncs come often, segments made ahead are
-//! therefore filled with zeroes ([`Prewrite`]), each before the log comes to it.
+//! has to note in its journal that it is written now. While syncs come often, what is left of the segment at hand
+//! and those made ahead are therefore filled with zeroes ([`Prewrite`]), step by step, before the log comes to it.
 
 use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, Link, LogPoint, RawHeader, frame_bytes};
 use super::media::{Media, MediaFile};
@@ -31,8 +31,11 @@ const AHEAD_BYTES: u64 = 16 << 20;
 /// journal takes 70 us less of 200, and filling a segment of 64 MiB 45 ms: with this bound that is about a draw, and
 /// with one sync for each 4 KiB a gain of a second for each segment.
 const OFTEN_BYTES: u64 = 128 << 10;
-/// Zeroes are written and synced in steps of so much, for the log's own syncs not to wait behind all of it.
-static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+/// Zeroes are written and synced in steps of so much, or an eighth of a small segment, for the log's own syncs not to wait
+/// behind more.
+const STEP_BYTES: u64 = 1 << 20;
+/// So much at once, for appends not to wait longer: a file has one writer at a time.
+static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
 
 /// Who wants room: decides how much of the reserve may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,9 +81,11 @@ pub struct Log<M: Media> {
     closed: u32,
     /// In the order of their numbers.
     spares: VecDeque<Spare>,
-    /// Of these, one that is being filled: the log must not come to it.
-    prewriting: Option<u32>,
-    /// Whether that is of use here; not after it has failed.
+    /// Up to where the current segment was written ahead. The log may be further.
+    written: u64,
+    /// The step of filling a segment that is under way: the log must not come to it.
+    prewriting: Option<LogPoint>,
+    /// Whether filling segments is of use here; not after it has failed.
     prewrites: bool,
     /// Syncs since the current segment began, and in the one before it.
     syncs: [u64; 2],
@@ -120,13 +125,13 @@ pub struct Log<M: Media> {
 #[derive(Clone, Copy, Debug)]
 struct Spare {
     id: u32,
-    /// All of it was written, with zeroes.
-    written: bool,
+    /// Up to where it was written, with zeroes.
+    written: u64,
 }
 
 impl Spare {
     fn new(id: u32) -> Spare {
-        Spare { id, written: false }
+        Spare { id, written: 0 }
     }
 }
 
@@ -181,26 +186,36 @@ impl<M: Media> SpareJob<M> {
     }
 }
 
-/// A segment made ahead that is to be filled with zeroes.
+/// A part of a segment that is to be filled with zeroes.
 pub struct Prewrite<M: Media> {
-    id: u32,
-    file: Arc<M::File>,
+    media: M,
+    from: LogPoint,
     bytes: u64,
 }
 
 impl<M: Media> Prewrite<M> {
     /// Writes and syncs all of it. What is cached of it stays so: the log's end seldom falls on a page's, and
-    /// would have to read the page otherwise.
+    /// would have to read the page otherwise. The file is opened anew: an error is reported once to each that has it open,
+    /// and must not be missed by a sync of the log.
     pub fn run(&self) -> io::Result<()> {
-        let mut at = 0;
-        while at < self.bytes {
-            let step = (self.bytes - at).min(ZEROES.len() as u64);
-            self.file
-                .write_at(at, &[IoSlice::new(&ZEROES[..step as usize])])?;
-            self.file.sync()?;
-            at += step;
+        let file = self.media.open(&file_name(self.from.segment))?;
+        let mut left = self.bytes;
+        while left > 0 {
+            let some = left.min(ZEROES.len() as u64);
+            let at = self.end() - left;
+            file.write_at(at, &[IoSlice::new(&ZEROES[..some as usize])])?;
+            left -= some;
         }
-        Ok(())
+        file.sync()
+    }
+
+    /// Where it begins.
+    pub fn from(&self) -> LogPoint {
+        self.from
+    }
+
+    fn end(&self) -> u64 {
+        self.from.offset + self.bytes
     }
 }
 
@@ -234,6 +249,7 @@ impl<M: Media> Log<M> {
             media_free: 0,
             closed: 0,
             spares: VecDeque::new(),
+            written: 0,
             prewriting: None,
             prewrites,
             syncs: [0; 2],
@@ -316,8 +332,7 @@ impl<M: Media> Log<M> {
         if purpose == Purpose::Data && self.spares.len() < RESERVE {
             self.make_spares(RESERVE)?;
         }
-        let here = self.segments[&self.next.segment].bytes;
-        if self.next.offset + HEADER_BYTES + bytes <= here {
+        if self.next.offset + HEADER_BYTES + bytes <= self.limit() {
             return Ok(());
         }
         let leave = match purpose {
@@ -332,6 +347,14 @@ impl<M: Media> Log<M> {
             return Err(full);
         }
         self.roll()
+    }
+
+    /// Up to where the current segment may be written now.
+    fn limit(&self) -> u64 {
+        match self.prewriting {
+            Some(step) if step.segment == self.next.segment => step.offset,
+            _ => self.segments[&self.next.segment].bytes,
+        }
     }
 
     /// Whether segments should be made ahead, off the path of a write.
@@ -413,12 +436,12 @@ impl<M: Media> Log<M> {
         self.look_at_space();
     }
 
-    /// Whether a segment made ahead should be filled, off the path of a write.
+    /// Whether something should be filled ahead, off the path of a write.
     pub fn wants_prewriting(&self) -> bool {
         self.next_to_prewrite().is_some()
     }
 
-    fn next_to_prewrite(&self) -> Option<u32> {
+    fn next_to_prewrite(&self) -> Option<LogPoint> {
         let often = (self.segment_bytes / OFTEN_BYTES).max(2);
         let worth_it = self.syncs.iter().any(|syncs| *syncs >= often);
         // With fewer, somebody may need this one before it is done.
@@ -427,45 +450,70 @@ impl<M: Media> Log<M> {
         if !(worth_it && calm && may) {
             return None;
         }
-        let unwritten = self.spares.iter().find(|spare| !spare.written);
-        unwritten.map(|spare| spare.id)
+        let LogPoint { segment, offset } = self.next;
+        let step = self.step_bytes();
+        let here = LogPoint {
+            segment,
+            // Two steps away: the log is not to come to it before it is done.
+            offset: self.written.max((offset + 2 * step).next_multiple_of(step)),
+        };
+        let spares = self.spares.iter().map(|spare| LogPoint {
+            segment: spare.id,
+            offset: spare.written,
+        });
+        let mut all = std::iter::once(here).chain(spares);
+        all.find(|point| point.offset < self.segment_bytes)
     }
 
-    /// The next of the segments made ahead to be filled. Every job goes back by [`Log::finish_prewrite`], and there
-    /// is one at a time.
+    fn step_bytes(&self) -> u64 {
+        let step = (self.segment_bytes / 8).next_multiple_of(SYNC_ALIGN);
+        step.clamp(SYNC_ALIGN, STEP_BYTES)
+    }
+
+    /// The next part to be filled. Every job goes back by [`Log::finish_prewrite`], and there is one at a time. Only where
+    /// there is room: should the log come to the part that is being filled, it leaves the rest of that segment unused.
     pub fn begin_prewrite(&mut self) -> Option<Prewrite<M>> {
-        let id = self.next_to_prewrite()?;
-        let Ok(file) = self.files.of(id) else {
-            self.prewrites = false;
-            return None;
-        };
-        self.prewriting = Some(id);
+        let from = self.next_to_prewrite()?;
+        self.prewriting = Some(from);
+        let left = self.segment_bytes - from.offset;
         Some(Prewrite {
-            id,
-            file,
-            bytes: self.segment_bytes,
+            media: self.media.clone(),
+            from,
+            bytes: left.min(self.step_bytes()),
         })
     }
 
-    /// Nothing that anybody relies on was written, so an error fails nobody; only the segment is not used.
+    /// In a segment made ahead nothing was written that anybody relies on: an error fails nobody, only the segment is not
+    /// used. In one that the log has come to, what failed may be the log's own: that is as final as a failed sync.
     pub fn finish_prewrite(&mut self, job: Prewrite<M>, result: io::Result<()>) {
         self.prewriting = None;
+        let (id, end) = (job.from.segment, job.end());
+        let begun = self.segments.contains_key(&id);
+        let at = self.spares.iter().position(|spare| spare.id == id);
+        if !begun && at.is_none() {
+            // It was given back meanwhile.
+            return;
+        }
         if let Err(error) = &result {
-            tracing::warn!(%error, "cannot write to a segment ahead of its use");
+            tracing::warn!(%error, segment = file_name(id), "cannot write to a segment ahead of its use");
             self.prewrites = false;
         }
-        // Perhaps it was given back meanwhile.
-        let Some(at) = self.spares.iter().position(|spare| spare.id == job.id) else {
-            return;
-        };
-        let passed = job.id < self.next.segment;
+        if begun && result.is_err() {
+            tracing::error!("the log stands in that segment: the store stops");
+            self.failed = true;
+        }
+        if id == self.next.segment {
+            self.written = end;
+        }
+        let Some(at) = at else { return };
+        let passed = id < self.next.segment;
         if result.is_ok() && !passed {
-            self.spares[at].written = true;
+            self.spares[at].written = end;
             return;
         }
         self.spares.remove(at);
-        self.files.forget(job.id);
-        drop(self.media.remove(&file_name(job.id)));
+        self.files.forget(id);
+        drop(self.media.remove(&file_name(id)));
         self.look_at_space();
     }
 
@@ -527,8 +575,7 @@ impl<M: Media> Log<M> {
 
     /// What may still be appended in all, the reserve included. As of the last look.
     pub fn room(&self) -> u64 {
-        let here = self.segments[&self.next.segment].bytes;
-        here.saturating_sub(self.next.offset) + self.free_segments() * self.segment_bytes
+        self.limit().saturating_sub(self.next.offset) + self.free_segments() * self.segment_bytes
     }
 
     /// Whether there is certainly more room than for `bytes` besides the reserve: a quick look.
@@ -547,12 +594,14 @@ impl<M: Media> Log<M> {
     fn roll(&mut self) -> Result<(), NoRoom> {
         // They belong to the segment that ends. An error is told where the others are written out.
         self.unwritten = self.write_out().err();
-        let is_free = |spare: &Spare| Some(spare.id) != self.prewriting;
+        let taken = self.prewriting.map(|step| step.segment);
+        let is_free = |spare: &Spare| Some(spare.id) != taken;
         let at = self.spares.iter().position(is_free);
         let next = at.and_then(|at| self.spares.remove(at));
-        let Spare { id, .. } = next.ok_or_else(|| self.no_room())?;
-        self.syncs = [0, self.syncs[0]];
+        let Spare { id, written } = next.ok_or_else(|| self.no_room())?;
         self.file = self.files.of(id).map_err(|_| self.no_room())?;
+        self.syncs = [0, self.syncs[0]];
+        self.written = written;
         if let Some(last) = self.segments.get_mut(&self.ended.segment) {
             last.end = self.ended.offset;
         }
@@ -664,7 +713,7 @@ impl<M: Media> Log<M> {
                 offset: at,
             };
         }
-        assert!(at <= self.segments[&segment].bytes, "room was made before");
+        assert!(at <= self.limit(), "room was made before");
         if self.unsynced.last().is_none_or(|(id, _)| *id != segment) {
             self.unsynced.push((segment, self.file.clone()));
         }

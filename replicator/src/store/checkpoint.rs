@@ -190,11 +190,13 @@ impl<M: Media> Store<M> {
         if let Some(job) = self.log.begin_spare() {
             return Some(Chore::Spare(job));
         }
-        if let Some(job) = self.log.begin_prewrite() {
-            return Some(Chore::Prewrite(job));
-        }
         if let Some(chore) = self.checkpoint_chore() {
             return Some(chore);
+        }
+        if self.has_room_to_prewrite()
+            && let Some(job) = self.log.begin_prewrite()
+        {
+            return Some(Chore::Prewrite(job));
         }
         if self.checkpoint_waits_for_sync() {
             return None;
@@ -239,7 +241,10 @@ impl<M: Media> Store<M> {
             }
             (Chore::Prewrite(job), Outcome::Done(result)) => {
                 self.log.finish_prewrite(job, result);
-                true
+                if self.has_failed() {
+                    self.note_failed_sync();
+                }
+                !self.has_failed()
             }
             _ => unreachable!("a chore's own outcome comes back with it"),
         }
@@ -307,6 +312,11 @@ impl<M: Media> Store<M> {
         let dirty = self.holdings.dirty_bytes;
         self.log.has_spares_for(dirty)
             || dirty + bytes + self.options.segment_bytes * 3 / 2 <= self.log.room()
+    }
+
+    /// Whether a segment more or less does not matter: see [`super::append::Log::begin_prewrite`].
+    pub(super) fn has_room_to_prewrite(&self) -> bool {
+        !self.is_low() && self.keeps_room_for_index(self.options.segment_bytes)
     }
 
     /// Where the next checkpoint's replay would begin: what is dead before that may go.

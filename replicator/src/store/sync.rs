@@ -109,7 +109,7 @@ impl<M: Media> Store<M> {
         self.has_failed()
             || self.is_checkpointing()
             || self.log.wants_spares()
-            || self.log.wants_prewriting()
+            || (self.log.wants_prewriting() && self.has_room_to_prewrite())
             || self.is_low()
             || self.holdings.superseded.len() > MANY_SUPERSEDED
     }

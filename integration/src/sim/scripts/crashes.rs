@@ -462,7 +462,7 @@ pub(super) fn kept_for_those_who_joined(w: &mut World, way: u64) -> Told {
     w.write(2, 9, 1)?;
     let process = w.stores[0].process;
     w.sync_begins(s0, process);
-    w.events(20 + way * 5)?;
+    w.events(20 + way * 15)?;
     let epoch = w.epoch();
     w.cut(2, s0);
     w.issue_write(2, World::span(5, 1), way.is_multiple_of(2));

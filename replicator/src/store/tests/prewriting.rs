@@ -1,13 +1,22 @@
 //! Segments that are written with zeroes ahead of their use, while syncs come often.
 
 use super::Bench;
+use crate::store::frame::LogPoint;
 use crate::store::media::{Media, MediaFile};
-use crate::store::segment::parse_name;
+use crate::store::segment::{file_name, parse_name};
+use crate::store::sync::NO_SYNC_FAILED;
 use crate::store::{Chore, Options, Outcome};
 use std::io;
 
-/// Segments' files, those that the log has come to and those made ahead: whether each was written from its
-/// beginning on.
+/// Whether all of a segment's file was written.
+fn is_filled(bench: &Bench, name: &str) -> bool {
+    let file = bench.media.open(name).unwrap();
+    let size = file.size().unwrap();
+    let mut at = (0..size).step_by(4096);
+    at.all(|at| file.next_data(at).unwrap() == at)
+}
+
+/// Segments' files, those that the log has come to and those made ahead: whether each of these was written.
 fn segments(bench: &Bench) -> (Vec<u32>, Vec<(u32, bool)>) {
     let current = bench.store.log.end().segment;
     let names = bench.media.list().unwrap();
@@ -18,10 +27,7 @@ fn segments(bench: &Bench) -> (Vec<u32>, Vec<(u32, bool)>) {
     for (id, name) in ids {
         match id <= current {
             true => used.push(id),
-            false => {
-                let file = bench.media.open(name).unwrap();
-                ahead.push((id, file.next_data(0).unwrap() == 0));
-            }
+            false => ahead.push((id, is_filled(bench, name))),
         }
     }
     (used, ahead)
@@ -55,19 +61,23 @@ fn housekeep_but_fill_nothing(bench: &mut Bench) {
     }
 }
 
-/// The next piece of housekeeping that fills a segment, and what was done before it.
-fn begin(bench: &mut Bench) -> Chore<crate::store::media::sim::SimMedia> {
+type SimChore = Chore<crate::store::media::sim::SimMedia>;
+
+/// The next step of filling a segment made ahead, or with `here` the one at hand; all other housekeeping is done.
+fn begin(bench: &mut Bench, here: bool) -> (LogPoint, SimChore) {
     loop {
         bench.write(0, 1, false);
         bench.flush();
-        match bench.store.next_chore() {
-            Some(chore @ Chore::Prewrite(_)) => return chore,
-            Some(chore) => {
-                let outcome = chore.run();
-                bench.store.finish_chore(chore, outcome);
-            }
-            None => {}
+        let Some(chore) = bench.store.next_chore() else {
+            continue;
+        };
+        if let Chore::Prewrite(job) = &chore
+            && (job.from().segment == bench.store.log.end().segment) == here
+        {
+            return (job.from(), chore);
         }
+        let outcome = chore.run();
+        bench.store.finish_chore(chore, outcome);
     }
 }
 
@@ -108,9 +118,8 @@ fn where_syncs_are_few_nothing_is_written_twice() {
 #[test]
 fn a_segment_that_is_being_written_is_passed_by_and_then_removed() {
     let mut bench = Bench::ready();
-    let chore = begin(&mut bench);
-    let (_, ahead) = segments(&bench);
-    let passed = ahead[0].0;
+    let (step, chore) = begin(&mut bench, false);
+    let passed = step.segment;
     fill_segment(&mut bench, 1, |_| {});
     assert!(bench.store.log.end().segment > passed);
     let outcome = chore.run();
@@ -134,9 +143,8 @@ fn a_segment_that_is_being_written_is_passed_by_and_then_removed() {
 #[test]
 fn a_segment_that_cannot_be_written_is_not_used_and_the_store_goes_on() {
     let mut bench = Bench::ready();
-    let chore = begin(&mut bench);
-    let (_, ahead) = segments(&bench);
-    let failed = ahead[0].0;
+    let (step, chore) = begin(&mut bench, false);
+    let failed = step.segment;
     let outcome = Outcome::Done(Err(io::Error::other("worn out")));
     assert!(bench.store.finish_chore(chore, outcome));
     for _ in 0..4 {
@@ -146,4 +154,48 @@ fn a_segment_that_cannot_be_written_is_not_used_and_the_store_goes_on() {
     assert!(!used.contains(&failed), "{used:?}");
     bench.check(true);
     bench.crash(|| false).check(true);
+}
+
+#[test]
+fn the_segment_at_hand_is_written_ahead_of_the_log_which_leaves_it_where_it_comes_too_soon() {
+    let mut bench = Bench::ready();
+    fill_segment(&mut bench, 1, |_| {});
+    let here = bench.store.log.end().segment;
+    housekeep(&mut bench);
+    assert!(bench.store.log.end().segment == here);
+    let name = file_name(here);
+    let file = bench.media.open(&name).unwrap();
+    assert_eq!(
+        file.next_data(file.size().unwrap() - 1).unwrap(),
+        file.size().unwrap() - 1
+    );
+
+    let mut bench = Bench::ready();
+    let (step, chore) = begin(&mut bench, true);
+    assert!(step > bench.store.log.end());
+    while bench.store.log.end().segment == step.segment {
+        let end = bench.store.log.end();
+        assert!(end <= step, "{end} is within what is being written");
+        bench.write(1, 1, false);
+    }
+    let outcome = chore.run();
+    assert!(bench.store.finish_chore(chore, outcome));
+    bench.check(true);
+    bench.crash(|| true).check(true);
+}
+
+#[test]
+fn where_the_segment_at_hand_cannot_be_written_ahead_the_store_stops() {
+    let mut bench = Bench::ready();
+    let (_, chore) = begin(&mut bench, true);
+    bench.write(7, 1, false);
+    // It may be the one report that what was just written is lost.
+    let outcome = Outcome::Done(Err(io::Error::other("worn out")));
+    assert!(!bench.store.finish_chore(chore, outcome));
+    assert!(bench.store.has_failed());
+    let noted = bench.media.list().unwrap();
+    assert!(
+        !noted.iter().any(|name| name == NO_SYNC_FAILED),
+        "{noted:?}"
+    );
 }
