@@ -23,6 +23,9 @@ const BOUND: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
 /// How often a store is put back to what it was before it is given up.
 const PUT_BACK: u64 = 5;
+/// Enough to know how long one takes.
+const FLUSHES: usize = 400;
+const HANG_AFTER: Duration = Duration::from_millis(500);
 const HELD_UP: Duration = Duration::from_secs(10);
 /// Between two looks at whether a disk is served anew.
 const LOOK: Duration = Duration::from_millis(50);
@@ -106,13 +109,72 @@ fn media_that_freeze_under_a_write_hold_up_nobody_for_long() {
     });
 }
 
-fn goes_on_frozen(cluster: &Cluster, room: &Room, beside: &[&str]) -> Result<Blocks> {
+/// The guest's own host, which has the only copy, hangs while the guest writes and flushes in turn, so that the thread which
+/// serves it may be the one that waits for the media. It has to wait, but nobody else has: the disks beside it have nothing there.
+#[test]
+fn media_that_hang_under_a_flush_hold_up_nobody_else_for_long() {
+    scenario("flushing", |scratch| {
+        Room::keep_mounts_to_ourselves()?;
+        let [near, far] = HOSTS.map(|node| node.host);
+        let mut hanging = Hanging::new(scratch, "media", &scratch.path(near), 1 << 30)?;
+        let cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
+        cluster.create_disk("web1", "64M", 1, near)?;
+        let beside = ["web2", "web3", "web4"];
+        for name in beside {
+            cluster.create_disk(name, "64M", 1, far)?;
+        }
+        for name in beside.into_iter().chain(["web1"]) {
+            import(&cluster, scratch, name, 1)?;
+        }
+        let gone_on = others_go_on(&cluster, &mut hanging, &beside);
+        // Before the nodes end: who waits for such media cannot be killed.
+        hanging.go_on();
+        gone_on?;
+        is_well(&cluster)
+    });
+}
+
+fn others_go_on(cluster: &Cluster, hanging: &mut Hanging, beside: &[&str]) -> Result<()> {
     let mut guest = Blocks::of(cluster, "web1")?;
     let others = beside.iter().map(|name| Blocks::of(cluster, name));
     let mut others = others.collect::<Result<Vec<_>>>()?;
-    guest.write(0)?;
-    room.freeze()?;
-    let written = std::thread::scope(|scope| {
+    // Until it is known how long a sync takes.
+    for _ in 0..FLUSHES {
+        guest.write(64)?;
+    }
+    let went_on = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let began = Instant::now();
+            while began.elapsed() < HANG_AFTER + LOOKED_ON {
+                guest.write(64)?;
+            }
+            guest.read(72, 1)?;
+            guest.read(64, 2)
+        });
+        std::thread::sleep(HANG_AFTER);
+        hanging.hang();
+        // Whoever is about to wait does, before the thread is wanted for others.
+        std::thread::sleep(LOOK);
+        let went_on = looked_on(&mut others);
+        hanging.go_on();
+        writing.join().expect("no panic").and(went_on)
+    });
+    went_on?;
+    let longest = others.iter().map(|other| other.longest).max();
+    println!(
+        "the media hang under a flush: the longest request of the disks beside it took {:?}; it waited {:?}, served anew: {}",
+        longest.unwrap_or_default(),
+        guest.longest,
+        guest.reconnected,
+    );
+    ensure!(guest.longest > LOOKED_ON, "it has no other copy");
+    ensure!(longest < Some(HELD_UP), "{longest:?} beside it");
+    Ok(())
+}
+
+/// The disks beside are asked for a while, all at once.
+fn looked_on(others: &mut [Blocks]) -> Result<()> {
+    std::thread::scope(|scope| {
         let asking = others.iter_mut().map(|other| {
             scope.spawn(|| {
                 let began = Instant::now();
@@ -124,11 +186,23 @@ fn goes_on_frozen(cluster: &Cluster, room: &Room, beside: &[&str]) -> Result<Blo
             })
         });
         let asking = asking.collect::<Vec<_>>();
+        let mut answers = asking
+            .into_iter()
+            .map(|other| other.join().expect("no panic"));
+        answers.try_for_each(|answer| answer)
+    })
+}
+
+fn goes_on_frozen(cluster: &Cluster, room: &Room, beside: &[&str]) -> Result<Blocks> {
+    let mut guest = Blocks::of(cluster, "web1")?;
+    let others = beside.iter().map(|name| Blocks::of(cluster, name));
+    let mut others = others.collect::<Result<Vec<_>>>()?;
+    guest.write(0)?;
+    room.freeze()?;
+    let written = std::thread::scope(|scope| {
+        let looking_on = scope.spawn(|| looked_on(&mut others));
         let written = guest.write(64).and_then(|()| guest.read(64, 2));
-        for other in asking {
-            other.join().expect("no panic")?;
-        }
-        written
+        looking_on.join().expect("no panic").and(written)
     });
     written?;
     let longest = others.iter().map(|other| other.longest).max();

@@ -1,8 +1,8 @@
 //! A store on real files, shared by all threads of a process.
 //!
-//! Writes are appended on the caller's thread, reads served there from the page cache. Whatever must
-//! wait for the media runs on the store's own threads: one for syncs (one sync serves all who wait:
-//! group commit), one for housekeeping, one for the scrub, a few for reads. All of them sleep while nothing happens.
+//! Writes are appended on the caller's thread, reads served there from the page cache, and who has time for it syncs there
+//! ([`SharedStore::sync_here`]). Whatever else must wait for the media runs on the store's own threads: one for syncs (one sync
+//! serves all who wait: group commit), one for housekeeping, one for the scrub, a few for reads. All of them sleep while nothing happens.
 //! None has a lower priority than the others: whoever has the store's lock and no processor holds up every guest.
 
 use super::error::Doing;
@@ -13,7 +13,7 @@ use super::scrub::{self, REST, STRETCH_BYTES, ScrubRate};
 use super::visit::Inside;
 use super::{
     BootId, FetchPlan, Filling, Handled, Missing, Options, Promise, Pull, Recovery, ShownDisks,
-    Store, StoreError, Usage, VerifyPlan,
+    Store, StoreError, SyncJob, Usage, VerifyPlan,
 };
 use crate::message::{Asker, Pulled, Refusal, Reply, Request};
 use crate::words::{DiskId, Epoch, Extents, Incarnation, Starts, StoreId};
@@ -44,6 +44,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const KEPT_A_SYNC: u64 = 256 << 10;
 /// Somebody syncs again and again who has done so within this.
 const SYNCS_AGAIN: Duration = Duration::from_millis(10);
+/// A sync that takes longer counts for no more, in nanoseconds: syncs that are quick again are soon known to be.
+const LONG_SYNC: u64 = 5_000_000;
 /// What nobody syncs is synced after this, so that space and memory that wait for it come free.
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 
@@ -71,6 +73,8 @@ struct Shared {
     opened: Instant,
     /// When the sync under way began, in milliseconds after `opened` and one; 0: there is none.
     sync_since: AtomicU64,
+    /// How long one takes, in nanoseconds: a moving average.
+    usual_sync: AtomicU64,
 }
 
 struct Core {
@@ -78,6 +82,8 @@ struct Core {
     store: Option<Store<FileMedia>>,
     waiting: Vec<(Promise, Done)>,
     sync_now: bool,
+    /// A thread, of ours or not, is in [`Shared::run_sync`].
+    syncing: bool,
     housekeep_now: bool,
     scrub: ScrubRate,
     closing: bool,
@@ -181,6 +187,7 @@ impl SharedStore {
                 store: Some(store),
                 waiting: Vec::new(),
                 sync_now: false,
+                syncing: false,
                 housekeep_now: true,
                 scrub,
                 closing: false,
@@ -199,6 +206,7 @@ impl SharedStore {
             read_wanted: Condvar::new(),
             opened: Instant::now(),
             sync_since: AtomicU64::new(0),
+            usual_sync: AtomicU64::new(u64::MAX),
         });
         let mut handles = Vec::new();
         let mut start = |name: &str, run: fn(&Shared)| {
@@ -244,7 +252,7 @@ impl SharedStore {
 
     /// Takes a request. `done` is called exactly once: before this returns where nothing has to wait
     /// for the media (writes, lists, refusals, reads from the page cache), else on a thread of the
-    /// store; it must not block.
+    /// store, or of somebody in [`SharedStore::sync_here`]; it must not block, nor call the store.
     pub fn submit(&self, request: Request, done: impl FnOnce(Reply) + Send + 'static) {
         let shared = &self.threads.shared;
         let mut core = self.enter();
@@ -280,6 +288,44 @@ impl SharedStore {
                 shared.read_later(Wanted::Verify(plan), Box::new(done));
             }
         }
+    }
+
+    /// Takes syncs, and does here and now what they want: whoever else waits for it is answered as well. False: another
+    /// thread is at it, or the store closes, and they wait for the next; or there was nothing to do.
+    pub fn sync_here<D: FnOnce(Reply) + Send + 'static>(
+        &self,
+        syncs: impl IntoIterator<Item = (Request, D)>,
+    ) -> bool {
+        let shared = &self.threads.shared;
+        let mut core = self.enter();
+        let mut answers: SmallVec<[(Reply, Done); 1]> = SmallVec::new();
+        let mut wanted = false;
+        for (sync, done) in syncs {
+            let handled = core.store.as_mut().map(|store| store.handle(sync));
+            match handled.unwrap_or(Handled::Now(Reply::Refused(Refusal::Failed))) {
+                Handled::Now(reply) => answers.push((reply, Box::new(done))),
+                Handled::AfterSync(promise) => {
+                    core.waiting.push((promise, Box::new(done)));
+                    wanted = true;
+                }
+                _ => panic!("a sync is asked for"),
+            }
+        }
+        let here = wanted && !core.syncing && !core.closing;
+        if wanted && !here {
+            shared.want_sync(&mut core);
+        } else if here
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.sync(&mut core.core)))
+        {
+            // Before this thread leaves: it may have been given up.
+            let Entered { core, _inside } = core;
+            drop(core);
+            shared.fail();
+            resume_unwind(panic);
+        }
+        drop(core);
+        answer(answers);
+        here
     }
 
     /// How a read is to be answered; or the answer, where nothing has to be read.
@@ -480,6 +526,11 @@ impl SharedStore {
         }
     }
 
+    /// How long the media usually take for a sync.
+    pub fn usual_sync(&self) -> Duration {
+        Duration::from_nanos(self.threads.shared.usual_sync.load(Ordering::Relaxed))
+    }
+
     /// Writes a checkpoint, which syncs everything, so that the next open has little to read. It serves
     /// meanwhile, and is waited for for so long at most.
     pub fn checkpoint(&self, patience: Duration) {
@@ -656,36 +707,62 @@ impl Shared {
     fn sync_loop(&self) {
         let mut core = self.core.lock();
         while !core.closing {
-            if !std::mem::take(&mut core.sync_now) {
+            if core.syncing || !core.sync_now {
                 self.sync_wanted.wait(&mut core);
-                continue;
-            }
-            let job = core.store.as_mut().and_then(Store::begin_sync);
-            if let Some(job) = job {
-                core.kept = 0;
-                if !core.waiting.is_empty() {
-                    core.waited_at = Some(Instant::now());
-                }
-                let since = self.opened.elapsed().as_millis() as u64 + 1;
-                self.sync_since.store(since, Ordering::Relaxed);
-                let result = self.unlocked(&mut core, || job.run());
-                self.sync_since.store(0, Ordering::Relaxed);
-                let store = core.store.as_mut().expect("closing waits for what runs");
-                store.finish_sync(job, result);
-                let notes_later = store.wants_note() && !core.sync_later;
-                core.sync_later |= notes_later;
-                let store = core.store.as_mut().expect("it was there");
-                if store.wants_housekeeping() || core.kept_enough {
-                    self.want_housekeeping(&mut core);
-                } else if notes_later {
-                    self.housekeeping_wanted.notify_one();
-                }
             } else {
-                // Nobody has written lately: time for what is left to do.
-                self.want_housekeeping(&mut core);
+                self.sync(&mut core);
             }
-            self.keep_promises(&mut core);
         }
+    }
+
+    /// Syncs what has been appended, if anything has, and answers whoever waits for it. One at a time.
+    fn sync(&self, core: &mut MutexGuard<'_, Core>) {
+        core.sync_now = false;
+        let job = core.store.as_mut().and_then(Store::begin_sync);
+        if let Some(job) = job {
+            core.kept = 0;
+            if !core.waiting.is_empty() {
+                core.waited_at = Some(Instant::now());
+            }
+            let result = self.run_sync(core, &job);
+            let store = core.store.as_mut().expect("closing waits for what runs");
+            store.finish_sync(job, result);
+            let notes_later = store.wants_note() && !core.sync_later;
+            core.sync_later |= notes_later;
+            let store = core.store.as_mut().expect("it was there");
+            if store.wants_housekeeping() || core.kept_enough {
+                self.want_housekeeping(core);
+            } else if notes_later {
+                self.housekeeping_wanted.notify_one();
+            }
+        } else {
+            // Nobody has written lately: time for what is left to do.
+            self.want_housekeeping(core);
+        }
+        self.keep_promises(core);
+        if core.sync_now {
+            self.sync_wanted.notify_one();
+        }
+    }
+
+    /// Waits for the media, without the lock, and learns how long that takes.
+    fn run_sync(
+        &self,
+        core: &mut MutexGuard<'_, Core>,
+        job: &SyncJob<FileMedia>,
+    ) -> io::Result<()> {
+        let began = Instant::now();
+        let since = (began - self.opened).as_millis() as u64 + 1;
+        self.sync_since.store(since, Ordering::Relaxed);
+        core.syncing = true;
+        let result = self.unlocked(core, || job.run());
+        core.syncing = false;
+        self.sync_since.store(0, Ordering::Relaxed);
+        let took = began.elapsed().as_nanos() as u64;
+        let usual = self.usual_sync.load(Ordering::Relaxed).min(LONG_SYNC);
+        let usual = (usual * 7 + took.min(LONG_SYNC)) / 8;
+        self.usual_sync.store(usual, Ordering::Relaxed);
+        result
     }
 
     /// Answers those whose sync is done, or will never be.

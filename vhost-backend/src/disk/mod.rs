@@ -17,6 +17,7 @@ mod orders;
 mod placement;
 mod replicated;
 mod status;
+mod syncing;
 mod waiting;
 
 pub use io::{DiskIo, IoError};

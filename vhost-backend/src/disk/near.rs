@@ -4,8 +4,8 @@
 //! and with it all disks that it serves, those too that do not use the store. So once a sync takes
 //! long, or somebody has been inside the store for long, requests go [`Aside`]: to a thread of their own, in
 //! order, until all is quick again. What remains are the threads that are inside when the media begin to hang, or go in before
-//! that is noticed, and they are rarely ours: what is written goes to the page cache, and a sync notices first. A thread that
-//! is inside for too long is given up, and its disks are served anew by another one: [`replicator::store::visit`].
+//! that is noticed: one that syncs by itself ([`super::syncing`]), seldom one that writes, since that goes to the page cache. A
+//! thread that is inside for too long is given up, and its disks are served anew by another one: [`replicator::store::visit`].
 
 use parking_lot::{Condvar, Mutex};
 use replicator::message::{Refusal, Reply, Request};
@@ -59,6 +59,21 @@ impl NearStore {
             return self.aside.inside(|| self.store.submit(request, done));
         }
         self.submit_aside(request, done);
+    }
+
+    /// Takes syncs; with `here` this thread does what they want, if it can. Whether it did: then they have been answered.
+    pub fn sync<D: FnOnce(Reply) + Send + 'static>(
+        &self,
+        syncs: impl IntoIterator<Item = (Request, D)>,
+        here: bool,
+    ) -> bool {
+        if here && !self.is_slow() {
+            return self.aside.inside(|| self.store.sync_here(syncs));
+        }
+        for (sync, done) in syncs {
+            self.submit(sync, done);
+        }
+        false
     }
 
     /// Takes a read. The answer, if it is there at once, its data in `into`; else how the media are to be waited for;

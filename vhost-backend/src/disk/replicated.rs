@@ -18,6 +18,7 @@ use super::near::NearStore;
 use super::orders::{Orders, OrdersHandle};
 use super::placement::{Asking, Placement};
 use super::status::{DiskStatus, Phase, StatusHandle};
+use super::syncing::{Gathers, Syncing};
 use super::waiting::{Waited, WaitingReads};
 use super::{Disk, Failure, Geometry, Landing, Op, RequestId};
 use replicator::message::{ReadBlocks, Reply, Request};
@@ -77,6 +78,14 @@ pub struct ReplicatedDisk {
     /// Writes that the near store is to get with the next append, and how large they are.
     near_writes: Vec<(CallId, Request)>,
     near_write_bytes: usize,
+    /// The guest's flushes that go to the writer as one, and those that went with another one.
+    flushes: Vec<RequestId>,
+    flushed_with: HashMap<RequestId, Vec<RequestId>>,
+    /// What the near store is to sync for them, while they begin.
+    near_syncs: Option<Vec<(CallId, Request)>>,
+    syncing: Syncing,
+    /// The near store is the one member.
+    near_alone: bool,
     /// Far stores were sent writes meanwhile; and the network had its turn.
     far_first: bool,
     gave_way: bool,
@@ -87,7 +96,6 @@ pub struct ReplicatedDisk {
     waiting_reads: WaitingReads,
     /// The guest's reads in flight.
     landings: HashMap<RequestId, (Span, Landing)>,
-    in_flight: usize,
     done: VecDeque<(RequestId, Result<(), Failure>)>,
     orders: OrdersHandle,
     start_again: Option<Now>,
@@ -138,12 +146,16 @@ impl ReplicatedDisk {
             asking,
             near_writes: Vec::new(),
             near_write_bytes: 0,
+            flushes: Vec::new(),
+            flushed_with: HashMap::new(),
+            near_syncs: None,
+            syncing: Syncing::default(),
+            near_alone: false,
             far_first: false,
             gave_way: false,
             aimed: HashMap::new(),
             waiting_reads: WaitingReads::new(),
             landings: HashMap::new(),
-            in_flight: 0,
             done: VecDeque::new(),
             orders,
             start_again: None,
@@ -251,11 +263,27 @@ impl ReplicatedDisk {
                 self.alarm_rang();
                 continue;
             }
+            let gathers = self.gathers();
+            if gathers == Some(Gathers::TooLong) {
+                self.flush();
+                continue;
+            }
             if let Some(value) = over(self) {
                 return Poll::Ready(value);
             }
             if self.inbox.poll_filled(context).is_ready() {
                 continue;
+            }
+            match gathers {
+                None | Some(Gathers::TooLong) => {}
+                Some(Gathers::More) => {
+                    let _ = pin!(tokio::task::yield_now()).poll(context);
+                    return Poll::Pending;
+                }
+                Some(Gathers::All) => {
+                    self.flush();
+                    continue;
+                }
             }
             let Some(Now(at)) = next else {
                 return Poll::Pending;
@@ -390,9 +418,17 @@ impl ReplicatedDisk {
             }
             Effect::Complete { id, result } => {
                 self.landings.remove(&id);
-                self.in_flight -= 1;
-                self.status.in_flight(self.in_flight);
-                self.done.push_back((id, result));
+                for id in self
+                    .flushed_with
+                    .remove(&id)
+                    .into_iter()
+                    .flatten()
+                    .chain([id])
+                {
+                    self.syncing.ended(id);
+                    self.done.push_back((id, result));
+                }
+                self.status.in_flight(self.syncing.in_flight());
             }
             other => self.announce(other),
         }
@@ -548,6 +584,9 @@ impl ReplicatedDisk {
         if let Some(aimed) = aimed {
             return self.read_near(&near, call, request, aimed);
         }
+        if let (Request::Sync { .. }, Some(syncs)) = (&request, &mut self.near_syncs) {
+            return syncs.push((call, request));
+        }
         near.submit(request, move |reply| {
             inbox.push(Event::Reply { call, reply });
         });
@@ -600,6 +639,44 @@ impl ReplicatedDisk {
         });
     }
 
+    /// Whether the guest's flushes wait for others; none if there are none.
+    fn gathers(&mut self) -> Option<Gathers> {
+        if self.flushes.is_empty() {
+            return None;
+        }
+        let usual = self.near.as_ref().map(|near| near.store().usual_sync());
+        let usual = usual.unwrap_or_default();
+        Some(self.syncing.gathers(usual, std::time::Instant::now()))
+    }
+
+    /// Gives the writer one flush for all that the guest has asked for: each covers what was acknowledged before it. The near
+    /// store syncs on this thread if nobody misses it meanwhile. Where others have copies the thread is to be there for them,
+    /// should the near media hang.
+    fn flush(&mut self) {
+        let mut all = std::mem::take(&mut self.flushes);
+        self.syncing.flushes(all.len());
+        let id = all.pop().expect("there is one");
+        if !all.is_empty() {
+            self.flushed_with.insert(id, all);
+        }
+        self.near_syncs = Some(Vec::new());
+        let op = GuestOp::Flush;
+        self.handle(Event::Guest { id, op });
+        let syncs = self.near_syncs.take().unwrap_or_default();
+        let Some(near) = self.near.as_ref().filter(|_| !syncs.is_empty()) else {
+            return;
+        };
+        let here = self.near_alone && self.syncing.is_for_us(near.store().usual_sync());
+        self.inbox.stay_awake();
+        let syncs = syncs.into_iter().map(|(call, sync)| {
+            let inbox = self.inbox.clone();
+            (sync, move |reply| inbox.push(Event::Reply { call, reply }))
+        });
+        if near.sync(syncs, here) {
+            self.syncing.synced(std::time::Instant::now());
+        }
+    }
+
     fn aimed(&self, store: StoreId, request: &Request, aim: Aim) -> Option<Aimed> {
         let (Request::Read { blocks, .. }, Aim::Guest { id, span }) = (request, aim) else {
             return None;
@@ -614,8 +691,10 @@ impl ReplicatedDisk {
         })
     }
 
-    fn show_members(&self) {
+    fn show_members(&mut self) {
         let members = self.writer.record().members();
+        let near = self.near.as_ref().map(|near| near.id());
+        self.near_alone = members.iter().all(|member| Some(*member) == near);
         let connected = &self.connected;
         self.status.change(|status: &mut DiskStatus| {
             status.members = members
@@ -663,9 +742,13 @@ impl Disk for ReplicatedDisk {
             Op::Zero { span } => GuestOp::Zero { span },
             Op::Flush => GuestOp::Flush,
         };
-        self.in_flight += 1;
-        self.status.in_flight(self.in_flight);
-        self.handle(Event::Guest { id, op });
+        let is_flush = matches!(op, GuestOp::Flush);
+        self.syncing.given(id, is_flush, std::time::Instant::now);
+        self.status.in_flight(self.syncing.in_flight());
+        match is_flush {
+            true => self.flushes.push(id),
+            false => self.handle(Event::Guest { id, op }),
+        }
     }
 
     fn room(&self) -> u64 {

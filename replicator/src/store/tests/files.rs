@@ -286,3 +286,71 @@ fn a_thread_that_panics_stops_the_store_and_nobody_waits_for_ever() {
     assert_eq!(ask(&store, sync()), failed);
     assert!(store.close().is_err());
 }
+
+#[test]
+fn whoever_syncs_answers_all_that_wait() {
+    const THREADS: u64 = 4;
+    const SYNCS: u64 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path());
+    let sync = Request::Sync {
+        asker: asker(store.incarnation()),
+    };
+    // Some do it themselves, some have the store's thread do it, and they meet in any way.
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (store, sync) = (&store, &sync);
+            scope.spawn(move || {
+                for i in 1..=SYNCS {
+                    let seq = thread * SYNCS + i;
+                    let wrote = ask(store, write(store.incarnation(), seq, thread * 8, 1));
+                    assert!(matches!(wrote, Reply::Written(_)));
+                    let (done, answers) = mpsc::channel();
+                    match (thread + i) % 2 {
+                        0 => store.submit(sync.clone(), move |reply| done.send(reply).unwrap()),
+                        _ => {
+                            let twice = [done.clone(), done];
+                            let twice = twice
+                                .map(|done| (sync.clone(), move |reply| done.send(reply).unwrap()));
+                            store.sync_here(twice);
+                        }
+                    }
+                    let patience = Duration::from_secs(20);
+                    let answer = answers.recv_timeout(patience).expect("it is answered");
+                    assert_eq!(answer, Reply::Synced);
+                    assert!(answers.iter().all(|answer| answer == Reply::Synced));
+                }
+            });
+        }
+    });
+    assert!(store.usual_sync() < Duration::from_secs(1));
+    store.close().unwrap();
+    let (done, answer) = mpsc::channel();
+    store.sync_here([(sync, move |reply| done.send(reply).unwrap())]);
+    assert_eq!(answer.recv().unwrap(), Reply::Refused(Refusal::Failed));
+}
+
+#[test]
+fn who_syncs_alone_is_answered_before_the_call_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ready(dir.path());
+    let incarnation = store.incarnation();
+    for seq in 1..=50 {
+        let wrote = ask(&store, write(incarnation, seq, seq % 8, 1));
+        assert!(matches!(wrote, Reply::Written(_)));
+        let (done, answer) = mpsc::channel();
+        let sync = Request::Sync {
+            asker: asker(incarnation),
+        };
+        store.sync_here([(sync, move |reply| {
+            let here = std::thread::current().id();
+            done.send((reply, here)).unwrap();
+        })]);
+        let me = std::thread::current().id();
+        match answer.try_recv() {
+            Ok(answer) => assert_eq!(answer, (Reply::Synced, me)),
+            // The store's own thread was at it, for housekeeping.
+            Err(_) => assert_eq!(answer.recv().unwrap().0, Reply::Synced),
+        }
+    }
+}
