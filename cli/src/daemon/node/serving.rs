@@ -10,7 +10,7 @@ use replicator::words::StoreId;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -35,7 +35,7 @@ impl Serving {
         config: &Config,
         find: impl Fn(StoreId) -> Option<S> + Send + Sync + 'static,
     ) -> anyhow::Result<Serving> {
-        let first = runtime()?;
+        let first = Unused(Some(runtime()?));
         let guard = first.enter();
         let server = Server::bind(config.listen, &config.credentials, find)
             .with_context(|| format!("cannot listen on {} for other nodes", config.listen))?
@@ -44,15 +44,15 @@ impl Serving {
         let listen = server.local_addr()?;
         let mut threads = Vec::new();
         for _ in 1..THREADS {
-            let runtime = runtime()?;
+            let runtime = Unused(Some(runtime()?));
             let guard = runtime.enter();
             let another = server
                 .another()
                 .context("cannot listen on another thread")?;
             drop(guard);
-            threads.push(Thread::spawn(runtime, another)?);
+            threads.push(Thread::spawn(runtime.take(), another)?);
         }
-        threads.push(Thread::spawn(first, server)?);
+        threads.push(Thread::spawn(first.take(), server)?);
         Ok(Serving { listen, threads })
     }
 
@@ -64,6 +64,28 @@ impl Serving {
             if timeout(PATIENCE, thread.over).await.is_err() {
                 tracing::error!("a thread that serves other nodes does not end");
             }
+        }
+    }
+}
+
+/// A runtime that no thread has yet. It waits for nothing when it goes: that is not allowed where others run, and a node
+/// that cannot listen is to say so.
+struct Unused(Option<Runtime>);
+
+impl Unused {
+    fn enter(&self) -> EnterGuard<'_> {
+        self.0.as_ref().expect("not taken").enter()
+    }
+
+    fn take(mut self) -> Runtime {
+        self.0.take().expect("taken once")
+    }
+}
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
 }
