@@ -31,6 +31,8 @@ const HELD_UP: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the disks beside one are asked: longer than it takes to serve them anew.
 const LOOKED_ON: Duration = Duration::from_secs(12);
+/// As many as there are threads, and one more.
+const BESIDE: [&str; 3] = ["web2", "web3", "web4"];
 const HOSTS: [NodeSpec; 2] = [
     NodeSpec {
         host: "tokyo-1",
@@ -63,19 +65,10 @@ fn media_that_lie_are_found_healed_and_named() {
 fn media_that_hang_hold_up_no_read_that_another_copy_can_answer() {
     scenario("hanging", |scratch| {
         Room::keep_mounts_to_ourselves()?;
-        let [near, far] = HOSTS.map(|node| node.host);
+        let near = HOSTS[0].host;
         let mut hanging = Hanging::new(scratch, "media", &scratch.path(near), 1 << 30)?;
-        let cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
-        cluster.create_disk("web1", "64M", 2, near)?;
-        // As many as there are threads, and one more.
-        let beside = ["web2", "web3", "web4"];
-        for name in beside {
-            cluster.create_disk(name, "64M", 1, far)?;
-        }
-        for name in beside.into_iter().chain(["web1"]) {
-            import(&cluster, scratch, name, 1)?;
-        }
-        let gone_on_without = goes_on_without(&cluster, &mut hanging, &beside);
+        let cluster = with_disks_beside(scratch, 2)?;
+        let gone_on_without = goes_on_without(&cluster, &mut hanging);
         // Before the nodes end: who waits for such media cannot be killed.
         hanging.go_on();
         gone_on_without
@@ -88,18 +81,10 @@ fn media_that_hang_hold_up_no_read_that_another_copy_can_answer() {
 fn media_that_freeze_under_a_write_hold_up_nobody_for_long() {
     scenario("frozen", |scratch| {
         Room::keep_mounts_to_ourselves()?;
-        let [near, far] = HOSTS.map(|node| node.host);
+        let near = HOSTS[0].host;
         let room = Room::new(&scratch.path("media.raw"), &scratch.path(near), 1 << 30)?;
-        let cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
-        cluster.create_disk("web1", "64M", 2, near)?;
-        let beside = ["web2", "web3", "web4"];
-        for name in beside {
-            cluster.create_disk(name, "64M", 1, far)?;
-        }
-        for name in beside.into_iter().chain(["web1"]) {
-            import(&cluster, scratch, name, 1)?;
-        }
-        let gone_on = goes_on_frozen(&cluster, &room, &beside);
+        let cluster = with_disks_beside(scratch, 2)?;
+        let gone_on = goes_on_frozen(&cluster, &room);
         // Before the nodes end: who stands still there cannot be killed.
         room.thaw()?;
         let mut guest = gone_on?;
@@ -115,18 +100,10 @@ fn media_that_freeze_under_a_write_hold_up_nobody_for_long() {
 fn media_that_hang_under_a_flush_hold_up_nobody_else_for_long() {
     scenario("flushing", |scratch| {
         Room::keep_mounts_to_ourselves()?;
-        let [near, far] = HOSTS.map(|node| node.host);
+        let near = HOSTS[0].host;
         let mut hanging = Hanging::new(scratch, "media", &scratch.path(near), 1 << 30)?;
-        let cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
-        cluster.create_disk("web1", "64M", 1, near)?;
-        let beside = ["web2", "web3", "web4"];
-        for name in beside {
-            cluster.create_disk(name, "64M", 1, far)?;
-        }
-        for name in beside.into_iter().chain(["web1"]) {
-            import(&cluster, scratch, name, 1)?;
-        }
-        let gone_on = others_go_on(&cluster, &mut hanging, &beside);
+        let cluster = with_disks_beside(scratch, 1)?;
+        let gone_on = others_go_on(&cluster, &mut hanging);
         // Before the nodes end: who waits for such media cannot be killed.
         hanging.go_on();
         gone_on?;
@@ -134,10 +111,10 @@ fn media_that_hang_under_a_flush_hold_up_nobody_else_for_long() {
     });
 }
 
-fn others_go_on(cluster: &Cluster, hanging: &mut Hanging, beside: &[&str]) -> Result<()> {
+fn others_go_on(cluster: &Cluster, hanging: &mut Hanging) -> Result<()> {
     let mut guest = Blocks::of(cluster, "web1")?;
-    let others = beside.iter().map(|name| Blocks::of(cluster, name));
-    let mut others = others.collect::<Result<Vec<_>>>()?;
+    let others = BESIDE.map(|name| Blocks::of(cluster, name));
+    let mut others = others.into_iter().collect::<Result<Vec<_>>>()?;
     // Until it is known how long a sync takes.
     for _ in 0..FLUSHES {
         guest.write(64)?;
@@ -193,10 +170,24 @@ fn looked_on(others: &mut [Blocks]) -> Result<()> {
     })
 }
 
-fn goes_on_frozen(cluster: &Cluster, room: &Room, beside: &[&str]) -> Result<Blocks> {
+/// A disk of the first host with so many copies, and others beside it that are attached there and have nothing there.
+fn with_disks_beside(scratch: &Scratch, copies: u8) -> Result<Cluster> {
+    let [near, far] = HOSTS.map(|node| node.host);
+    let cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
+    cluster.create_disk("web1", "64M", copies, near)?;
+    for name in BESIDE {
+        cluster.create_disk(name, "64M", 1, far)?;
+    }
+    for name in BESIDE.into_iter().chain(["web1"]) {
+        import(&cluster, scratch, name, 1)?;
+    }
+    Ok(cluster)
+}
+
+fn goes_on_frozen(cluster: &Cluster, room: &Room) -> Result<Blocks> {
     let mut guest = Blocks::of(cluster, "web1")?;
-    let others = beside.iter().map(|name| Blocks::of(cluster, name));
-    let mut others = others.collect::<Result<Vec<_>>>()?;
+    let others = BESIDE.map(|name| Blocks::of(cluster, name));
+    let mut others = others.into_iter().collect::<Result<Vec<_>>>()?;
     guest.write(0)?;
     room.freeze()?;
     let written = std::thread::scope(|scope| {
@@ -215,11 +206,11 @@ fn goes_on_frozen(cluster: &Cluster, room: &Room, beside: &[&str]) -> Result<Blo
     Ok(guest)
 }
 
-fn goes_on_without(cluster: &Cluster, hanging: &mut Hanging, beside: &[&str]) -> Result<()> {
+fn goes_on_without(cluster: &Cluster, hanging: &mut Hanging) -> Result<()> {
     let near = HOSTS[0].host;
     let mut guest = Blocks::of(cluster, "web1")?;
-    let others = beside.iter().map(|name| Blocks::of(cluster, name));
-    let mut others = others.collect::<Result<Vec<_>>>()?;
+    let others = BESIDE.map(|name| Blocks::of(cluster, name));
+    let mut others = others.into_iter().collect::<Result<Vec<_>>>()?;
     guest.read(0, 1)?;
     forget_cached(&cluster.store_dir(near))?;
     hanging.hang();

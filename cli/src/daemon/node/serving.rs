@@ -120,3 +120,14 @@ fn runtime() -> anyhow::Result<Runtime> {
         .build()
         .context("cannot start a thread for other nodes")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_no_thread_gets_may_go_where_others_run() {
+        let outer = runtime().unwrap();
+        outer.block_on(async { drop(Unused(Some(runtime().unwrap()))) });
+    }
+}
