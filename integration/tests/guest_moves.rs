@@ -23,6 +23,11 @@ const MOMENT: Duration = Duration::from_secs(1);
 const STORE_BYTES: u64 = 576 << 20;
 const BALLAST_BYTES: u64 = 448 << 20;
 const STUCK_BOUND: Duration = Duration::from_secs(60);
+/// Back at once is what these journeys are made of.
+const FOLLOW: &str = "hold-down = \"0s\"\n";
+/// The same, but so slowly that something else is done before.
+const CRAWL: &str = "hold-down = \"0s\"\n[copy]\nlimit = \"1MiB/s\"\n";
+const DATACENTERS: [&str; 2] = ["tokyo", "osaka"];
 
 #[test]
 fn a_move_survives_the_placement_service() {
@@ -126,10 +131,17 @@ fn wait_for_room(scratch: &Scratch) -> Result<()> {
         let cluster = &journey.cluster;
         // Two copies of something else: planned before it holds anything, as disks are.
         cluster.create_disk("ballast", &size, 2, "osaka-1")?;
+        for datacenter in DATACENTERS {
+            cluster.apply_policy(datacenter, CRAWL)?;
+        }
         journey.traveller.go(cluster, to)?;
-        journey.must_not_be_near(to)?;
+        wait_begun(cluster)?;
         // It may not have room for all of itself either.
         let _ = cluster.ukai(&["disk", "import", "ballast", ballast]);
+        journey.must_not_be_near(to)?;
+        for datacenter in DATACENTERS {
+            cluster.apply_policy(datacenter, FOLLOW)?;
+        }
         let why = wait_stuck(cluster)?;
         println!("     the move says: {why}");
         cluster
@@ -137,6 +149,15 @@ fn wait_for_room(scratch: &Scratch) -> Result<()> {
             .map(drop)
     })?;
     journey.end()
+}
+
+fn wait_begun(cluster: &Cluster) -> Result<()> {
+    let deadline = Instant::now() + STUCK_BOUND;
+    while newest(&moves(cluster)?, "web1").is_none() {
+        ensure!(Instant::now() < deadline, "no move of web1 begins");
+        std::thread::sleep(MOMENT / 4);
+    }
+    Ok(())
 }
 
 fn wait_stuck(cluster: &Cluster) -> Result<String> {
@@ -174,9 +195,8 @@ impl<'a> Journey<'a> {
         workload.image(&image)?;
         let link = Link::new(Conditions::fixed(DELAY).limited(LINK_BYTES_PER_SECOND));
         let cluster = Cluster::start_across(scratch, &TWO_AND_TWO, Lifetime::Ours, Some(link))?;
-        for datacenter in ["tokyo", "osaka"] {
-            // Back at once is what these journeys are made of.
-            cluster.apply_policy(datacenter, "hold-down = \"0s\"\n")?;
+        for datacenter in DATACENTERS {
+            cluster.apply_policy(datacenter, FOLLOW)?;
         }
         cluster.create_disk("web1", &DISK_BYTES.to_string(), 2, "tokyo-1")?;
         let image = image.to_str().context("a path of text")?;
