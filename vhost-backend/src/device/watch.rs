@@ -7,9 +7,10 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a guest is watched after its last answer at most: about what a sleep and a wake-up cost in CPU time.
-/// So a watch never costs more than twice of what the better choice would have cost (the ski rental problem).
-const GUEST: Duration = Duration::from_micros(50);
+/// How long a guest is watched after its last answer at most: about what it costs both sides in time if the device sleeps
+/// instead, so that a watch never costs more than twice of what the better choice would have cost (the ski rental problem).
+/// Well above the pause of a guest that has slept until its answer came, so that it is not watched now and then only.
+const GUEST: Duration = Duration::from_micros(100);
 
 /// The disk, after the last request that it was given or has answered. Longer, because much of it is our own work for
 /// that request. A store behind a quick network answers within it; one that is a millisecond away cannot, and a sync does not.
