@@ -56,6 +56,7 @@ mod tests;
 mod usage;
 mod verify;
 pub mod visit;
+mod waiting_read;
 mod walk;
 mod write;
 
@@ -68,13 +69,14 @@ pub use frame::LogPoint;
 pub use fuzz::fuzz_recover;
 pub use options::Options;
 pub use pull::Pull;
-pub use read::{Destination, NotNow, Own, ReadPlan, WaitingPart, WaitingRead};
+pub use read::{Destination, NotNow, Own, ReadPlan};
 pub use recover::Recovery;
 pub use scrub::{Scrub, ScrubProgress, ScrubRate};
 pub use shared::SharedStore;
 pub use sync::Promise;
 pub use usage::{DiskUsage, LogSpan, Usage};
 pub use verify::VerifyPlan;
+pub use waiting_read::{WaitingPart, WaitingRead};
 
 use crate::message::{Known, Reach, Reply};
 use crate::words::{DiskId, Epoch, Incarnation, Starts, StoreId};

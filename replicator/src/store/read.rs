@@ -8,15 +8,14 @@
 use super::damage::{Finds, Spoilt};
 use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES, Header, Kind, RawHeader};
 use super::index::Entry;
-use super::media::{FileMedia, Media, MediaFile, Piece, iovecs};
+use super::media::{Media, MediaFile, Piece};
 use super::place::Place;
-use crate::message::{Found, ReadBlocks, Refusal, Reply, checksum};
+use crate::message::{Found, ReadBlocks, Refusal, checksum};
 use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, StoreId, Version};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -112,7 +111,7 @@ impl<M: Media> ReadPlan<M> {
     }
 
     /// The answer, but for the checksums of what is still to be read.
-    fn found_unread(&self) -> Vec<Found> {
+    pub(super) fn found_unread(&self) -> Vec<Found> {
         self.found
             .iter()
             .map(|planned| match planned {
@@ -156,7 +155,7 @@ impl<M: Media> ReadPlan<M> {
     }
 
     /// What was read of a fetch is what was written; the checksums go into `found`.
-    fn check(
+    pub(super) fn check(
         &self,
         fetch: &Fetch<M>,
         part: Part,
@@ -295,20 +294,20 @@ impl<M: Media> ReadPlan<M> {
 }
 
 /// The memory that the frames of one fetch are read into.
-struct Part {
+pub(super) struct Part {
     headers: Vec<RawBytes>,
     /// Which blocks land whole, headers apart.
     whole: SmallVec<[bool; 4]>,
     /// The others.
     own: Vec<Box<[u8; BLOCK]>>,
     /// All of it, in the order of the file.
-    pieces: SmallVec<[Piece; 8]>,
+    pub pieces: SmallVec<[Piece; 8]>,
 }
 
 type RawBytes = [u8; HEADER_BYTES as usize];
 
 impl Part {
-    fn of<M: Media>(fetch: &Fetch<M>, into: &dyn Destination) -> Part {
+    pub fn of<M: Media>(fetch: &Fetch<M>, into: &dyn Destination) -> Part {
         let mut part = Part {
             headers: vec![[0; HEADER_BYTES as usize]; fetch.count as usize],
             whole: SmallVec::new(),
@@ -335,84 +334,6 @@ impl Part {
             }
         }
         part
-    }
-}
-
-/// A read that has to wait for the media, for those who can wait for many without a thread each. It is into
-/// memory of its own, so that nobody who gives up waiting for it finds its data landing later. That memory
-/// is to stay until every one of its parts has ended.
-pub struct WaitingRead {
-    plan: ReadPlan<FileMedia>,
-    into: Own,
-    parts: SmallVec<[Part; 1]>,
-    iovecs: SmallVec<[Vec<libc::iovec>; 1]>,
-}
-
-// SAFETY: its pointers are to memory that it owns, whichever thread has it.
-unsafe impl Send for WaitingRead {}
-
-/// One vectored read of a file.
-pub struct WaitingPart<'a> {
-    pub file: BorrowedFd<'a>,
-    pub offset: u64,
-    pub iovecs: &'a [libc::iovec],
-    /// How much there is to read.
-    pub bytes: usize,
-}
-
-impl WaitingRead {
-    pub fn new(plan: ReadPlan<FileMedia>) -> WaitingRead {
-        let into = plan.own_memory();
-        let parts: SmallVec<[Part; 1]> = plan
-            .fetches
-            .iter()
-            .map(|fetch| Part::of(fetch, &into))
-            .collect();
-        let iovecs = parts.iter().map(|part| iovecs(&part.pieces)).collect();
-        WaitingRead {
-            plan,
-            into,
-            parts,
-            iovecs,
-        }
-    }
-
-    /// See [`ReadPlan::data_bytes`].
-    pub fn data_bytes(&self) -> usize {
-        self.plan.data_bytes()
-    }
-
-    pub fn parts(&self) -> impl ExactSizeIterator<Item = WaitingPart<'_>> {
-        let parts = self.plan.fetches.iter().zip(&self.iovecs);
-        parts.map(|(fetch, iovecs)| WaitingPart {
-            file: fetch.file.as_fd(),
-            offset: fetch.place.offset(),
-            bytes: iovecs.iter().map(|piece| piece.iov_len).sum(),
-            iovecs,
-        })
-    }
-
-    /// All parts were read whole: checks them. A block that is not what was written is read once more, which
-    /// may wait.
-    pub fn finish(self) -> Reply {
-        let (plan, into) = (&self.plan, &self.into);
-        let mut found = plan.found_unread();
-        for (fetch, part) in plan.fetches.iter().zip(self.parts) {
-            match plan.check(fetch, part, into, &mut found) {
-                Ok(()) => {}
-                Err(NotNow::Refused(refusal)) => return Reply::Refused(refusal),
-                Err(NotNow::WouldWait) => unreachable!("it is read already"),
-            }
-        }
-        Reply::Read(ReadBlocks {
-            found,
-            data: self.into.into_bytes(),
-        })
-    }
-
-    /// For those who cannot wait so: to be read from the beginning.
-    pub fn into_plan(self) -> ReadPlan<FileMedia> {
-        self.plan
     }
 }
 
