@@ -172,7 +172,7 @@ impl Stage {
                 .start(kind)
                 .with_context(|| format!("start {}", kind.name()))?;
             self.sides.insert(kind, side);
-            self.through(kind, Doing::Write)
+            self.through(kind, Load::sequential(Doing::Write, MIB, 4))
                 .with_context(|| format!("fill the disk of {}", kind.name()))?;
             eprintln!(
                 "ok   {:>6.1}s {} runs, its disk is full",
@@ -191,10 +191,10 @@ impl Stage {
         })
     }
 
-    /// All of the disk is read: whoever has a page cache has it there.
+    /// All of the disk is read, in pieces that stay in the page cache of whoever has one.
     pub fn warm(&mut self, kind: Kind) -> Result<()> {
         self.target(kind)?;
-        self.through(kind, Doing::Read)
+        self.through(kind, Load::sequential(Doing::Read, 64 << 10, 4))
     }
 
     /// Nothing of the disk is in the page cache.
@@ -237,8 +237,9 @@ impl Stage {
         Ok(())
     }
 
-    fn through(&mut self, kind: Kind, doing: Doing) -> Result<()> {
-        let load = Load::sequential(doing, MIB, 4).through();
+    /// From the disk's start to its end, once.
+    fn through(&mut self, kind: Kind, load: Load) -> Result<()> {
+        let load = load.through();
         let time = Time {
             warm_up: Duration::ZERO,
             measured: FILL_BOUND,

@@ -41,6 +41,8 @@ pub struct ReadPlan<M: Media> {
     pub(super) found: Vec<Planned>,
     pub(super) fetches: SmallVec<[Fetch<M>; 1]>,
     pub(super) finds: Finds,
+    /// It is to go past the page cache: see [`ReadPlan::looks_cold`].
+    pub(super) past_cache: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -216,7 +218,6 @@ impl<M: Media> ReadPlan<M> {
         Ok(())
     }
 
-    /// Reads a block that did not match into memory that nobody else can change.
     fn again(
         &self,
         fetch: &Fetch<M>,
@@ -224,6 +225,20 @@ impl<M: Media> ReadPlan<M> {
         index: u32,
         into: &dyn Destination,
     ) -> Result<u32, NotNow> {
+        let (sum, block) = self
+            .read_again(fetch, place, index)
+            .map_err(NotNow::Refused)?;
+        into.put(index, &block);
+        Ok(sum)
+    }
+
+    /// Reads a block that did not match into memory that nobody else can change. Returns its checksum, too.
+    pub(super) fn read_again(
+        &self,
+        fetch: &Fetch<M>,
+        place: Place,
+        index: u32,
+    ) -> Result<(u32, Box<[u8; BLOCK]>), Refusal> {
         let mut frame = vec![0; DATA_FRAME_BYTES as usize];
         let read = fetch.file.read_at(place.offset(), &mut frame);
         let (raw, data) = frame.split_at(HEADER_BYTES as usize);
@@ -232,31 +247,26 @@ impl<M: Media> ReadPlan<M> {
             let matches = checksum(data) == header.data_sum || planted(Plant::DamageServed);
             read.is_ok() && matches
         });
-        match intact {
-            Some(header) => {
-                into.put(index, data);
-                Ok(header.data_sum)
-            }
-            None => {
-                let block = self.block_of(index);
-                tracing::error!(
-                    disk = %self.disk, block = block.0, %place,
-                    "the media returned something else than was written"
-                );
-                if let Planned::Data(version) = self.found[index as usize] {
-                    self.finds.add(Spoilt {
-                        disk: self.disk,
-                        block,
-                        version,
-                    });
-                }
-                Err(NotNow::Refused(Refusal::Damaged { block }))
-            }
+        if let Some(header) = intact {
+            return Ok((header.data_sum, Box::new(*data)));
         }
+        let block = self.block_of(index);
+        tracing::error!(
+            disk = %self.disk, block = block.0, %place,
+            "the media returned something else than was written"
+        );
+        if let Planned::Data(version) = self.found[index as usize] {
+            self.finds.add(Spoilt {
+                disk: self.disk,
+                block,
+                version,
+            });
+        }
+        Err(Refusal::Damaged { block })
     }
 
     /// The header, if it is the frame of the block and version that the index says.
-    fn expected(&self, raw: &[u8], place: Place, index: u32) -> Option<Header> {
+    pub(super) fn expected(&self, raw: &[u8], place: Place, index: u32) -> Option<Header> {
         let header = RawHeader::decode(raw, self.store, place)?;
         let matches = header.kind == Kind::Data
             && header.disk == self.disk
@@ -337,7 +347,7 @@ impl Part {
     }
 }
 
-fn frame_behind(place: Place, frames: u32) -> Place {
+pub(super) fn frame_behind(place: Place, frames: u32) -> Place {
     let offset = place.offset() + u64::from(frames) * DATA_FRAME_BYTES;
     Place::new(place.segment, offset)
 }

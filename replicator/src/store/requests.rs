@@ -346,6 +346,7 @@ impl<M: Media> Store<M> {
             found: Vec::with_capacity(blocks.count as usize),
             finds: self.damages.finds.clone(),
             fetches: Default::default(),
+            past_cache: false,
         };
         for (index, block) in blocks.iter().enumerate() {
             // The newest below the bound (rule R2) of those that this entry has (rule R1).

@@ -348,10 +348,13 @@ impl SharedStore {
         read: Request,
         into: &dyn Destination,
     ) -> Result<Reply, ReadPlan<FileMedia>> {
-        let plan = match self.plan_read(read) {
+        let mut plan = match self.plan_read(read) {
             Ok(plan) => plan,
             Err(reply) => return Ok(reply),
         };
+        if plan.looks_cold() {
+            return Err(plan);
+        }
         match plan.run_now(into) {
             Ok(blocks) => Ok(Reply::Read(blocks)),
             Err(NotNow::Refused(refusal)) => Ok(Reply::Refused(refusal)),

@@ -1,19 +1,31 @@
 //! A read that has to wait for the media, for those who can wait for many without a thread each.
 
 use super::media::{FileMedia, iovecs};
+use super::past_cache::{self, PastCache};
 use super::read::{NotNow, Own, Part, ReadPlan};
-use crate::message::{ReadBlocks, Reply};
+use crate::message::{ReadBlocks, Refusal, Reply};
 use smallvec::SmallVec;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A read that has to wait for the media, for those who can wait for many without a thread each. It is into
-/// memory of its own, so that nobody who gives up waiting for it finds its data landing later. That memory
+/// It is into memory of its own, so that nobody who gives up waiting for it finds its data landing later. That memory
 /// is to stay until every one of its parts has ended.
 pub struct WaitingRead {
     plan: ReadPlan<FileMedia>,
-    into: Own,
-    parts: SmallVec<[Part; 1]>,
-    iovecs: SmallVec<[Vec<libc::iovec>; 1]>,
+    way: Way,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is that of small reads, where one allocation less counts"
+)]
+enum Way {
+    /// Through the page cache: header, block, header, block...
+    Cached {
+        into: Own,
+        parts: SmallVec<[Part; 1]>,
+        iovecs: SmallVec<[Vec<libc::iovec>; 1]>,
+    },
+    Past(PastCache),
 }
 
 // SAFETY: its pointers are to memory that it owns, whichever thread has it.
@@ -28,58 +40,99 @@ pub struct WaitingPart<'a> {
     pub bytes: usize,
 }
 
+impl ReadPlan<FileMedia> {
+    /// How much memory it takes while it waits.
+    pub fn memory_bytes(&self) -> usize {
+        match self.past_cache {
+            true => past_cache::MEMORY_BYTES,
+            false => self.data_bytes(),
+        }
+    }
+}
+
 impl WaitingRead {
     pub fn new(plan: ReadPlan<FileMedia>) -> WaitingRead {
-        let into = plan.own_memory();
-        let parts: SmallVec<[Part; 1]> = plan
-            .fetches
-            .iter()
-            .map(|fetch| Part::of(fetch, &into))
-            .collect();
-        let iovecs = parts.iter().map(|part| iovecs(&part.pieces)).collect();
-        WaitingRead {
-            plan,
-            into,
-            parts,
-            iovecs,
+        let past = plan.past_cache.then(|| PastCache::of(&plan)).flatten();
+        let way = match past {
+            Some(past) => Way::Past(past),
+            None => Way::cached(&plan),
+        };
+        WaitingRead { plan, way }
+    }
+
+    /// See [`ReadPlan::memory_bytes`].
+    pub fn memory_bytes(&self) -> usize {
+        self.plan.memory_bytes()
+    }
+
+    /// How many parts it has.
+    pub fn parts(&self) -> usize {
+        match &self.way {
+            Way::Cached { parts, .. } => parts.len(),
+            Way::Past(past) => past.parts(),
         }
     }
 
-    /// See [`ReadPlan::data_bytes`].
-    pub fn data_bytes(&self) -> usize {
-        self.plan.data_bytes()
-    }
-
-    pub fn parts(&self) -> impl ExactSizeIterator<Item = WaitingPart<'_>> {
-        let parts = self.plan.fetches.iter().zip(&self.iovecs);
-        parts.map(|(fetch, iovecs)| WaitingPart {
-            file: fetch.file.as_fd(),
-            offset: fetch.place.offset(),
-            bytes: iovecs.iter().map(|piece| piece.iov_len).sum(),
-            iovecs,
-        })
+    pub fn part(&self, index: usize) -> WaitingPart<'_> {
+        match &self.way {
+            Way::Past(past) => past.part(index),
+            Way::Cached { iovecs, .. } => {
+                let (fetch, iovecs) = (&self.plan.fetches[index], &iovecs[index]);
+                WaitingPart {
+                    file: fetch.file.as_fd(),
+                    offset: fetch.place.offset(),
+                    bytes: iovecs.iter().map(|piece| piece.iov_len).sum(),
+                    iovecs,
+                }
+            }
+        }
     }
 
     /// All parts were read whole: checks them. A block that is not what was written is read once more, which
     /// may wait.
     pub fn finish(self) -> Reply {
-        let (plan, into) = (&self.plan, &self.into);
-        let mut found = plan.found_unread();
-        for (fetch, part) in plan.fetches.iter().zip(self.parts) {
-            match plan.check(fetch, part, into, &mut found) {
-                Ok(()) => {}
-                Err(NotNow::Refused(refusal)) => return Reply::Refused(refusal),
-                Err(NotNow::WouldWait) => unreachable!("it is read already"),
-            }
-        }
-        Reply::Read(ReadBlocks {
-            found,
-            data: self.into.into_bytes(),
-        })
+        let read = match self.way {
+            Way::Cached { into, parts, .. } => check_all(&self.plan, into, parts),
+            Way::Past(past) => past.finish(&self.plan),
+        };
+        read.map_or_else(Reply::Refused, Reply::Read)
     }
 
     /// For those who cannot wait so: to be read from the beginning.
     pub fn into_plan(self) -> ReadPlan<FileMedia> {
         self.plan
     }
+}
+
+impl Way {
+    fn cached(plan: &ReadPlan<FileMedia>) -> Way {
+        let into = plan.own_memory();
+        let parts = plan.fetches.iter().map(|fetch| Part::of(fetch, &into));
+        let parts: SmallVec<[Part; 1]> = parts.collect();
+        let iovecs = parts.iter().map(|part| iovecs(&part.pieces)).collect();
+        Way::Cached {
+            into,
+            parts,
+            iovecs,
+        }
+    }
+}
+
+fn check_all(
+    plan: &ReadPlan<FileMedia>,
+    into: Own,
+    parts: SmallVec<[Part; 1]>,
+) -> Result<ReadBlocks, Refusal> {
+    let mut found = plan.found_unread();
+    for (fetch, part) in plan.fetches.iter().zip(parts) {
+        match plan.check(fetch, part, &into, &mut found) {
+            Ok(()) => {}
+            Err(NotNow::Refused(refusal)) => return Err(refusal),
+            Err(NotNow::WouldWait) => unreachable!("it is read already"),
+        }
+    }
+    Ok(ReadBlocks {
+        found,
+        data: into.into_bytes(),
+    })
 }

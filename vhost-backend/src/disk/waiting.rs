@@ -99,7 +99,7 @@ impl WaitingReads {
     /// Gives memory to those whose turn it is.
     fn begin(&mut self) {
         while let Some((_, plan)) = self.plans.front() {
-            let bytes = plan.data_bytes();
+            let bytes = plan.memory_bytes();
             if !self.reads.is_empty() && self.bytes + bytes > MOST_BYTES {
                 return;
             }
@@ -107,7 +107,7 @@ impl WaitingReads {
             let read = WaitingRead::new(plan);
             self.last += 1;
             self.bytes += bytes;
-            let parts_left = read.parts().len();
+            let parts_left = read.parts();
             self.queued
                 .extend((0..parts_left).map(|part| (self.last, part)));
             let waiting = Waiting {
@@ -131,8 +131,7 @@ impl WaitingReads {
         while self.submitted < ENTRIES as usize
             && let Some((id, index)) = self.queued.pop_front()
         {
-            let part = self.reads[&id].read.parts().nth(index);
-            let part = part.expect("queued by its index");
+            let part = self.reads[&id].read.part(index);
             let (file, count) = (types::Fd(part.file.as_raw_fd()), part.iovecs.len() as u32);
             let entry = opcode::Readv::new(file, part.iovecs.as_ptr(), count)
                 .offset(part.offset)
@@ -175,15 +174,14 @@ impl WaitingReads {
             self.submitted -= 1;
             let (id, index) = (entry.user_data() >> 16, entry.user_data() as u16);
             let waiting = self.reads.get_mut(&id).expect("it was submitted");
-            let part = waiting.read.parts().nth(usize::from(index));
-            let wanted = part.expect("as many parts as before").bytes;
+            let wanted = waiting.read.part(usize::from(index)).bytes;
             waiting.cut |= usize::try_from(entry.result()) != Ok(wanted);
             waiting.parts_left -= 1;
             if waiting.parts_left == 0 {
                 let Waiting {
                     call, read, cut, ..
                 } = self.reads.remove(&id).expect("just seen");
-                self.bytes -= read.data_bytes();
+                self.bytes -= read.memory_bytes();
                 return Some(match cut {
                     false => Waited::Answered(call, read.finish()),
                     true => Waited::NotSo(call, read.into_plan()),
@@ -290,19 +288,22 @@ mod tests {
         store
     }
 
-    fn plan(store: &SharedStore, span: Span) -> (ReadPlan<FileMedia>, Aimed) {
-        let blocks = span.touched();
-        let aimed = Aimed {
+    fn aimed(span: Span) -> Aimed {
+        Aimed {
             store: STORE,
             landing: Landing::owned(span.len as usize),
             span,
-            blocks,
-        };
+            blocks: span.touched(),
+        }
+    }
+
+    fn plan(store: &SharedStore, span: Span) -> (ReadPlan<FileMedia>, Aimed) {
+        let aimed = aimed(span);
         let read = Request::Read {
             asker: asker(store),
             from: E1,
             below: Epoch::MAX,
-            blocks,
+            blocks: aimed.blocks,
         };
         let Ok(plan) = store.plan_read(read) else {
             panic!("there is a replica");
@@ -410,6 +411,116 @@ mod tests {
             assert!(matches!(ended(&mut reads).await, Waited::Answered(..)));
         }
         assert_eq!(reads.bytes, 0);
+    }
+
+    /// Its files are on media, and nothing of them is cached. No: they are in memory for good.
+    fn chill(store: &SharedStore, dir: &Path) -> bool {
+        let sync = Request::Sync {
+            asker: asker(store),
+        };
+        assert!(matches!(ask(store, sync), Reply::Synced));
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let file = std::fs::File::open(entry.unwrap().path()).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
+        const TMPFS: u64 = 0x0102_1994;
+        rustix::fs::statfs(dir).unwrap().f_type as u64 != TMPFS
+    }
+
+    /// What a read of `span` brings, and whether it goes past the page cache.
+    async fn large_read(
+        store: &SharedStore,
+        reads: &mut WaitingReads,
+        span: Span,
+    ) -> (Reply, Aimed, bool) {
+        let aimed = aimed(span);
+        let read = Request::Read {
+            asker: asker(store),
+            from: E1,
+            below: Epoch::MAX,
+            blocks: aimed.blocks,
+        };
+        let plan = match store.try_read(read, &aimed) {
+            Ok(reply) => return (reply, aimed, false),
+            Err(plan) => plan,
+        };
+        let past = plan.memory_bytes() > plan.data_bytes();
+        assert!(reads.add(CallId(1), plan).is_ok());
+        let Waited::Answered(_, reply) = ended(reads).await else {
+            panic!("nothing is cut");
+        };
+        if let Reply::Read(read) = &reply
+            && !read.data.is_empty()
+        {
+            aimed.copy(read);
+        }
+        (reply, aimed, past)
+    }
+
+    #[tokio::test]
+    async fn a_large_cold_read_goes_past_the_page_cache_and_through_it_when_it_comes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let mut reads = WaitingReads::new();
+        // In two rows of frames, with zeroes between.
+        for (seq, first, count) in [(17, 200, 56), (18, 100, 90)] {
+            let data: Vec<u8> = (first..first + count)
+                .flat_map(|block| [block as u8; 4096])
+                .collect();
+            let write = Request::Write {
+                asker: asker(&store),
+                seq: Seq(seq),
+                watermark: Seq(0),
+                blocks: Blocks::new(Block(first), count as u32),
+                content: Content::Data(Payload::new(Bytes::from(data))),
+            };
+            assert!(matches!(ask(&store, write), Reply::Written(_)));
+        }
+        if !chill(&store, dir.path()) || IoUring::new(1).is_err() {
+            return;
+        }
+        let span = Span::new(90 * 4096 + 512, 150 * 4096);
+        let content = |at: u64| match at / 4096 {
+            block @ (100..190 | 200..256) => block as u8,
+            _ => 0,
+        };
+        for (time, past_cache) in [true, false, false].into_iter().enumerate() {
+            let (reply, aimed, past) = large_read(&store, &mut reads, span).await;
+            assert!(matches!(reply, Reply::Read(_)), "{reply:?}");
+            assert_eq!(past, past_cache, "time {time}");
+            for (at, byte) in aimed.landing.to_vec().into_iter().enumerate() {
+                let at = span.offset + at as u64;
+                assert_eq!(byte, content(at), "time {time}: at {at}");
+            }
+        }
+        // Damage is found, and named, on this way too; a block whose first reading was bad is read once more.
+        flip(dir.path(), 0xC8);
+        assert!(chill(&store, dir.path()));
+        let (reply, _, past) = large_read(&store, &mut reads, span).await;
+        assert!(past);
+        let named = replicator::message::Refusal::Damaged { block: Block(200) };
+        assert_eq!(reply, Reply::Refused(named));
+    }
+
+    /// Changes one byte of the block that is full of `byte`.
+    fn flip(dir: &Path, byte: u8) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|number| number.len() != 8) {
+                continue;
+            }
+            let file = std::fs::File::options().read(true).write(true).open(path);
+            let file = file.unwrap();
+            let mut log = vec![0; file.metadata().unwrap().len().min(2 << 20) as usize];
+            file.read_exact_at(&mut log, 0).unwrap();
+            let row = vec![byte; 4096];
+            if let Some(at) = log.windows(4096).step_by(64).position(|some| some == row) {
+                file.write_all_at(&[!byte], at as u64 * 64 + 1000).unwrap();
+                return;
+            }
+        }
+        panic!("it was written");
     }
 
     #[tokio::test]

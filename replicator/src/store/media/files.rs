@@ -11,7 +11,27 @@ use std::sync::Arc;
 /// How many pieces one vectored call takes (IOV_MAX of Linux).
 const MAX_PIECES: usize = 1024;
 /// What a direct read must be aligned to on any disk that we know.
-const DIRECT_ALIGN: usize = 4096;
+pub(in crate::store) const DIRECT_ALIGN: usize = 4096;
+/// The same number on all architectures (Linux, `asm-generic/unistd.h`); not in libc yet.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// `struct cachestat_range` of Linux.
+#[repr(C)]
+struct CacheRange {
+    offset: u64,
+    bytes: u64,
+}
+
+/// `struct cachestat` of Linux: numbers of pages.
+#[repr(C)]
+#[derive(Default)]
+struct CachedPages {
+    cached: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
 
 /// A directory of real files.
 #[derive(Clone, Debug)]
@@ -219,6 +239,35 @@ impl MediaFile for OpenFile {
 }
 
 impl OpenFile {
+    /// Whether these bytes would have to come from the media: no more than half of them is in the page cache, and nothing
+    /// that the media are still to get. No, where the kernel cannot tell (before Linux 6.5).
+    pub(in crate::store) fn is_cold(&self, offset: u64, bytes: u64) -> bool {
+        let range = CacheRange { offset, bytes };
+        let mut pages = CachedPages::default();
+        // SAFETY: both structures are laid out as cachestat(2) has them, and outlive the call.
+        let result = unsafe {
+            libc::syscall(
+                SYS_CACHESTAT,
+                self.file.as_raw_fd(),
+                &raw const range,
+                &raw mut pages,
+                0,
+            )
+        };
+        let all = bytes / rustix::param::page_size() as u64;
+        result == 0 && pages.cached * 2 <= all && pages.dirty + pages.writeback == 0
+    }
+
+    /// The same file once more, for reads past the page cache; also where its name is gone by now.
+    pub(in crate::store) fn open_past_cache(&self) -> io::Result<OpenFile> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        Ok(OpenFile {
+            file: File::from(fs::open(path, flags, Mode::empty())?),
+            direct: true,
+        })
+    }
+
     /// Reads whole aligned stretches into aligned memory and copies out what was asked for.
     fn read_direct(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let align = DIRECT_ALIGN as u64;

@@ -8,7 +8,7 @@
 mod files;
 pub mod sim;
 
-pub(super) use files::iovecs;
+pub(super) use files::{DIRECT_ALIGN, iovecs};
 pub use files::{FileMedia, OpenFile};
 
 use std::io::{self, IoSlice};
