@@ -1,4 +1,4 @@
-//! How many files a node may have open. Each disk takes about ten, each part of the log that is read one; the 1,024 that
+//! How many files a node may have open. Each disk takes about ten, each part of the log that is read one or two; the 1,024 that
 //! a process usually begins with are too few for many disks over a large store.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -2,7 +2,7 @@
 //!
 //! Through it, a read that has to come from the media costs a page of memory and two copies for each 4 KiB: from the
 //! cache, and to where it is wanted. For small reads that is well spent, many of them come again. Who reads in large
-//! pieces often reads all of something once, or keeps it himself, as a guest's own page cache does. So where little of such a
+//! pieces often reads all of something once, or keeps it himself, as a guest's own page cache does. So where no more than half of such a
 //! read is cached, the device writes the frames, headers and all, to pages of ours; there they are checked, and moved
 //! together to what a reader wants: the blocks alone. What is wanted again soon goes through the page cache, and stays
 //! there ([`Seen`]; the idea is that of 2Q: Johnson and Shasha, VLDB 1994).
@@ -13,32 +13,25 @@
 //! ```
 
 use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES};
-use super::media::{DIRECT_ALIGN, FileMedia, OpenFile};
+use super::media::{DIRECT_ALIGN, FileMedia};
 use super::place::Place;
 use super::read::{Fetch, ReadPlan, frame_behind};
 use super::waiting_read::WaitingPart;
-use crate::message::{Found, MAX_DATA_BLOCKS, ReadBlocks, Refusal, checksum};
+use crate::message::{Found, ReadBlocks, checksum};
 use crate::words::{BLOCK_BYTES, StoreId};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Smaller reads go through the page cache. Above what a Linux guest reads ahead (128 KiB): that is asked for one after
-/// another, and the host's kernel then reads ahead of the guest.
-const LARGE_BYTES: usize = 256 << 10;
-/// So many frames stand together at least, everywhere in the read: each place of its own costs up to two pages more.
-const LEAST_FRAMES: u32 = 16;
-/// What any such read needs.
-pub(super) const MEMORY_BYTES: usize = {
-    let places = MAX_DATA_BLOCKS.div_ceil(LEAST_FRAMES) as usize;
-    let frames = MAX_DATA_BLOCKS as usize * FRAME;
-    frames.next_multiple_of(DIRECT_ALIGN) + 2 * places * DIRECT_ALIGN
-};
-/// Memory that nobody uses is kept for so many of the next ones.
+/// So many frames stand together at least, everywhere in the read: 256 KiB. Smaller reads go through the page cache. It is
+/// above what a Linux guest reads ahead (128 KiB): that is asked for one after another, and the host's kernel then reads
+/// ahead of the guest.
+const LEAST_FRAMES: u32 = 64;
+/// Memory that nobody uses is kept for so many of the next reads, which take little more than 1 MiB each.
 const MOST_IDLE: usize = 8;
+/// Memory comes in multiples of this, for one read's to be of use to the next.
+const STEP_PAGES: usize = 16;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 const HEADER: usize = HEADER_BYTES as usize;
@@ -49,20 +42,23 @@ static IDLE: Mutex<Vec<Vec<Page>>> = Mutex::new(Vec::new());
 static SEEN: Seen = Seen::new();
 
 impl ReadPlan<FileMedia> {
-    /// Whether this read is large, most of it would have to come from the media, and nobody read the same lately: then
+    /// Whether this read is large, half of it or more would have to come from the media, and nobody read the same lately: then
     /// it is not worth trying without waiting, and goes past the page cache.
     pub fn looks_cold(&mut self) -> bool {
-        self.past_cache = self.data_bytes() >= LARGE_BYTES
+        let large = |fetch: &Fetch<FileMedia>| fetch.count >= LEAST_FRAMES;
+        self.past_cache = !self.fetches.is_empty()
+            && self.fetches.iter().all(large)
             && self.fetches.iter().all(|fetch| {
-                let place = fetch.place.offset();
-                fetch.count >= LEAST_FRAMES && fetch.file.is_cold(place, bytes_of(fetch))
+                let (offset, bytes) = stretch_of(fetch);
+                fetch.file.is_cold(offset, bytes) && fetch.file.past_cache().is_ok()
             })
             && !SEEN.again(self.store, self.fetches[0].place);
         self.past_cache
     }
 }
 
-/// Where the last reads past the page cache began: as many as there are slots, less those that fell into one.
+/// Where the last reads past the page cache began: as many as there are slots, less those that fell into one. So of what is
+/// read from end to end again and again, 1 MiB at a time, up to about 8 GiB come to be cached.
 struct Seen {
     slots: [AtomicU64; 8192],
 }
@@ -89,19 +85,30 @@ impl Seen {
 /// 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, 6.4): near places fall far apart.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-fn bytes_of(fetch: &Fetch<FileMedia>) -> u64 {
-    u64::from(fetch.count) * DATA_FRAME_BYTES
+/// The whole pages of the file that a fetch's frames are in: where they begin, and how many bytes they are.
+fn stretch_of(fetch: &Fetch<FileMedia>) -> (u64, u64) {
+    let align = DIRECT_ALIGN as u64;
+    let place = fetch.place.offset();
+    let offset = place / align * align;
+    let end = place + u64::from(fetch.count) * DATA_FRAME_BYTES;
+    (offset, end.next_multiple_of(align) - offset)
+}
+
+/// How much memory such a read takes.
+pub(super) fn memory_bytes(plan: &ReadPlan<FileMedia>) -> usize {
+    let bytes = plan.fetches.iter().map(|fetch| stretch_of(fetch).1);
+    bytes.sum::<u64>() as usize
 }
 
 /// A read past the page cache. Its memory is to stay until all parts have ended.
 pub(super) struct PastCache {
     pages: Pages,
-    stretches: SmallVec<[Stretch; 1]>,
+    /// Where the kernel finds them, whoever moves the rest.
+    stretches: Vec<Stretch>,
 }
 
 /// Frames that stand together: what of the file is read, and where that goes.
 struct Stretch {
-    file: OpenFile,
     offset: u64,
     into: [libc::iovec; 1],
     /// Where in all of the memory the first frame begins.
@@ -109,83 +116,71 @@ struct Stretch {
 }
 
 impl PastCache {
-    /// None where the file system has no such reads.
-    pub fn of(plan: &ReadPlan<FileMedia>) -> Option<PastCache> {
-        let mut pages = Pages::take();
+    pub fn of(plan: &ReadPlan<FileMedia>) -> PastCache {
+        let mut pages = Pages::take(memory_bytes(plan));
         let start = pages.0.as_mut_ptr().cast::<u8>();
-        let mut stretches = SmallVec::new();
         let mut at = 0;
-        for fetch in &plan.fetches {
-            let align = DIRECT_ALIGN as u64;
-            let place = fetch.place.offset();
-            let offset = place / align * align;
-            let bytes = (place + bytes_of(fetch)).next_multiple_of(align) - offset;
-            assert!(at + bytes as usize <= MEMORY_BYTES, "the largest read fits");
-            stretches.push(Stretch {
-                file: fetch.file.open_past_cache().ok()?,
+        let stretches = plan.fetches.iter().map(|fetch| {
+            let (offset, bytes) = stretch_of(fetch);
+            let stretch = Stretch {
                 offset,
                 into: [libc::iovec {
                     iov_base: start.wrapping_add(at).cast(),
                     iov_len: bytes as usize,
                 }],
-                first: at + (place - offset) as usize,
-            });
+                first: at + (fetch.place.offset() - offset) as usize,
+            };
             at += bytes as usize;
-        }
-        Some(PastCache { pages, stretches })
+            stretch
+        });
+        let stretches = stretches.collect();
+        assert!(at <= pages.0.len() * DIRECT_ALIGN, "there is memory for it");
+        PastCache { pages, stretches }
     }
 
     pub fn parts(&self) -> usize {
         self.stretches.len()
     }
 
-    pub fn part(&self, index: usize) -> WaitingPart<'_> {
+    pub fn part<'a>(&'a self, plan: &'a ReadPlan<FileMedia>, index: usize) -> WaitingPart<'a> {
         let stretch = &self.stretches[index];
+        let file = plan.fetches[index].file.past_cache();
         WaitingPart {
-            file: stretch.file.as_fd(),
+            file: file.expect("it was opened when the read was found to be cold"),
             offset: stretch.offset,
             iovecs: &stretch.into,
             bytes: stretch.into[0].iov_len,
         }
     }
 
-    /// All parts were read whole: checks the frames, and leaves their blocks.
-    pub fn finish(self, plan: &ReadPlan<FileMedia>) -> Result<ReadBlocks, Refusal> {
+    /// All parts were read whole: checks the frames, and leaves their blocks. None: a frame is not what was written.
+    pub fn finish(self, plan: &ReadPlan<FileMedia>) -> Option<ReadBlocks> {
         let PastCache {
             mut pages,
             stretches,
         } = self;
         let mut found = plan.found_unread();
-        let memory = pages.as_mut_bytes();
+        let memory = pages.0.as_mut_slice().as_mut_bytes();
         // Never ahead of the frame that is looked at.
         let mut end = 0;
         for (fetch, stretch) in plan.fetches.iter().zip(&stretches) {
             for i in 0..fetch.count {
                 let index = fetch.index + i;
-                let place = frame_behind(fetch.place, i);
                 let from = stretch.first + i as usize * FRAME;
                 let (header, block) = memory[from..from + FRAME].split_at(HEADER);
-                let header = plan.expected(header, place, index);
-                let intact = header.filter(|header| header.data_sum == checksum(block));
-                let read = match intact {
-                    Some(header) => {
-                        memory.copy_within(from + HEADER..from + FRAME, end);
-                        header.data_sum
-                    }
-                    None => {
-                        let (sum, block) = plan.read_again(fetch, place, index)?;
-                        memory[end..end + BLOCK].copy_from_slice(&block[..]);
-                        sum
-                    }
-                };
-                if let Found::Data { sum, .. } = &mut found[index as usize] {
-                    *sum = read;
+                let header = plan.expected(header, frame_behind(fetch.place, i), index)?;
+                if checksum(block) != header.data_sum {
+                    return None;
                 }
+                if let Found::Data { sum, .. } = &mut found[index as usize] {
+                    *sum = header.data_sum;
+                }
+                memory.copy_within(from + HEADER..from + FRAME, end);
                 end += BLOCK;
             }
         }
         let data = Bytes::from_owner(Filled { pages, end });
-        Ok(ReadBlocks { found, data })
+        Some(ReadBlocks { found, data })
     }
 }
 
@@ -194,26 +189,35 @@ impl PastCache {
 #[repr(C, align(4096))]
 struct Page([u8; DIRECT_ALIGN]);
 
-/// [`MEMORY_BYTES`]; what they held before stays in them.
+/// Pages of memory; what they held before stays in them.
 struct Pages(Vec<Page>);
 
 impl Pages {
-    fn take() -> Pages {
-        let idle = IDLE.lock().pop();
-        let all = MEMORY_BYTES / DIRECT_ALIGN;
-        Pages(idle.unwrap_or_else(|| vec![Page([0; DIRECT_ALIGN]); all]))
-    }
-
-    fn as_mut_bytes(&mut self) -> &mut [u8] {
-        self.0.as_mut_slice().as_mut_bytes()
+    /// As many as hold `bytes`, or more.
+    fn take(bytes: usize) -> Pages {
+        let wanted = bytes.div_ceil(DIRECT_ALIGN);
+        let mut idle = IDLE.lock();
+        if let Some(fits) = idle.iter().position(|pages| pages.len() >= wanted) {
+            return Pages(idle.swap_remove(fits));
+        }
+        drop(idle);
+        let pages = wanted.next_multiple_of(STEP_PAGES);
+        Pages(vec![Page([0; DIRECT_ALIGN]); pages])
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        let mut pages = std::mem::take(&mut self.0);
         let mut idle = IDLE.lock();
         if idle.len() < MOST_IDLE {
-            idle.push(std::mem::take(&mut self.0));
+            return idle.push(pages);
+        }
+        // The larger ones are of use to more.
+        if let Some(least) = idle.iter_mut().min_by_key(|pages| pages.len())
+            && least.len() < pages.len()
+        {
+            std::mem::swap(least, &mut pages);
         }
     }
 }
@@ -263,11 +267,15 @@ mod tests {
 
     #[test]
     fn memory_that_was_used_is_used_again_and_little_of_it_is_kept() {
-        let many: Vec<Pages> = (0..3 * MOST_IDLE).map(|_| Pages::take()).collect();
-        drop(many);
-        assert!(IDLE.lock().len() <= MOST_IDLE);
-        let pages = Pages::take();
-        assert_eq!(pages.0.len() * DIRECT_ALIGN, MEMORY_BYTES);
+        let take =
+            |bytes| -> Vec<Pages> { (0..2 * MOST_IDLE).map(|_| Pages::take(bytes)).collect() };
+        drop(take(300 << 10));
+        drop(take(1 << 20));
+        let kept: Vec<usize> = IDLE.lock().iter().map(Vec::len).collect();
+        assert_eq!(kept, [256; MOST_IDLE], "the large ones");
+        let pages = Pages::take((1 << 20) - 5000);
+        assert_eq!(pages.0.len(), 256);
         assert_eq!(pages.0.as_ptr() as usize % DIRECT_ALIGN, 0);
+        assert_eq!(IDLE.lock().len(), MOST_IDLE - 1);
     }
 }

@@ -218,6 +218,7 @@ impl<M: Media> ReadPlan<M> {
         Ok(())
     }
 
+    /// Reads a block that did not match into memory that nobody else can change.
     fn again(
         &self,
         fetch: &Fetch<M>,
@@ -225,20 +226,6 @@ impl<M: Media> ReadPlan<M> {
         index: u32,
         into: &dyn Destination,
     ) -> Result<u32, NotNow> {
-        let (sum, block) = self
-            .read_again(fetch, place, index)
-            .map_err(NotNow::Refused)?;
-        into.put(index, &block);
-        Ok(sum)
-    }
-
-    /// Reads a block that did not match into memory that nobody else can change. Returns its checksum, too.
-    pub(super) fn read_again(
-        &self,
-        fetch: &Fetch<M>,
-        place: Place,
-        index: u32,
-    ) -> Result<(u32, Box<[u8; BLOCK]>), Refusal> {
         let mut frame = vec![0; DATA_FRAME_BYTES as usize];
         let read = fetch.file.read_at(place.offset(), &mut frame);
         let (raw, data) = frame.split_at(HEADER_BYTES as usize);
@@ -247,22 +234,27 @@ impl<M: Media> ReadPlan<M> {
             let matches = checksum(data) == header.data_sum || planted(Plant::DamageServed);
             read.is_ok() && matches
         });
-        if let Some(header) = intact {
-            return Ok((header.data_sum, Box::new(*data)));
+        match intact {
+            Some(header) => {
+                into.put(index, data);
+                Ok(header.data_sum)
+            }
+            None => {
+                let block = self.block_of(index);
+                tracing::error!(
+                    disk = %self.disk, block = block.0, %place,
+                    "the media returned something else than was written"
+                );
+                if let Planned::Data(version) = self.found[index as usize] {
+                    self.finds.add(Spoilt {
+                        disk: self.disk,
+                        block,
+                        version,
+                    });
+                }
+                Err(NotNow::Refused(Refusal::Damaged { block }))
+            }
         }
-        let block = self.block_of(index);
-        tracing::error!(
-            disk = %self.disk, block = block.0, %place,
-            "the media returned something else than was written"
-        );
-        if let Planned::Data(version) = self.found[index as usize] {
-            self.finds.add(Spoilt {
-                disk: self.disk,
-                block,
-                version,
-            });
-        }
-        Err(Refusal::Damaged { block })
     }
 
     /// The header, if it is the frame of the block and version that the index says.

@@ -44,7 +44,7 @@ impl ReadPlan<FileMedia> {
     /// How much memory it takes while it waits.
     pub fn memory_bytes(&self) -> usize {
         match self.past_cache {
-            true => past_cache::MEMORY_BYTES,
+            true => past_cache::memory_bytes(self),
             false => self.data_bytes(),
         }
     }
@@ -52,10 +52,9 @@ impl ReadPlan<FileMedia> {
 
 impl WaitingRead {
     pub fn new(plan: ReadPlan<FileMedia>) -> WaitingRead {
-        let past = plan.past_cache.then(|| PastCache::of(&plan)).flatten();
-        let way = match past {
-            Some(past) => Way::Past(past),
-            None => Way::cached(&plan),
+        let way = match plan.past_cache {
+            true => Way::Past(PastCache::of(&plan)),
+            false => Way::cached(&plan),
         };
         WaitingRead { plan, way }
     }
@@ -75,7 +74,7 @@ impl WaitingRead {
 
     pub fn part(&self, index: usize) -> WaitingPart<'_> {
         match &self.way {
-            Way::Past(past) => past.part(index),
+            Way::Past(past) => past.part(&self.plan, index),
             Way::Cached { iovecs, .. } => {
                 let (fetch, iovecs) = (&self.plan.fetches[index], &iovecs[index]);
                 WaitingPart {
@@ -88,14 +87,17 @@ impl WaitingRead {
         }
     }
 
-    /// All parts were read whole: checks them. A block that is not what was written is read once more, which
-    /// may wait.
-    pub fn finish(self) -> Reply {
+    /// All parts were read whole: checks them. What came through the page cache and is not what was written is read once
+    /// more, there; else the plan comes back, for somebody to read it who can wait.
+    pub fn finish(self) -> Result<Reply, ReadPlan<FileMedia>> {
         let read = match self.way {
             Way::Cached { into, parts, .. } => check_all(&self.plan, into, parts),
-            Way::Past(past) => past.finish(&self.plan),
+            Way::Past(past) => match past.finish(&self.plan) {
+                Some(read) => Ok(read),
+                None => return Err(self.plan),
+            },
         };
-        read.map_or_else(Reply::Refused, Reply::Read)
+        Ok(read.map_or_else(Reply::Refused, Reply::Read))
     }
 
     /// For those who cannot wait so: to be read from the beginning.

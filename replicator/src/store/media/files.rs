@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How many pieces one vectored call takes (IOV_MAX of Linux).
 const MAX_PIECES: usize = 1024;
 /// What a direct read must be aligned to on any disk that we know.
 pub(in crate::store) const DIRECT_ALIGN: usize = 4096;
-/// The same number on all architectures (Linux, `asm-generic/unistd.h`); not in libc yet.
+/// On x86-64, aarch64 and all younger architectures (Linux, `asm-generic/unistd.h`); not in libc for them yet.
 const SYS_CACHESTAT: libc::c_long = 451;
 
 /// `struct cachestat_range` of Linux.
@@ -60,6 +60,7 @@ impl FileMedia {
         Ok(OpenFile {
             file: File::from(fd),
             direct: flags.contains(OFlags::DIRECT),
+            past_cache: OnceLock::new(),
         })
     }
 }
@@ -142,9 +143,8 @@ impl Media for FileMedia {
     }
 
     fn overwrites_in_place(&self) -> bool {
-        // Of others nothing is known, or that they put each write in a new place.
-        let known = [libc::EXT4_SUPER_MAGIC as u64, libc::XFS_SUPER_MAGIC as u64];
-        fs::fstatfs(&*self.dir).is_ok_and(|stat| known.contains(&(stat.f_type as u64)))
+        // Others may put each write in a new place.
+        is_known(&*self.dir)
     }
 }
 
@@ -153,6 +153,8 @@ impl Media for FileMedia {
 pub struct OpenFile {
     file: File,
     direct: bool,
+    /// See [`OpenFile::past_cache`].
+    past_cache: OnceLock<File>,
 }
 
 impl AsFd for OpenFile {
@@ -240,8 +242,12 @@ impl MediaFile for OpenFile {
 
 impl OpenFile {
     /// Whether these bytes would have to come from the media: no more than half of them is in the page cache, and nothing
-    /// that the media are still to get. No, where the kernel cannot tell (before Linux 6.5).
+    /// that the media are still to get. No, where that cannot be told: before Linux 6.5, and on file systems that are known
+    /// not to say (overlayfs, whose cache is that of another file) or not known.
     pub(in crate::store) fn is_cold(&self, offset: u64, bytes: u64) -> bool {
+        if !is_known(&self.file) {
+            return false;
+        }
         let range = CacheRange { offset, bytes };
         let mut pages = CachedPages::default();
         // SAFETY: both structures are laid out as cachestat(2) has them, and outlive the call.
@@ -258,14 +264,15 @@ impl OpenFile {
         result == 0 && pages.cached * 2 <= all && pages.dirty + pages.writeback == 0
     }
 
-    /// The same file once more, for reads past the page cache; also where its name is gone by now.
-    pub(in crate::store) fn open_past_cache(&self) -> io::Result<OpenFile> {
+    /// The same file for reads past the page cache, also where its name is gone by now; open from the first such read on.
+    pub(in crate::store) fn past_cache(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(file) = self.past_cache.get() {
+            return Ok(file.as_fd());
+        }
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-        Ok(OpenFile {
-            file: File::from(fs::open(path, flags, Mode::empty())?),
-            direct: true,
-        })
+        let file = File::from(fs::open(path, flags, Mode::empty())?);
+        Ok(self.past_cache.get_or_init(|| file).as_fd())
     }
 
     /// Reads whole aligned stretches into aligned memory and copies out what was asked for.
@@ -290,6 +297,12 @@ impl OpenFile {
         into.copy_from_slice(&aligned[skip..skip + into.len()]);
         Ok(())
     }
+}
+
+/// Whether it is on a file system that we know well.
+fn is_known(file: impl AsFd) -> bool {
+    let known = [libc::EXT4_SUPER_MAGIC as u64, libc::XFS_SUPER_MAGIC as u64];
+    fs::fstatfs(file).is_ok_and(|stat| known.contains(&(stat.f_type as u64)))
 }
 
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
