@@ -89,7 +89,7 @@ pub struct Log<M: Media> {
     prewrites: bool,
     /// Syncs since the current segment began, and in the one before it.
     syncs: [u64; 2],
-    /// There was no room for one; nothing was removed since.
+    /// There was no room for one, or for something else; nothing was removed since.
     spares_fail: bool,
     next_id: u32,
     file: Arc<M::File>,
@@ -522,11 +522,13 @@ impl<M: Media> Log<M> {
         self.make_spares(self.wanted_spares())
     }
 
-    /// Gives one segment of the reserve back to the file system, for a checkpoint's file to fit.
+    /// Gives one segment of the reserve back to the file system, for a checkpoint's file to fit. No other is made ahead in its
+    /// place before something was removed, or somebody needs it.
     pub fn release_spare(&mut self) -> bool {
         let Some(Spare { id, .. }) = self.spares.pop_back() else {
             return false;
         };
+        self.spares_fail = true;
         self.files.forget(id);
         self.dir_changed = true;
         self.media.remove(&file_name(id)).is_ok()

@@ -3,6 +3,7 @@
 use super::{Bench, DISK};
 use crate::message::{Refusal, Reply, Request};
 use crate::store::Options;
+use crate::store::media::Media;
 use crate::words::{Block, Extent, Extents};
 
 fn limited() -> Options {
@@ -83,6 +84,31 @@ fn a_file_system_without_space_is_the_same_and_the_store_opens_when_some_returns
     ));
     bench.media.set_capacity(None);
     assert_eq!(bench.write(0, 8, false), Reply::WRITTEN);
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_given_room_and_keeps_it() {
+    let mut bench = Bench::ready();
+    bench.write(0, 8, false);
+    bench.flush();
+    bench.tidy();
+    let before = bench.store.checkpoint_number();
+    // Somebody else has taken all that was free.
+    let space = bench.media.space().unwrap();
+    bench.media.set_capacity(Some(space.capacity - space.free));
+    bench.store.start_checkpoint();
+    let mut steps = 0;
+    while bench.store.is_checkpointing() && steps < 100 {
+        steps += 1;
+        bench.flush();
+        bench.store.housekeep();
+    }
+    assert!(
+        bench.store.checkpoint_number() > before,
+        "after {steps} steps"
+    );
+    assert!(steps < 20, "{steps}");
+    bench.kill().check(true);
 }
 
 #[test]
