@@ -50,7 +50,7 @@ impl ReadPlan<FileMedia> {
             && self.fetches.iter().all(large)
             && self.fetches.iter().all(|fetch| {
                 let (offset, bytes) = stretch_of(fetch);
-                fetch.file.is_cold(offset, bytes) && fetch.file.past_cache().is_ok()
+                fetch.file.past_cache().is_some() && fetch.file.is_cold(offset, bytes)
             })
             && !SEEN.again(self.store, self.fetches[0].place);
         self.past_cache

@@ -25,6 +25,7 @@ enum Way {
         parts: SmallVec<[Part; 1]>,
         iovecs: SmallVec<[Vec<libc::iovec>; 1]>,
     },
+    /// Past it.
     Past(PastCache),
 }
 

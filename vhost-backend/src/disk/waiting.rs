@@ -301,15 +301,18 @@ mod tests {
         }
     }
 
-    fn plan(store: &SharedStore, span: Span) -> (ReadPlan<FileMedia>, Aimed) {
-        let aimed = aimed(span);
-        let read = Request::Read {
+    fn read(store: &SharedStore, blocks: Blocks) -> Request {
+        Request::Read {
             asker: asker(store),
             from: E1,
             below: Epoch::MAX,
-            blocks: aimed.blocks,
-        };
-        let Ok(plan) = store.plan_read(read) else {
+            blocks,
+        }
+    }
+
+    fn plan(store: &SharedStore, span: Span) -> (ReadPlan<FileMedia>, Aimed) {
+        let aimed = aimed(span);
+        let Ok(plan) = store.plan_read(read(store, aimed.blocks)) else {
             panic!("there is a replica");
         };
         (plan, aimed)
@@ -441,17 +444,6 @@ mod tests {
         }
     }
 
-    fn large_read(store: &SharedStore, span: Span) -> (Result<Reply, ReadPlan<FileMedia>>, Aimed) {
-        let aimed = aimed(span);
-        let read = Request::Read {
-            asker: asker(store),
-            from: E1,
-            below: Epoch::MAX,
-            blocks: aimed.blocks,
-        };
-        (store.try_read(read, &aimed), aimed)
-    }
-
     #[tokio::test]
     async fn a_large_cold_read_goes_past_the_page_cache_and_through_it_when_it_comes_again() {
         let dir = tempfile::tempdir().unwrap();
@@ -481,8 +473,8 @@ mod tests {
         };
         chill(&store, dir.path());
         for time in 0..3 {
-            let (answer, aimed) = large_read(&store, span);
-            match answer {
+            let aimed = aimed(span);
+            match store.try_read(read(&store, aimed.blocks), &aimed) {
                 Ok(reply) => {
                     assert!(time == 2, "nothing was cached before");
                     assert!(matches!(reply, Reply::Read(_)), "{reply:?}");
@@ -505,7 +497,8 @@ mod tests {
         // What is not what was written goes to somebody who can wait, and names it.
         flip(dir.path(), 0xC8);
         chill(&store, dir.path());
-        let (Err(plan), _) = large_read(&store, span) else {
+        let aimed = aimed(span);
+        let Err(plan) = store.try_read(read(&store, aimed.blocks), &aimed) else {
             panic!("nothing is cached");
         };
         assert!(plan.memory_bytes() > plan.data_bytes());

@@ -4,10 +4,10 @@
 //! has to note in its journal that it is written now. While syncs come often, what is left of the segment at hand
 //! and those made ahead are therefore filled with zeroes ([`Prewrite`]), step by step, before the log comes to it.
 
-use super::super::frame::LogPoint;
-use super::super::media::{Media, MediaFile};
-use super::super::segment::file_name;
 use super::{Log, NoRoom, RESERVE, SYNC_ALIGN};
+use crate::store::frame::LogPoint;
+use crate::store::media::{Media, MediaFile};
+use crate::store::segment::file_name;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 

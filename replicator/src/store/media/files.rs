@@ -154,7 +154,7 @@ pub struct OpenFile {
     file: File,
     direct: bool,
     /// See [`OpenFile::past_cache`].
-    past_cache: OnceLock<File>,
+    past_cache: OnceLock<Option<File>>,
 }
 
 impl AsFd for OpenFile {
@@ -241,13 +241,23 @@ impl MediaFile for OpenFile {
 }
 
 impl OpenFile {
+    /// The same file for reads past the page cache, also where its name is gone by now; open from the first time on that
+    /// this is asked. None where there are no such reads, and where the kernel may not tell what is cached: on overlayfs,
+    /// whose cache is that of another file, and on others that are not known.
+    pub(in crate::store) fn past_cache(&self) -> Option<BorrowedFd<'_>> {
+        let open = || {
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+            let known = is_known(&self.file);
+            known.then(|| fs::open(path, flags, Mode::empty()).ok())?
+        };
+        let file = self.past_cache.get_or_init(|| open().map(File::from));
+        file.as_ref().map(AsFd::as_fd)
+    }
+
     /// Whether these bytes would have to come from the media: no more than half of them is in the page cache, and nothing
-    /// that the media are still to get. No, where that cannot be told: before Linux 6.5, and on file systems that are known
-    /// not to say (overlayfs, whose cache is that of another file) or not known.
+    /// that the media are still to get. No, where the kernel cannot tell (before Linux 6.5).
     pub(in crate::store) fn is_cold(&self, offset: u64, bytes: u64) -> bool {
-        if !is_known(&self.file) {
-            return false;
-        }
         let range = CacheRange { offset, bytes };
         let mut pages = CachedPages::default();
         // SAFETY: both structures are laid out as cachestat(2) has them, and outlive the call.
@@ -262,17 +272,6 @@ impl OpenFile {
         };
         let all = bytes / rustix::param::page_size() as u64;
         result == 0 && pages.cached * 2 <= all && pages.dirty + pages.writeback == 0
-    }
-
-    /// The same file for reads past the page cache, also where its name is gone by now; open from the first such read on.
-    pub(in crate::store) fn past_cache(&self) -> io::Result<BorrowedFd<'_>> {
-        if let Some(file) = self.past_cache.get() {
-            return Ok(file.as_fd());
-        }
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-        let file = File::from(fs::open(path, flags, Mode::empty())?);
-        Ok(self.past_cache.get_or_init(|| file).as_fd())
     }
 
     /// Reads whole aligned stretches into aligned memory and copies out what was asked for.
