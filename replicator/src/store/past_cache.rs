@@ -49,8 +49,8 @@ impl ReadPlan<FileMedia> {
         self.past_cache = !self.fetches.is_empty()
             && self.fetches.iter().all(large)
             && self.fetches.iter().all(|fetch| {
-                let (offset, bytes) = stretch_of(fetch);
-                fetch.file.past_cache().is_some() && fetch.file.is_cold(offset, bytes)
+                let bytes = u64::from(fetch.count) * DATA_FRAME_BYTES;
+                fetch.file.is_cold(fetch.place.offset(), bytes) && fetch.file.past_cache().is_some()
             })
             && !SEEN.again(self.store, self.fetches[0].place);
         self.past_cache
@@ -96,6 +96,10 @@ fn stretch_of(fetch: &Fetch<FileMedia>) -> (u64, u64) {
 
 /// How much memory such a read takes.
 pub(super) fn memory_bytes(plan: &ReadPlan<FileMedia>) -> usize {
+    Pages::taken_for(bytes_of(plan)) * DIRECT_ALIGN
+}
+
+fn bytes_of(plan: &ReadPlan<FileMedia>) -> usize {
     let bytes = plan.fetches.iter().map(|fetch| stretch_of(fetch).1);
     bytes.sum::<u64>() as usize
 }
@@ -117,7 +121,7 @@ struct Stretch {
 
 impl PastCache {
     pub fn of(plan: &ReadPlan<FileMedia>) -> PastCache {
-        let mut pages = Pages::take(memory_bytes(plan));
+        let mut pages = Pages::take(bytes_of(plan));
         let start = pages.0.as_mut_ptr().cast::<u8>();
         let mut at = 0;
         let stretches = plan.fetches.iter().map(|fetch| {
@@ -193,16 +197,20 @@ struct Page([u8; DIRECT_ALIGN]);
 struct Pages(Vec<Page>);
 
 impl Pages {
+    /// How many pages are made for so many bytes.
+    fn taken_for(bytes: usize) -> usize {
+        bytes.div_ceil(DIRECT_ALIGN).next_multiple_of(STEP_PAGES)
+    }
+
     /// As many as hold `bytes`, or more.
     fn take(bytes: usize) -> Pages {
-        let wanted = bytes.div_ceil(DIRECT_ALIGN);
+        let wanted = Pages::taken_for(bytes);
         let mut idle = IDLE.lock();
         if let Some(fits) = idle.iter().position(|pages| pages.len() >= wanted) {
             return Pages(idle.swap_remove(fits));
         }
         drop(idle);
-        let pages = wanted.next_multiple_of(STEP_PAGES);
-        Pages(vec![Page([0; DIRECT_ALIGN]); pages])
+        Pages(vec![Page([0; DIRECT_ALIGN]); wanted])
     }
 }
 

@@ -249,7 +249,8 @@ impl OpenFile {
             let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
             let known = is_known(&self.file);
-            known.then(|| fs::open(path, flags, Mode::empty()).ok())?
+            let file = known.then(|| fs::open(path, flags, Mode::empty()).ok())??;
+            takes_direct_reads(&file).then_some(file)
         };
         let file = self.past_cache.get_or_init(|| open().map(File::from));
         file.as_ref().map(AsFd::as_fd)
@@ -270,7 +271,8 @@ impl OpenFile {
                 0,
             )
         };
-        let all = bytes / rustix::param::page_size() as u64;
+        let page = rustix::param::page_size() as u64;
+        let all = (offset + bytes).div_ceil(page) - offset / page;
         result == 0 && pages.cached * 2 <= all && pages.dirty + pages.writeback == 0
     }
 
@@ -296,6 +298,18 @@ impl OpenFile {
         into.copy_from_slice(&aligned[skip..skip + into.len()]);
         Ok(())
     }
+}
+
+/// Whether direct reads with our alignment will do, as far as the kernel says (since Linux 6.1): not of a file that is
+/// encrypted or journalled, nor on a disk with larger sectors.
+fn takes_direct_reads(file: impl AsFd) -> bool {
+    let wanted = fs::StatxFlags::DIOALIGN;
+    let told = fs::statx(file, "", AtFlags::EMPTY_PATH, wanted).ok();
+    told.is_none_or(|told| {
+        let (offset, memory) = (told.stx_dio_offset_align, told.stx_dio_mem_align);
+        let fits = |align: u32| align > 0 && DIRECT_ALIGN.is_multiple_of(align as usize);
+        told.stx_mask & wanted.bits() == 0 || (fits(offset) && fits(memory))
+    })
 }
 
 /// Whether it is on a file system that we know well.
