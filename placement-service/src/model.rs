@@ -28,7 +28,7 @@
 //! What a node says every second (usage, backends) is not kept: it says it again.
 
 use crate::api::{MoveKind, MoveProgress, MoveState, MoveWhy, Place, StoreOrder, Wanted};
-use crate::catalog::{Catalog, CatalogError, Expect, KeyRevision};
+use crate::catalog::{Catalog, CatalogError, Expect, KeyRevision, Value};
 use crate::node_protocol::StoreRun;
 use crate::planner::Plan;
 use crate::policy::{ClassName, Home, Pin, UnixSeconds};
@@ -40,6 +40,7 @@ use replicator::writer::Progress;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DatacenterRecord {
@@ -278,11 +279,17 @@ pub struct Unverified {
     pub why: String,
 }
 
-/// A value with the revision at which it was read.
+/// A value with the revision at which it was read, shared with whoever else has read it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept<T> {
     pub revision: KeyRevision,
-    pub value: T,
+    pub value: Arc<T>,
+}
+
+impl<T: Clone> Kept<T> {
+    pub fn into_value(self) -> T {
+        Arc::unwrap_or_clone(self.value)
+    }
 }
 
 impl<T> Kept<T> {
@@ -385,7 +392,12 @@ pub mod key {
     }
 }
 
-pub fn load<T: DeserializeOwned>(
+/// What a value can be read as.
+pub trait Readable: DeserializeOwned + Send + Sync + 'static {}
+
+impl<T: DeserializeOwned + Send + Sync + 'static> Readable for T {}
+
+pub fn load<T: Readable>(
     catalog: &dyn Catalog,
     key: &str,
 ) -> Result<Option<Kept<T>>, CatalogError> {
@@ -399,7 +411,7 @@ pub fn load<T: DeserializeOwned>(
 }
 
 /// Every value whose key begins with `prefix`, in the keys' order.
-pub fn list<T: DeserializeOwned>(
+pub fn list<T: Readable>(
     catalog: &dyn Catalog,
     prefix: &str,
 ) -> Result<Vec<Kept<T>>, CatalogError> {
@@ -425,7 +437,7 @@ pub fn suffixes(catalog: &dyn Catalog, prefix: &str) -> Result<Vec<String>, Cata
 fn for_each(
     catalog: &dyn Catalog,
     prefix: &str,
-    mut each: impl FnMut(&str, KeyRevision, &[u8]) -> Result<(), CatalogError>,
+    mut each: impl FnMut(&str, KeyRevision, &Value) -> Result<(), CatalogError>,
 ) -> Result<(), CatalogError> {
     let mut after: Option<String> = None;
     loop {
@@ -441,13 +453,13 @@ fn for_each(
 }
 
 /// The value, or what stands for a missing one.
-pub fn load_or_default<T: DeserializeOwned + Default>(
+pub fn load_or_default<T: Readable + Clone + Default>(
     catalog: &dyn Catalog,
     key: &str,
 ) -> Result<(Expect, T), CatalogError> {
     let kept = load::<T>(catalog, key)?;
     let expect = unchanged(&kept);
-    Ok((expect, kept.map(|kept| kept.value).unwrap_or_default()))
+    Ok((expect, kept.map(Kept::into_value).unwrap_or_default()))
 }
 
 /// A disk's record, checked: what a file holds is foreign input, too.
@@ -473,15 +485,17 @@ pub fn generation(catalog: &dyn Catalog) -> Result<Generation, CatalogError> {
         return Err(malformed(key::RESTORING, why));
     }
     let kept = load::<Generation>(catalog, key::GENERATION)?;
-    Ok(kept.map_or(Generation(0), |kept| kept.value))
+    Ok(kept.map_or(Generation(0), |kept| *kept.value))
 }
 
 pub fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("the model's types are plain data")
 }
 
-fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, CatalogError> {
-    serde_json::from_slice(bytes).map_err(|error| malformed(key, &error.to_string()))
+fn parse<T: Readable>(key: &str, value: &Value) -> Result<Arc<T>, CatalogError> {
+    value
+        .read()
+        .map_err(|error| malformed(key, &error.to_string()))
 }
 
 fn malformed(key: &str, why: &str) -> CatalogError {

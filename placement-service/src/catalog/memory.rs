@@ -1,6 +1,6 @@
 //! A catalog that lasts as long as its process: for tests.
 
-use super::{Catalog, CatalogError, Committed, KeyRevision, PAGE_KEYS, Stored, Transaction};
+use super::{Catalog, CatalogError, KeyRevision, PAGE_KEYS, Stored, Transaction};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, PoisonError};
@@ -57,22 +57,25 @@ impl Catalog for MemoryCatalog {
         keys.iter().try_for_each(|(key, stored)| each(key, stored))
     }
 
-    fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError> {
+    fn commit_at(&self, transaction: &Transaction) -> Result<Option<KeyRevision>, CatalogError> {
         transaction.check()?;
         let mut kept = self.kept();
         for (key, expect) in &transaction.expect {
             if !expect.holds(kept.keys.get(key).map(|stored| stored.revision)) {
-                return Ok(Committed::No);
+                return Ok(None);
             }
         }
         kept.last += 1;
         let revision = KeyRevision(kept.last);
         for (key, value) in &transaction.write {
             match value.clone() {
-                Some(value) => kept.keys.insert(key.clone(), Stored { revision, value }),
+                Some(value) => {
+                    let value = value.into();
+                    kept.keys.insert(key.clone(), Stored { revision, value })
+                }
                 None => kept.keys.remove(key),
             };
         }
-        Ok(Committed::Yes)
+        Ok(Some(revision))
     }
 }

@@ -8,15 +8,19 @@
 //! Calls block. The decisions above it are plain functions that the simulator and the tests run
 //! without a runtime; the shells call them with `spawn_blocking`, where waiting for a sync is allowed.
 
+mod cached;
 mod etcd;
 mod memory;
 mod redb;
+mod value;
 
+pub use self::cached::CachedCatalog;
 pub use self::etcd::{
     Announcement, BadEtcdAddress, Campaign, Etcd, EtcdAddress, EtcdCatalog, LEASE, Leadership,
 };
 pub use self::memory::MemoryCatalog;
 pub use self::redb::RedbCatalog;
+pub use self::value::Value;
 
 use std::path::PathBuf;
 
@@ -41,7 +45,7 @@ pub struct KeyRevision(pub u64);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stored {
     pub revision: KeyRevision,
-    pub value: Vec<u8>,
+    pub value: Value,
 }
 
 /// What a key has to be for a transaction to go through.
@@ -108,9 +112,26 @@ pub trait Catalog: Send + Sync + 'static {
         each: &mut dyn FnMut(&str, &Stored) -> Result<(), CatalogError>,
     ) -> Result<(), CatalogError>;
 
-    /// All or nothing. Durable before it returns [`Committed::Yes`]. Of several writes of one key the last
-    /// one counts.
-    fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError>;
+    /// All or nothing, and durable before it returns. Of several writes of one key the last one counts. Returns
+    /// the revision that the keys have now; none: an expectation did not hold, and nothing was changed.
+    fn commit_at(&self, transaction: &Transaction) -> Result<Option<KeyRevision>, CatalogError>;
+
+    fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError> {
+        Ok(match self.commit_at(transaction)? {
+            Some(_) => Committed::Yes,
+            None => Committed::No,
+        })
+    }
+
+    /// Nobody else can have changed anything by now.
+    fn is_alone(&self) -> bool {
+        true
+    }
+
+    /// Waits out what has failed: a commit whose outcome was not known is done by now, or never will be.
+    fn settle(&self) -> Result<(), CatalogError> {
+        Ok(())
+    }
 }
 
 impl Transaction {

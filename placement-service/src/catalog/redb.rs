@@ -5,7 +5,7 @@
 //! table "meta":  "format" -> 1, "revision" -> the last transaction's number
 //! ```
 
-use super::{Catalog, CatalogError, Committed, KeyRevision, PAGE_KEYS, Stored, Transaction};
+use super::{Catalog, CatalogError, KeyRevision, PAGE_KEYS, Stored, Transaction};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::File;
 use std::ops::Bound;
@@ -109,16 +109,16 @@ impl RedbCatalog {
         Ok(page)
     }
 
-    fn try_commit(&self, transaction: &Transaction) -> Result<Committed, redb::Error> {
+    fn try_commit(&self, transaction: &Transaction) -> Result<Option<KeyRevision>, redb::Error> {
         let write = self.begin()?;
-        {
+        let revision = {
             let mut keys = write.open_table(KEYS)?;
             for (key, expect) in &transaction.expect {
                 let current = keys
                     .get(key.as_str())?
                     .map(|bytes| stored(bytes.value()).revision);
                 if !expect.holds(current) {
-                    return Ok(Committed::No);
+                    return Ok(None);
                 }
             }
             let mut meta = write.open_table(META)?;
@@ -137,9 +137,10 @@ impl RedbCatalog {
                     }
                 }
             }
-        }
+            KeyRevision(revision)
+        };
         write.commit()?;
-        Ok(Committed::Yes)
+        Ok(Some(revision))
     }
 }
 
@@ -178,7 +179,7 @@ impl Catalog for RedbCatalog {
         Ok(())
     }
 
-    fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError> {
+    fn commit_at(&self, transaction: &Transaction) -> Result<Option<KeyRevision>, CatalogError> {
         transaction.check()?;
         self.try_commit(transaction).map_err(failed)
     }
@@ -190,7 +191,7 @@ fn stored(bytes: &[u8]) -> Stored {
         .expect("every value was written with its revision, and redb checks its pages");
     Stored {
         revision: KeyRevision(u64::from_le_bytes(*revision)),
-        value: value.to_vec(),
+        value: value.to_vec().into(),
     }
 }
 

@@ -7,12 +7,16 @@ use tempfile::TempDir;
 
 /// Runs `test` against each implementation.
 fn each(test: impl Fn(Arc<dyn Catalog>)) {
+    let cached = |below| Arc::new(CachedCatalog::new(below).unwrap());
     test(Arc::new(MemoryCatalog::new()));
+    test(cached(Arc::new(MemoryCatalog::new())));
     let dir = TempDir::new().unwrap();
-    let path = dir.path().join("catalog.redb");
-    test(Arc::new(RedbCatalog::open(&path).unwrap()));
+    let file = |name: &str| RedbCatalog::open(&dir.path().join(name)).unwrap();
+    test(Arc::new(file("one.redb")));
+    test(cached(Arc::new(file("two.redb"))));
     let etcd = TestEtcd::start();
-    test(Arc::new(etcd.catalog()));
+    test(Arc::new(etcd.catalog("one")));
+    test(cached(Arc::new(etcd.catalog("two"))));
 }
 
 fn put(catalog: &dyn Catalog, key: &str, value: &str) -> KeyRevision {
@@ -23,7 +27,7 @@ fn put(catalog: &dyn Catalog, key: &str, value: &str) -> KeyRevision {
 
 fn value(catalog: &dyn Catalog, key: &str) -> Option<String> {
     let stored = catalog.get(key).unwrap()?;
-    Some(String::from_utf8(stored.value).unwrap())
+    Some(String::from_utf8(stored.value.to_vec()).unwrap())
 }
 
 #[test]
@@ -131,7 +135,7 @@ fn a_snapshot_is_of_one_moment() {
         assert_eq!(seen.len(), count);
         assert!(seen.iter().map(|(key, _)| key).is_sorted());
         let later = seen.iter().skip(PAGE_KEYS);
-        assert!(later.clone().all(|(_, value)| value == b"before"));
+        assert!(later.clone().all(|(_, value)| value[..] == *b"before"));
         assert_eq!(value(&*catalog, "later").unwrap(), "after");
         let failing = catalog.snapshot(&mut |_, _| Err(CatalogError::NotLeader));
         assert!(matches!(failing, Err(CatalogError::NotLeader)));
@@ -204,7 +208,10 @@ fn of_many_that_race_for_one_key_each_revision_is_won_once() {
 fn increment(catalog: &dyn Catalog) {
     loop {
         let stored = catalog.get("counter").unwrap().unwrap();
-        let count: u32 = String::from_utf8(stored.value).unwrap().parse().unwrap();
+        let count: u32 = String::from_utf8(stored.value.to_vec())
+            .unwrap()
+            .parse()
+            .unwrap();
         let swap = Transaction::new()
             .expect("counter", Expect::At(stored.revision))
             .put("counter", (count + 1).to_string().into());

@@ -7,7 +7,8 @@
 
 use super::{Config, blocking, told_to_stop};
 use crate::catalog::{
-    Announcement, Campaign, Catalog, CatalogError, Etcd, EtcdCatalog, LEASE, Leadership,
+    Announcement, CachedCatalog, Campaign, Catalog, CatalogError, Etcd, EtcdCatalog, LEASE,
+    Leadership,
 };
 use crate::node_protocol::{Leader, Refusal};
 use crate::policy::UnixSeconds;
@@ -49,7 +50,7 @@ pub(super) struct StandingBy {
 }
 
 impl Leading {
-    /// Grants epochs as `credentials` says.
+    /// Reads the whole catalog, which nobody else may change from here on, and grants epochs as `credentials` says.
     pub fn begin(
         catalog: Arc<dyn Catalog>,
         credentials: Credentials,
@@ -57,6 +58,7 @@ impl Leading {
         let started = Instant::now();
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let wall = UnixSeconds(wall.unwrap_or_default().as_secs());
+        let catalog = Arc::new(CachedCatalog::new(catalog)?);
         let service = Service::new(catalog, wall)?.granting(credentials);
         Ok(Leading {
             service: Arc::new(service),

@@ -75,7 +75,7 @@ impl Service {
         let place = Place::Operator(operator.clone());
         let backend = self.place(name, place, request.take_over, fresh, now)?;
         let (record, attachments) = self.disk_and_attachments(name)?;
-        let record = record.value;
+        let record = record.into_value();
         let attachment = attachments
             .as_ref()
             .and_then(|kept| kept.value.backend(backend));
@@ -102,7 +102,7 @@ impl Service {
             let (record, kept) = self.disk_and_attachments(name)?;
             self.not_in_doubt(&record.value)?;
             let id = record.value.id;
-            let before = kept.as_ref().map(|kept| kept.value.clone());
+            let before = kept.clone().map(Kept::into_value);
             let before = before.unwrap_or_default();
             let wish = Wish {
                 record: &record.value,
@@ -254,14 +254,14 @@ impl Service {
                 .filter(meant)
                 .map(|a| a.backend)
                 .collect();
-            let mut after = kept.value.clone();
+            let mut after = kept.clone().into_value();
             for attachment in kept.value.0.iter().filter(meant) {
                 after = match self.without(&record.value, attachment, request.force)? {
                     Some(going) => after.with(going),
                     None => after.without(attachment.backend),
                 };
             }
-            if after == kept.value {
+            if after == *kept.value {
                 return self.detach_state(name, &backends, now);
             }
             let id = record.value.id;

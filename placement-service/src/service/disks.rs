@@ -138,7 +138,7 @@ impl Service {
         let states = self.store_states()?;
         let mut candidates = Vec::new();
         for record in list::<StoreRecord>(&*self.catalog, key::STORES)? {
-            let StoreRecord { id, host, .. } = record.value;
+            let StoreRecord { id, host, .. } = record.into_value();
             if states.get(&id).is_some_and(|state| state.order.is_some()) {
                 continue;
             }
@@ -153,8 +153,8 @@ impl Service {
             candidates.push(Candidate {
                 store: id,
                 host,
-                rack: place.value.rack,
-                datacenter: place.value.datacenter,
+                rack: place.value.rack.clone(),
+                datacenter: place.value.datacenter.clone(),
                 capacity_bytes: report.capacity_bytes,
                 used_bytes: report.used_bytes,
                 unwritten_bytes: unwritten.get(&id).copied().unwrap_or(0),
@@ -208,8 +208,8 @@ impl Service {
 
     /// Which extents stand on which stores.
     pub fn disk_map(&self, name: &DiskName, now: Moment) -> Result<DiskMap, ServiceError> {
-        let record = self.disk_named(name)?.value;
-        let allocated = self.pulses.allocated(record.id);
+        let record = self.disk_named(name)?.into_value();
+        let allocated = self.pulses.occupied(record.id);
         let places = self.places()?;
         let (_, terms) = self.terms(&record, &places)?;
         let retired = self.retired_copies(record.id)?.map(|kept| kept.value);
@@ -218,8 +218,8 @@ impl Service {
         named.extend(retired.iter().map(|copy| copy.store));
         let mut stores = Vec::new();
         for id in named {
-            let host =
-                load::<StoreRecord>(&*self.catalog, &key::store(id))?.map(|store| store.value.host);
+            let found = load::<StoreRecord>(&*self.catalog, &key::store(id))?;
+            let host = found.map(|store| store.value.host.clone());
             let heard = host.as_ref().and_then(|h| self.pulses.store(h, id));
             stores.push(MapStore {
                 id,
@@ -306,7 +306,7 @@ impl Service {
 
     pub(super) fn disk_named(&self, name: &DiskName) -> Result<Kept<DiskRecord>, ServiceError> {
         let found = match load::<DiskId>(&*self.catalog, &key::name(name))? {
-            Some(id) => load_disk(&*self.catalog, id.value)?,
+            Some(id) => load_disk(&*self.catalog, *id.value)?,
             None => None,
         };
         found.ok_or_else(|| {
@@ -351,7 +351,7 @@ impl Service {
             copies: record.copies,
             epoch: record.epoch,
             open_for: record.owner().map(|owner| owner.host.clone()),
-            allocated_bytes: self.pulses.allocated(record.id).values().sum(),
+            allocated_bytes: self.pulses.occupied(record.id).values().sum(),
             attachment: attachments.main().map(|a| self.attachment_view(a, now)),
             standbys: attachments
                 .standbys()

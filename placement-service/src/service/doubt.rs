@@ -7,12 +7,13 @@
 use super::{Kind, Service, ServiceError};
 use crate::api::{StoreOrderKind, Wanted};
 use crate::catalog::{CatalogError, Transaction};
-use crate::model::{Unverified, json, key, list, load, load_disk};
+use crate::model::{Kept, Unverified, json, key, list, load, load_disk};
 use crate::node_protocol::{BackendReport, DesiredAttachment, StoreReport};
 use replicator::plant::{Plant, planted};
 use replicator::words::{DiskId, DiskName, DiskRecord, Epoch, HostName, Revision, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// What stores have been shown, as they said since this service started.
 #[derive(Default)]
@@ -80,7 +81,7 @@ pub(super) const REBUILD: &str = "rebuild the records from the stores: `ukai pla
 
 impl Service {
     /// Takes in what a node's stores say.
-    pub(super) fn hear_shown(&self, stores: &[StoreReport]) -> Result<(), CatalogError> {
+    pub(super) fn hear_shown(&self, stores: &[Arc<StoreReport>]) -> Result<(), CatalogError> {
         let mut news = BTreeSet::new();
         {
             let mut shown = self.shown_epochs();
@@ -299,7 +300,7 @@ impl Service {
             }
             let record = load_disk(&*self.catalog, report.disk)?;
             let name = match record {
-                Some(record) => record.value.name,
+                Some(record) => record.value.name.clone(),
                 None => DiskName::new(report.disk.to_string()).expect("an id is a name"),
             };
             alone.push(DesiredAttachment {
@@ -333,7 +334,7 @@ impl Service {
 pub(super) fn load_shown(catalog: &dyn crate::catalog::Catalog) -> Result<Shown, CatalogError> {
     let kept = load::<Unverified>(catalog, key::UNVERIFIED)?;
     Ok(Shown {
-        unverified: kept.map(|kept| kept.value),
+        unverified: kept.map(Kept::into_value),
         ..Shown::default()
     })
 }

@@ -57,7 +57,7 @@ impl Service {
         };
         Ok(records
             .into_iter()
-            .map(|kept| view(kept.value.name))
+            .map(|kept| view(kept.into_value().name))
             .collect())
     }
 
@@ -65,7 +65,7 @@ impl Service {
         let mut stores: BTreeMap<HostName, Vec<StoreId>> = BTreeMap::new();
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
             stores
-                .entry(kept.value.host)
+                .entry(kept.value.host.clone())
                 .or_default()
                 .push(kept.value.id);
         }
@@ -81,7 +81,7 @@ impl Service {
         };
         Ok(records
             .into_iter()
-            .map(|kept| kept.value)
+            .map(Kept::into_value)
             .map(view)
             .collect())
     }
@@ -95,7 +95,7 @@ impl Service {
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
             let StoreRecord {
                 id, host, starts, ..
-            } = kept.value;
+            } = kept.into_value();
             let Some(place) = load::<HostRecord>(&*self.catalog, &key::host(&host))? else {
                 continue;
             };
@@ -103,8 +103,8 @@ impl Service {
             let state = states.get(&id);
             stores.push(Store {
                 id,
-                datacenter: place.value.datacenter,
-                rack: place.value.rack,
+                datacenter: place.value.datacenter.clone(),
+                rack: place.value.rack.clone(),
                 address: Some(place.value.listen),
                 // A node that is up without the store says that the store is not.
                 liveness: match (&report, self.pulses.liveness(&host, now)) {
@@ -117,7 +117,7 @@ impl Service {
                 provisioned_bytes: provisioned.get(&id).copied().unwrap_or(0),
                 refused: self.pulses.refused(id).map(|fault| fault.to_string()),
                 media: report.as_ref().map(|report| report.media),
-                trouble: report.and_then(|report| report.trouble),
+                trouble: report.and_then(|report| report.trouble.clone()),
                 away_since: state.and_then(|state| state.away_since),
                 order: state.and_then(|state| state.order.clone()),
                 task: tasks.get(&id).copied().unwrap_or_default(),
@@ -147,14 +147,17 @@ impl Service {
         }
         let key = key::store(id);
         for _ in 0..MAX_TRIES {
-            let Some(mut kept) = load::<StoreRecord>(&*self.catalog, &key)? else {
+            let Some(kept) = load::<StoreRecord>(&*self.catalog, &key)? else {
                 return Err(unknown(format!("store {id}")));
             };
             let expect = kept.unchanged();
-            kept.value.host = request.host.clone();
+            let moved = StoreRecord {
+                host: request.host.clone(),
+                ..kept.into_value()
+            };
             let write = Transaction::new()
                 .expect(&key, expect)
-                .put(&key, json(&kept.value));
+                .put(&key, json(&moved));
             if self.catalog.commit(&write)? == Committed::Yes {
                 self.course().places_changed();
                 tracing::info!(store = %id, host = %request.host, "store moved by an operator's word");
@@ -283,19 +286,16 @@ impl Service {
 
     /// Superfluous copies that are not deleted yet, and what they occupy at most.
     fn count_retired(&self) -> Result<(u64, u64), ServiceError> {
-        let allocated = self.pulses.all_allocated();
         let (mut copies, mut bytes) = (0, 0);
         for disk in suffixes(&*self.catalog, key::RETIRED)? {
             let Ok(disk) = disk.parse::<DiskId>() else {
                 continue;
             };
-            let retired = self.retired_copies(disk)?.map(|kept| kept.value);
+            let retired = self.retired_copies(disk)?.map(Kept::into_value);
+            let occupied = self.pulses.occupied(disk);
             for copy in retired.unwrap_or_default() {
                 copies += 1;
-                let occupied = allocated
-                    .get(&disk)
-                    .and_then(|stores| stores.get(&copy.store));
-                bytes += occupied.copied().unwrap_or(0);
+                bytes += occupied.get(&copy.store).copied().unwrap_or(0);
             }
         }
         Ok((copies, bytes))
@@ -319,11 +319,9 @@ fn per_store(
     of_disk: impl Fn(u64, u64) -> u64,
 ) -> Result<BTreeMap<StoreId, u64>, CatalogError> {
     let mut sums: BTreeMap<StoreId, u64> = BTreeMap::new();
-    let allocated = service.pulses.all_allocated();
-    let nothing = BTreeMap::new();
     for kept in list::<DiskRecord>(&*service.catalog, key::DISKS)? {
         let record = kept.value;
-        let written = allocated.get(&record.id).unwrap_or(&nothing);
+        let written = service.pulses.occupied(record.id);
         let mut promised: BTreeMap<StoreId, u64> = BTreeMap::new();
         for range in &record.map {
             let bytes = u64::from(range.extents.count()) * record.extent_size.bytes();

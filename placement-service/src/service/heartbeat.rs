@@ -18,6 +18,7 @@ use crate::node_protocol::{
 use replicator::words::{DiskId, HostName};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 impl Service {
     pub(super) fn heartbeat(
@@ -37,7 +38,7 @@ impl Service {
         };
         for report in heartbeat.stores {
             match self.admit_store(host, &report)? {
-                Ok(()) => pulse.stores.push(report),
+                Ok(()) => pulse.stores.push(Arc::new(report)),
                 Err(why) => pulse.refused.push(StoreRefused {
                     store: report.id,
                     why,
@@ -55,6 +56,7 @@ impl Service {
             changed |= self.end_detached(host, &wanted, &pulse.backends)?;
         }
         self.course().hear(&pulse.backends, now);
+        let pulse = Arc::new(pulse);
         let before = self.pulses.beat(host, pulse.clone());
         if changed || !before.is_some_and(|before| before.is_like(&pulse)) {
             self.changed();
@@ -92,7 +94,7 @@ impl Service {
         };
         let key = key::host(host);
         let kept = load::<HostRecord>(&*self.catalog, &key)?;
-        if kept.as_ref().is_some_and(|kept| kept.value == record) {
+        if kept.as_ref().is_some_and(|kept| *kept.value == record) {
             return Ok(());
         }
         let write = Transaction::new()
@@ -150,7 +152,7 @@ impl Service {
     }
 
     /// Takes stores off the lists of those that still have to drop a disk.
-    fn note_dropped(&self, stores: &[StoreReport]) -> Result<bool, CatalogError> {
+    fn note_dropped(&self, stores: &[Arc<StoreReport>]) -> Result<bool, CatalogError> {
         let mut changed = false;
         for report in stores {
             for disk in &report.dropped {
@@ -163,23 +165,24 @@ impl Service {
     fn note_drop(&self, disk: DiskId, report: &StoreReport) -> Result<bool, CatalogError> {
         let key = key::dropping(disk);
         for _ in 0..MAX_TRIES {
-            let Some(mut kept) = load::<Dropping>(&*self.catalog, &key)? else {
+            let Some(kept) = load::<Dropping>(&*self.catalog, &key)? else {
                 return Ok(false);
             };
             let expect = kept.unchanged();
-            let before = kept.value.stores.len();
-            kept.value.stores.retain(|store| *store != report.id);
-            if kept.value.stores.len() == before {
+            let mut dropping = kept.into_value();
+            let before = dropping.stores.len();
+            dropping.stores.retain(|store| *store != report.id);
+            if dropping.stores.len() == before {
                 return Ok(false);
             }
             let write = Transaction::new().expect(&key, expect);
-            let write = if kept.value.stores.is_empty() {
+            let write = if dropping.stores.is_empty() {
                 write.delete(&key)
             } else {
-                write.put(&key, json(&kept.value))
+                write.put(&key, json(&dropping))
             };
             if self.catalog.commit(&write)? == Committed::Yes {
-                tracing::info!(%disk, name = %kept.value.name, store = %report.id, left = kept.value.stores.len(), "a store dropped a deleted disk");
+                tracing::info!(%disk, name = %dropping.name, store = %report.id, left = dropping.stores.len(), "a store dropped a deleted disk");
                 return Ok(true);
             }
         }

@@ -70,7 +70,7 @@ impl Service {
                     "see `ukai moves` for those that do",
                 ));
             };
-            let mut moving = kept.value.clone();
+            let mut moving = kept.clone().into_value();
             match control {
                 Control::Pause => moving.paused = true,
                 Control::Resume => moving.paused = false,
@@ -132,7 +132,7 @@ impl Service {
         let Some(kept) = load::<MoveRecord>(&*self.catalog, &key::moving(disk))? else {
             return Ok(None);
         };
-        let moving = kept.value;
+        let moving = kept.into_value();
         let writer = load_disk(&*self.catalog, disk)?;
         let writer = writer.and_then(|kept| Some(kept.value.owner()?.backend));
         let heard = writer.and_then(|backend| self.course().heard(backend));

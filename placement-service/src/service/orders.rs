@@ -181,7 +181,7 @@ impl Service {
         if let Order::DropCopy { store, .. } = ordering.order
             && let Some(kept) = &disk.retired_kept
         {
-            let mut copies = kept.value.clone();
+            let mut copies = kept.clone().into_value();
             for copy in copies.iter_mut().filter(|copy| copy.store == *store) {
                 copy.unwanted = true;
             }

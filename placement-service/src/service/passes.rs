@@ -10,8 +10,8 @@ use super::{MAX_TRIES, Service};
 use crate::api::{MoveState, Place, Wanted};
 use crate::catalog::{CatalogError, Committed, Transaction};
 use crate::model::{
-    Attachment, ENDED_MOVES_KEPT, MoveRecord, Rollout, json, key, list, load_disk, load_or_default,
-    suffixes, unchanged,
+    Attachment, ENDED_MOVES_KEPT, Kept, MoveRecord, Rollout, json, key, list, load_disk,
+    load_or_default, suffixes, unchanged,
 };
 use crate::planner::{Plan, rollout};
 use crate::service::wish::put_attachments;
@@ -88,7 +88,7 @@ impl Service {
         let planner = scene.planner();
         let plans = planner.plan_all(loaded.iter().map(DiskNow::subject));
         let under_way = list::<MoveRecord>(&*self.catalog, key::MOVES)?;
-        let under_way: Vec<MoveRecord> = under_way.into_iter().map(|kept| kept.value).collect();
+        let under_way: Vec<MoveRecord> = under_way.into_iter().map(Kept::into_value).collect();
         if whole {
             let limit = self.admit(&loaded, &plans, &under_way)?;
             self.keep_tracks(&loaded);

@@ -7,7 +7,8 @@ use super::{Kind, MAX_TRIES, Service, ServiceError};
 use crate::api::{ApplyPolicy, PolicyCheck, PolicyDiff, PolicyText, PolicyView};
 use crate::catalog::{CatalogError, Committed, Transaction};
 use crate::model::{
-    DatacenterRecord, PolicyRecord, Rollout, json, key, list, load, load_or_default, unchanged,
+    DatacenterRecord, Kept, PolicyRecord, Rollout, json, key, list, load, load_or_default,
+    unchanged,
 };
 use crate::planner::{Planner, diff};
 use crate::policy::{self, Checked, Policies, Policy};
@@ -29,7 +30,10 @@ impl Service {
                 Policy::unwritten(datacenter)
             })
         };
-        let policies: Policies = records.into_iter().map(|kept| parse(kept.value)).collect();
+        let policies: Policies = records
+            .into_iter()
+            .map(|kept| parse(kept.into_value()))
+            .collect();
         let policies = Arc::new(policies);
         self.course().set_policies(revisions, policies.clone());
         Ok(policies)
@@ -46,7 +50,7 @@ impl Service {
     pub fn policy_view(&self, datacenter: &DatacenterName) -> Result<PolicyView, ServiceError> {
         self.known_datacenter(datacenter)?;
         let kept = load::<PolicyRecord>(&*self.catalog, &key::policy(datacenter))?;
-        let record = kept.map(|kept| kept.value);
+        let record = kept.map(Kept::into_value);
         let policies = self.policies()?;
         let policy = policies.of(datacenter).cloned();
         let policy = policy.unwrap_or_else(|| Policy::unwritten(datacenter.clone()));

@@ -2,11 +2,12 @@
 
 use crate::api::Liveness;
 use crate::node_protocol::{
-    BackendReport, BackendState, LinkReport, SILENT_AFTER, StoreFault, StoreRefused, StoreReport,
+    BackendReport, BackendState, DiskUse, LinkReport, SILENT_AFTER, StoreFault, StoreRefused,
+    StoreReport,
 };
 use replicator::words::{BackendId, DiskId, Epoch, HostName, Revision, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A point in time: how long the service had been running.
@@ -18,7 +19,7 @@ pub struct Moment(pub Duration);
 pub(super) struct Pulse {
     pub at: Moment,
     /// Those that were accepted.
-    pub stores: Vec<StoreReport>,
+    pub stores: Vec<Arc<StoreReport>>,
     pub refused: Vec<StoreRefused>,
     pub backends: Vec<BackendReport>,
     pub links: Vec<LinkReport>,
@@ -38,16 +39,78 @@ impl Pulse {
 }
 
 #[derive(Default)]
-pub(super) struct Pulses(Mutex<BTreeMap<HostName, Pulse>>);
+pub(super) struct Pulses(Mutex<Heard>);
+
+#[derive(Default)]
+struct Heard {
+    nodes: BTreeMap<HostName, Arc<Pulse>>,
+    /// What every disk occupies in each store that has said so: the same once more, found by disk.
+    occupied: BTreeMap<DiskId, Arc<Occupied>>,
+}
+
+/// Bytes in each store.
+pub(super) type Occupied = BTreeMap<StoreId, u64>;
+
+impl Heard {
+    /// Follows from what a store said before to what it says now; in both each disk is named once.
+    fn occupy(&mut self, store: StoreId, before: &[DiskUse], now: &[DiskUse]) {
+        let same_disks = before.len() == now.len()
+            && before
+                .iter()
+                .zip(now)
+                .all(|(before, now)| before.disk == now.disk);
+        if !same_disks {
+            for gone in before {
+                self.vacate(store, gone.disk);
+            }
+        }
+        for (n, usage) in now.iter().enumerate() {
+            if same_disks && before[n] == *usage {
+                continue;
+            }
+            let stores = self.occupied.entry(usage.disk).or_default();
+            Arc::make_mut(stores).insert(store, usage.allocated_bytes);
+        }
+    }
+
+    fn vacate(&mut self, store: StoreId, disk: DiskId) {
+        if let Some(stores) = self.occupied.get_mut(&disk) {
+            let stores = Arc::make_mut(stores);
+            stores.remove(&store);
+            if stores.is_empty() {
+                self.occupied.remove(&disk);
+            }
+        }
+    }
+}
 
 impl Pulses {
     /// Returns what the node had said before.
-    pub fn beat(&self, host: &HostName, pulse: Pulse) -> Option<Pulse> {
-        self.all().insert(host.clone(), pulse)
+    pub fn beat(&self, host: &HostName, pulse: Arc<Pulse>) -> Option<Arc<Pulse>> {
+        let mut all = self.all();
+        let before = all.nodes.insert(host.clone(), pulse.clone());
+        let stores = |pulse: &Arc<Pulse>| pulse.stores.clone();
+        let mut former = before.as_ref().map(stores).unwrap_or_default();
+        for report in &pulse.stores {
+            let place = former.iter().position(|one| one.id == report.id);
+            let had = place.map(|place| former.swap_remove(place));
+            let had = had.as_ref().map_or(&[][..], |report| &report.disks);
+            all.occupy(report.id, had, &report.disks);
+        }
+        for gone in former {
+            all.occupy(gone.id, &gone.disks, &[]);
+            // Another node may show it by now.
+            let elsewhere = all.nodes.values().flat_map(|pulse| &pulse.stores);
+            let elsewhere = elsewhere.filter(|report| report.id == gone.id).cloned();
+            for report in elsewhere.collect::<Vec<_>>() {
+                all.occupy(report.id, &[], &report.disks);
+            }
+        }
+        before
     }
 
     pub fn liveness(&self, host: &HostName, now: Moment) -> Liveness {
-        let Some(at) = self.all().get(host).map(|pulse| pulse.at) else {
+        let Some(at) = self.all().nodes.get(host).map(|pulse| pulse.at) else {
             return Liveness::Unheard;
         };
         // Calls run side by side: a heartbeat may be a moment younger than `now`.
@@ -62,29 +125,31 @@ impl Pulses {
     }
 
     /// What an accepted store said last.
-    pub fn store(&self, host: &HostName, store: StoreId) -> Option<StoreReport> {
+    pub fn store(&self, host: &HostName, store: StoreId) -> Option<Arc<StoreReport>> {
         let all = self.all();
-        let mut stores = all.get(host)?.stores.iter();
+        let mut stores = all.nodes.get(host)?.stores.iter();
         stores.find(|report| report.id == store).cloned()
     }
 
     /// Whether a store, wherever it is, was heard to say what it was shown of every disk.
     pub fn has_heard(&self, store: StoreId) -> bool {
         let all = self.all();
-        let mut stores = all.values().flat_map(|pulse| &pulse.stores);
+        let mut stores = all.nodes.values().flat_map(|pulse| &pulse.stores);
         stores.any(|report| report.id == store && report.all_shown)
     }
 
     /// What a host's node said of its backends.
     pub fn backends_at(&self, host: &HostName) -> Vec<BackendReport> {
         let all = self.all();
-        all.get(host).map_or(vec![], |pulse| pulse.backends.clone())
+        all.nodes
+            .get(host)
+            .map_or(vec![], |pulse| pulse.backends.clone())
     }
 
     /// Why a store is refused; the host that shows it may not be the one that it belongs to.
     pub fn refused(&self, store: StoreId) -> Option<StoreFault> {
         let all = self.all();
-        let mut refused = all.values().flat_map(|pulse| &pulse.refused);
+        let mut refused = all.nodes.values().flat_map(|pulse| &pulse.refused);
         refused
             .find(|refused| refused.store == store)
             .map(|refused| refused.why.clone())
@@ -92,12 +157,14 @@ impl Pulses {
 
     pub fn refused_at(&self, host: &HostName) -> Vec<StoreRefused> {
         let all = self.all();
-        all.get(host).map_or(vec![], |pulse| pulse.refused.clone())
+        all.nodes
+            .get(host)
+            .map_or(vec![], |pulse| pulse.refused.clone())
     }
 
     pub fn backend(&self, host: &HostName, backend: BackendId) -> Option<BackendState> {
         let all = self.all();
-        let mut backends = all.get(host)?.backends.iter();
+        let mut backends = all.nodes.get(host)?.backends.iter();
         backends
             .find(|report| report.backend == backend)
             .map(|report| report.state.clone())
@@ -106,55 +173,44 @@ impl Pulses {
     /// The epoch that a backend has open.
     pub fn open_epoch(&self, host: &HostName, backend: BackendId) -> Option<Epoch> {
         let all = self.all();
-        let mut backends = all.get(host)?.backends.iter();
+        let mut backends = all.nodes.get(host)?.backends.iter();
         backends.find(|report| report.backend == backend)?.epoch
     }
 
     /// The accepted stores of a host.
     pub fn stores_at(&self, host: &HostName) -> Vec<StoreId> {
         let all = self.all();
-        let stores = |pulse: &Pulse| pulse.stores.iter().map(|report| report.id).collect();
-        all.get(host).map(stores).unwrap_or_default()
+        let stores = |pulse: &Arc<Pulse>| pulse.stores.iter().map(|report| report.id).collect();
+        all.nodes.get(host).map(stores).unwrap_or_default()
     }
 
     /// How long nothing was heard of a host; none: nothing ever was.
     pub fn silence(&self, host: &HostName, now: Moment) -> Option<Duration> {
-        let at = self.all().get(host)?.at;
+        let at = self.all().nodes.get(host)?.at;
         Some(now.0.saturating_sub(at.0))
     }
 
     /// What each node measured.
     pub fn links(&self) -> Vec<(HostName, LinkReport)> {
         let all = self.all();
-        let each = |(host, pulse): (&HostName, &Pulse)| -> Vec<(HostName, LinkReport)> {
+        let each = |(host, pulse): (&HostName, &Arc<Pulse>)| -> Vec<(HostName, LinkReport)> {
             let links = pulse.links.iter();
             links.map(|link| (host.clone(), *link)).collect()
         };
-        all.iter().flat_map(each).collect()
-    }
-
-    /// What every disk occupies in each store that has said so.
-    pub fn all_allocated(&self) -> BTreeMap<DiskId, BTreeMap<StoreId, u64>> {
-        let mut disks: BTreeMap<DiskId, BTreeMap<StoreId, u64>> = BTreeMap::new();
-        let all = self.all();
-        for report in all.values().flat_map(|pulse| &pulse.stores) {
-            for usage in &report.disks {
-                let stores = disks.entry(usage.disk).or_default();
-                stores.insert(report.id, usage.allocated_bytes);
-            }
-        }
-        disks
+        all.nodes.iter().flat_map(each).collect()
     }
 
     pub fn backends(&self, host: &HostName) -> u64 {
         let all = self.all();
-        all.get(host).map_or(0, |pulse| pulse.backends.len() as u64)
+        all.nodes
+            .get(host)
+            .map_or(0, |pulse| pulse.backends.len() as u64)
     }
 
     /// Whether one of these stores keeps the disk's record of that revision, or a later one.
     pub fn is_kept(&self, disk: DiskId, revision: Revision, stores: &BTreeSet<StoreId>) -> bool {
         let all = self.all();
-        let reports = all.values().flat_map(|pulse| &pulse.stores);
+        let reports = all.nodes.values().flat_map(|pulse| &pulse.stores);
         let mut shown = reports
             .filter(|report| stores.contains(&report.id))
             .flat_map(|report| &report.shown);
@@ -162,19 +218,13 @@ impl Pulses {
     }
 
     /// What a disk occupies in each store that has said so.
-    pub fn allocated(&self, disk: DiskId) -> BTreeMap<StoreId, u64> {
-        let all = self.all();
-        let reports = all.values().flat_map(|pulse| &pulse.stores);
-        reports
-            .filter_map(|report| {
-                let uses = report.disks.iter().find(|usage| usage.disk == disk)?;
-                Some((report.id, uses.allocated_bytes))
-            })
-            .collect()
+    pub fn occupied(&self, disk: DiskId) -> Arc<Occupied> {
+        let known = self.all().occupied.get(&disk).cloned();
+        known.unwrap_or_default()
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<HostName, Pulse>> {
-        // Each change above is one insertion: nothing is ever half done.
+    fn all(&self) -> MutexGuard<'_, Heard> {
+        // Nothing above panics between the two that belong together.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

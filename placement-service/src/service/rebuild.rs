@@ -15,7 +15,8 @@ use super::{Kind, MAX_TRIES, Service, ServiceError};
 use crate::api::{Place, Rebuild, RebuildDisk, RebuildVerdict, Rebuilt, Wanted};
 use crate::catalog::{CatalogError, Committed, Transaction};
 use crate::model::{
-    Attachment, Attachments, Dropping, StoreRecord, json, key, list, load, load_disk, unchanged,
+    Attachment, Attachments, Dropping, Kept, StoreRecord, json, key, list, load, load_disk,
+    unchanged,
 };
 use crate::node_protocol::{KeptDisk, Records, Response};
 use replicator::net::identity::Identity;
@@ -148,7 +149,7 @@ impl Service {
     ) -> Result<(Vec<Judgement>, Generation, BTreeSet<StoreId>), ServiceError> {
         let mut known: BTreeMap<DiskId, DiskRecord> = BTreeMap::new();
         for kept in list::<DiskRecord>(&*self.catalog, key::DISKS)? {
-            known.insert(kept.value.id, kept.value);
+            known.insert(kept.value.id, kept.into_value());
         }
         let gone = list::<Dropping>(&*self.catalog, key::DROPPING)?;
         let gone: BTreeSet<DiskId> = gone.into_iter().map(|kept| kept.value.disk).collect();
@@ -218,7 +219,7 @@ impl Service {
     fn next_generation(&self, highest: Generation) -> Result<Generation, ServiceError> {
         for _ in 0..MAX_TRIES {
             let kept = load::<Generation>(&*self.catalog, key::GENERATION)?;
-            let now = kept.as_ref().map_or(Generation(0), |kept| kept.value);
+            let now = kept.as_ref().map_or(Generation(0), |kept| *kept.value);
             let next = Generation(now.max(highest).0.checked_add(1).ok_or_else(|| {
                 ServiceError::new(
                     Kind::Impossible,
@@ -250,14 +251,11 @@ impl Service {
                 return Ok(());
             }
             let name = load::<DiskId>(&*self.catalog, &key::name(&record.name))?;
-            if name.as_ref().is_some_and(|name| name.value != id) {
+            if name.as_ref().is_some_and(|name| *name.value != id) {
                 return Err(ServiceError::contended(&format!("disk {}", record.name)));
             }
             let kept = self.attachments(id)?;
-            let attached = kept
-                .as_ref()
-                .map(|kept| kept.value.clone())
-                .unwrap_or_default();
+            let attached = kept.clone().map(Kept::into_value).unwrap_or_default();
             let after = self.serving(record);
             // Whoever goes by the record that stands here must not take this one for it.
             let stands = before.as_ref().map(|before| before.value.revision);

@@ -213,7 +213,7 @@ impl Service {
         let due = due(plan);
         let planner = scene.planner();
         let mut waiting = Vec::new();
-        let mut copies = kept.value.clone();
+        let mut copies = kept.clone().into_value();
         for copy in &mut copies {
             let store = copy.store;
             copy.unwanted |= disk.moving().is_some_and(|m| m.drops == Some(store));
@@ -259,7 +259,7 @@ impl Service {
             });
             tracing::info!(disk = %record.name, %store, "a superfluous copy is to be deleted");
         }
-        if copies != kept.value {
+        if copies != *kept.value {
             let write = Transaction::new()
                 .expect(key::disk(record.id), disk.record.unchanged())
                 .expect(key::retired(record.id), kept.unchanged())
@@ -297,7 +297,7 @@ impl Service {
             let Some(kept) = self.retired_copies(disk)? else {
                 return Ok(false);
             };
-            let mut copies = kept.value.clone();
+            let mut copies = kept.clone().into_value();
             let is_it = |copy: &RetiredCopy| {
                 copy.store == dropped.store
                     && copy.ordered.is_some()

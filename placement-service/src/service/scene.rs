@@ -2,7 +2,7 @@
 
 use super::Service;
 use super::fleet::unwritten;
-use super::pulse::Moment;
+use super::pulse::{Moment, Occupied};
 use super::retire::for_planner;
 use super::terms::Places;
 use crate::api::{StoreOrderKind, Wanted};
@@ -13,7 +13,7 @@ use crate::model::{
 };
 use crate::planner::{Planner, Retired, Subject};
 use crate::policy::{Health, HostPlace, Policies, StorePlace, Topology, UnixSeconds};
-use replicator::words::{DatacenterName, DiskId, DiskRecord, HostName, StoreId};
+use replicator::words::{DatacenterName, DiskRecord, HostName, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,7 +21,6 @@ pub(super) struct Scene {
     pub topology: Topology,
     pub policies: Arc<Policies>,
     pub places: Arc<Places>,
-    pub allocated: BTreeMap<DiskId, BTreeMap<StoreId, u64>>,
     pub wall: UnixSeconds,
     pub now: Moment,
 }
@@ -57,7 +56,7 @@ pub(super) struct DiskNow {
     pub attachments: Attachments,
     pub retired_kept: Option<Kept<Vec<RetiredCopy>>>,
     pub moving: Option<Kept<MoveRecord>>,
-    pub allocated: BTreeMap<StoreId, u64>,
+    pub allocated: Arc<Occupied>,
     /// Where its VM runs.
     pub host: Option<HostName>,
     retired: Vec<Retired>,
@@ -87,7 +86,7 @@ impl DiskNow {
     }
 
     pub fn moving(&self) -> Option<&MoveRecord> {
-        self.moving.as_ref().map(|kept| &kept.value)
+        self.moving.as_ref().map(|kept| &*kept.value)
     }
 }
 
@@ -101,18 +100,19 @@ impl Service {
         };
         let mut topology = Topology::default();
         for kept in list::<DatacenterRecord>(&*self.catalog, key::DATACENTERS)? {
-            topology.datacenters.insert(kept.value.name);
+            topology.datacenters.insert(kept.into_value().name);
         }
         for kept in list::<HostRecord>(&*self.catalog, key::HOSTS)? {
+            let host = kept.into_value();
             let place = HostPlace {
-                datacenter: Some(kept.value.datacenter),
-                rack: Some(kept.value.rack),
+                datacenter: Some(host.datacenter),
+                rack: Some(host.rack),
             };
-            topology.hosts.insert(kept.value.name, place);
+            topology.hosts.insert(host.name, place);
         }
         let states = self.store_states()?;
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
-            let StoreRecord { id, host, .. } = kept.value;
+            let StoreRecord { id, host, .. } = kept.into_value();
             let state = states.get(&id);
             let ordered = state.and_then(|state| Some(state.order.as_ref()?.kind));
             let report = self.pulses.store(&host, id);
@@ -132,7 +132,6 @@ impl Service {
             topology,
             policies: self.policies()?,
             places,
-            allocated: self.pulses.all_allocated(),
             wall: self.wall(now),
             now,
         })
@@ -188,7 +187,7 @@ impl Service {
         let id = record.value.id;
         let (terms_kept, terms) = self.terms(&record.value, &scene.places)?;
         let attachments_kept = self.attachments(id)?;
-        let attachments = attachments_kept.as_ref().map(|kept| kept.value.clone());
+        let attachments = attachments_kept.clone().map(Kept::into_value);
         let attachments = attachments.unwrap_or_default();
         let retired_kept = self.retired_copies(id)?;
         let retired = retired_kept
@@ -207,7 +206,7 @@ impl Service {
             retired,
             retired_kept,
             moving: load::<MoveRecord>(&*self.catalog, &key::moving(id))?,
-            allocated: scene.allocated.get(&id).cloned().unwrap_or_default(),
+            allocated: self.pulses.occupied(id),
             host,
             unreachable: unreachable.unwrap_or_default(),
             record,

@@ -13,7 +13,7 @@ use crate::api::{
 };
 use crate::catalog::{CatalogError, Committed, Transaction};
 use crate::model::{
-    Dropping, RetiredCopy, StoreRecord, StoreState, json, key, list, load, load_or_default,
+    Dropping, Kept, RetiredCopy, StoreRecord, StoreState, json, key, list, load, load_or_default,
     suffixes, unchanged,
 };
 use crate::planner::{Action, Plan, Planner, copies_without};
@@ -200,7 +200,7 @@ impl Service {
         let key = key::store_state(id);
         for _ in 0..MAX_TRIES {
             let kept = load::<StoreState>(&*self.catalog, &key)?;
-            let before = kept.as_ref().map(|kept| kept.value.clone());
+            let before = kept.clone().map(Kept::into_value);
             let mut state = before.clone().unwrap_or_else(|| StoreState::new(id));
             change(&mut state)?;
             if before.as_ref() == Some(&state) {
@@ -238,13 +238,13 @@ impl Service {
 
     fn disks_on(&self, id: StoreId) -> Result<Vec<DiskRecord>, CatalogError> {
         let records = list::<DiskRecord>(&*self.catalog, key::DISKS)?;
-        let records = records.into_iter().map(|kept| kept.value);
+        let records = records.into_iter().map(Kept::into_value);
         Ok(records.filter(|record| is_on(record, id)).collect())
     }
 
     pub(super) fn store_states(&self) -> Result<BTreeMap<StoreId, StoreState>, CatalogError> {
         let states = list::<StoreState>(&*self.catalog, key::STORE_STATES)?;
-        let states = states.into_iter().map(|kept| kept.value);
+        let states = states.into_iter().map(Kept::into_value);
         Ok(states.map(|state| (state.store, state)).collect())
     }
 
@@ -260,11 +260,9 @@ impl Service {
         if of.is_empty() {
             return Ok(tasks);
         }
-        let allocated = self.pulses.all_allocated();
         let mut add = |store: StoreId, disk: DiskId| {
             if let Some(task) = tasks.get_mut(&store) {
-                let stores = allocated.get(&disk);
-                let bytes = stores.and_then(|stores| stores.get(&store)).copied();
+                let bytes = self.pulses.occupied(disk).get(&store).copied();
                 task.disks_left += 1;
                 task.bytes_left += bytes.unwrap_or(0);
             }
@@ -293,10 +291,10 @@ impl Service {
     /// begin to.
     pub(super) fn note_absences(&self, now: Moment) -> Result<(), CatalogError> {
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
-            let StoreRecord { id, host, .. } = kept.value;
+            let StoreRecord { id, host, .. } = kept.into_value();
             let key = key::store_state(id);
             let kept = load::<StoreState>(&*self.catalog, &key)?;
-            let state = kept.as_ref().map(|kept| kept.value.clone());
+            let state = kept.clone().map(Kept::into_value);
             let state = state.unwrap_or_else(|| StoreState::new(id));
             let away_since = match (self.is_up(id, &host, now), state.away_since) {
                 (true, Some(_)) => None,

@@ -22,7 +22,7 @@ use replicator::words::{
 impl Service {
     pub(super) fn record(&self, disk: DiskId) -> Result<Response, CatalogError> {
         Ok(match load_disk(&*self.catalog, disk)? {
-            Some(kept) => Response::Record(Box::new(kept.value.into())),
+            Some(kept) => Response::Record(Box::new(kept.into_value().into())),
             None => Response::Refused(Refusal::NoSuchDisk { disk }),
         })
     }
@@ -60,7 +60,7 @@ impl Service {
             }
             // First of all else: whoever asks again after a lost answer has to see what it has done.
             if kept.value.revision != *expected {
-                return Ok(Response::Conflict(Box::new(kept.value.into())));
+                return Ok(Response::Conflict(Box::new(kept.into_value().into())));
             }
             let attachments = self.attachments(*disk)?;
             let mine = attachments
@@ -219,7 +219,7 @@ impl Service {
             let Some(record) = load::<StoreRecord>(&*self.catalog, &key::store(*store))? else {
                 continue;
             };
-            let host = record.value.host;
+            let host = record.into_value().host;
             // Only a store that was heard since this service started is known not to be rolled back.
             if self.pulses.store(&host, *store).is_none() {
                 continue;

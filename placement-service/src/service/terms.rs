@@ -40,10 +40,13 @@ impl Service {
     fn read_places(&self) -> Result<Places, CatalogError> {
         let mut places = Places::default();
         for kept in list::<HostRecord>(&*self.catalog, key::HOSTS)? {
-            places.hosts.insert(kept.value.name, kept.value.datacenter);
+            let HostRecord {
+                name, datacenter, ..
+            } = kept.into_value();
+            places.hosts.insert(name, datacenter);
         }
         for kept in list::<StoreRecord>(&*self.catalog, key::STORES)? {
-            let StoreRecord { id, host, .. } = kept.value;
+            let StoreRecord { id, host, .. } = kept.into_value();
             if let Some(datacenter) = places.hosts.get(&host) {
                 let datacenter = datacenter.clone();
                 places.stores.insert(id, (host, datacenter));
@@ -60,7 +63,7 @@ impl Service {
     ) -> Result<(Option<Kept<Terms>>, Terms), CatalogError> {
         let kept = load::<Terms>(&*self.catalog, &key::terms(record.id))?;
         let terms = match &kept {
-            Some(kept) => kept.value.clone(),
+            Some(kept) => kept.clone().into_value(),
             None => Terms {
                 class: None,
                 home: Home::new(most_of(record, places)),

@@ -2,12 +2,13 @@
 //!
 //! - A file: what was committed is there when the service comes back, whenever it died: before a commit, or
 //!   after it and before it could say so.
-//! - etcd: every transaction is guarded by the leader's key, and its answer may get lost: then nobody knows.
+//! - etcd: every transaction is guarded by the leader's key, and its answer may get lost: then nobody knows. It may
+//!   also be slow, and arrive only when the service has already given it up.
 //!
 //! It also sees what no reader of it can: that a change went into a disk's record over another one's head (I8).
 
 use placement_service::catalog::{
-    Catalog, CatalogError, Committed, MemoryCatalog, Stored, Transaction,
+    Catalog, CatalogError, KeyRevision, MemoryCatalog, Stored, Transaction,
 };
 use placement_service::model::key;
 use replicator::plant::{Plant, planted};
@@ -31,6 +32,7 @@ pub(super) struct SimCatalog {
     /// The leader's key as this service created it.
     mine: u64,
     now: Mutex<Now>,
+    on_its_way: Mutex<Option<Transaction>>,
     /// What it has read before it was interrupted: it goes on with that, and does not know how long it slept.
     stale: Mutex<Option<MemoryCatalog>>,
 }
@@ -40,8 +42,16 @@ pub(super) struct SimCatalog {
 pub(super) struct Trouble {
     /// So many others go well before it.
     pub after: u32,
-    /// It is done all the same; nobody hears of it.
-    pub done: bool,
+    pub fate: Fate,
+}
+
+/// What nobody hears of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    Never,
+    Done,
+    /// At the last moment at which it can be.
+    Late,
 }
 
 #[derive(Default)]
@@ -68,6 +78,7 @@ impl SimCatalog {
             shared,
             mine,
             now: Mutex::default(),
+            on_its_way: Mutex::default(),
             stale: Mutex::default(),
         }
     }
@@ -76,7 +87,7 @@ impl SimCatalog {
     pub fn falls_asleep(&self) {
         let asleep = MemoryCatalog::new();
         let copied = self.shared.kept.snapshot(&mut |key, stored| {
-            let put = Transaction::new().put(key, stored.value.clone());
+            let put = Transaction::new().put(key, stored.value.to_vec());
             asleep.commit(&put).map(|_| ())
         });
         copied.expect("memory does not fail");
@@ -85,6 +96,11 @@ impl SimCatalog {
 
     fn stale(&self) -> std::sync::MutexGuard<'_, Option<MemoryCatalog>> {
         self.stale.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn late(&self) -> std::sync::MutexGuard<'_, Option<Transaction>> {
+        let late = self.on_its_way.lock();
+        late.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read<T>(&self, read: impl FnOnce(&MemoryCatalog) -> T) -> T {
@@ -148,7 +164,7 @@ impl Catalog for SimCatalog {
         self.read(|kept| kept.snapshot(each))
     }
 
-    fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError> {
+    fn commit_at(&self, transaction: &Transaction) -> Result<Option<KeyRevision>, CatalogError> {
         let mut now = self.now();
         // A process that died commits nothing more; one that lost an answer goes on.
         let unguarded = planted(Plant::CatalogUnguarded);
@@ -166,24 +182,59 @@ impl Catalog for SimCatalog {
         };
         now.struck |= strikes.is_some();
         let unheard = || CatalogError::Failed("no answer".into());
-        if strikes.is_some_and(|trouble| !trouble.done) {
-            return Err(unheard());
+        match strikes.map(|trouble| trouble.fate) {
+            None | Some(Fate::Done) => {}
+            Some(Fate::Never) => return Err(unheard()),
+            Some(Fate::Late) => {
+                *self.late() = Some(transaction.clone());
+                return Err(unheard());
+            }
         }
-        let lost = self.lost_by(transaction);
-        let committed = match unguarded {
-            true => self.shared.kept.commit(&Transaction {
-                expect: Vec::new(),
-                write: transaction.write.clone(),
-            }),
-            false => self.shared.kept.commit(transaction),
-        }?;
-        if committed == Committed::Yes {
-            now.lost = now.lost.take().or(lost);
-        }
-        self.shared.changes.fetch_add(1, Ordering::Relaxed);
+        let committed = self.carry_out(transaction, unguarded, &mut now)?;
         match strikes {
             Some(_) => Err(unheard()),
             None => Ok(committed),
         }
+    }
+
+    /// Asleep it does not know that its lease has ended.
+    fn is_alone(&self) -> bool {
+        self.stale().is_some() || self.shared.leader.load(Ordering::Relaxed) == self.mine
+    }
+
+    fn settle(&self) -> Result<(), CatalogError> {
+        let mut now = self.now();
+        let late = self.late().take();
+        if self.shared.leader.load(Ordering::Relaxed) != self.mine {
+            now.refused = true;
+            return Err(CatalogError::NotLeader);
+        }
+        match late {
+            Some(late) => self.carry_out(&late, false, &mut now).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SimCatalog {
+    fn carry_out(
+        &self,
+        transaction: &Transaction,
+        unguarded: bool,
+        now: &mut Now,
+    ) -> Result<Option<KeyRevision>, CatalogError> {
+        let lost = self.lost_by(transaction);
+        let committed = match unguarded {
+            true => self.shared.kept.commit_at(&Transaction {
+                expect: Vec::new(),
+                write: transaction.write.clone(),
+            }),
+            false => self.shared.kept.commit_at(transaction),
+        }?;
+        if committed.is_some() {
+            now.lost = now.lost.take().or(lost);
+        }
+        self.shared.changes.fetch_add(1, Ordering::Relaxed);
+        Ok(committed)
     }
 }

@@ -5,6 +5,7 @@ use super::{Led, Placing, START, wall};
 use crate::sim::world::{What, World};
 use placement_service::api::{Rebuild, RebuildVerdict};
 use placement_service::backup;
+use placement_service::catalog::CachedCatalog;
 use placement_service::model::generation;
 use placement_service::policy::UnixSeconds;
 use placement_service::service::Service;
@@ -24,7 +25,8 @@ impl World {
         let number = managed.services;
         managed.shared.leader.store(number, Ordering::Relaxed);
         let catalog = Arc::new(SimCatalog::new(managed.shared.clone(), number));
-        let service = Service::new(catalog.clone(), wall(now)).expect("the catalog is sound");
+        let cached = CachedCatalog::new(catalog.clone()).expect("memory does not fail");
+        let service = Service::new(Arc::new(cached), wall(now)).expect("the catalog is sound");
         managed.led[slot] = Some(Led {
             service,
             catalog,

@@ -18,10 +18,10 @@ pub(super) use node::Told;
 
 use super::placement::EXTENT_BYTES;
 use super::world::{Shape, What, World};
-use catalog::{Ended, Shared, SimCatalog, Trouble};
+use catalog::{Ended, Fate, Shared, SimCatalog, Trouble};
 use node::Node;
 use placement_service::api::CreateDisk;
-use placement_service::model::load_disk;
+use placement_service::model::{Kept, load_disk};
 use placement_service::node_protocol::{DropReplica, Refusal, Request, Response};
 use placement_service::policy::UnixSeconds;
 use placement_service::service::{Moment, Service};
@@ -219,7 +219,11 @@ impl World {
         let often = self.faults.lose_swap * 0.15;
         let trouble = self.dice.chance(often).then(|| Trouble {
             after: self.dice.range(0..3) as u32,
-            done: self.dice.chance(0.5),
+            fate: match self.dice.range(0..4) {
+                0 => Fate::Never,
+                1 => Fate::Late,
+                _ => Fate::Done,
+            },
         });
         let now = self.now;
         let managed = self.managed.as_mut().expect("a seed with a service");
@@ -273,7 +277,7 @@ impl World {
                 || disk.placement.is_new
             {
                 disk.placement.is_new = false;
-                disk.placement.record = record;
+                disk.placement.record = Arc::unwrap_or_clone(record);
             }
         }
     }
@@ -282,7 +286,7 @@ impl World {
     pub(super) fn catalogued(&self, disk: usize) -> Option<DiskRecord> {
         let managed = self.managed.as_ref().expect("a seed with a service");
         let kept = load_disk(&*managed.shared.kept, self.disks[disk].id);
-        kept.expect("the catalog is sound").map(|kept| kept.value)
+        kept.expect("the catalog is sound").map(Kept::into_value)
     }
 
     /// A node asks whom it takes for the leader, and another one if that one is not.

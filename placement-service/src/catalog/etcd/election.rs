@@ -17,8 +17,9 @@ use crate::catalog::CatalogError;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A leader that etcd has not heard of for this long is given up for another. Longer than etcd takes
 /// to choose its own leader, which leases wait for.
@@ -53,8 +54,13 @@ pub enum Campaign {
 #[derive(Debug)]
 pub struct Leadership {
     key: String,
+    value: Vec<u8>,
     created: i64,
+    /// The revision at which it was last written.
+    written: AtomicI64,
     lease: Number,
+    /// Until then the lease holds for certain.
+    holds_until: Mutex<Instant>,
     lost: AtomicBool,
 }
 
@@ -95,6 +101,8 @@ impl Etcd {
         if let Some(leader) = self.leader().map_err(failed)? {
             return Ok(Campaign::Lost(announced(&leader)));
         }
+        let asked = Instant::now();
+        let value = serde_json::to_vec(me).expect("plain data");
         let grant = Grant {
             ttl: Number(LEASE.as_secs() as i64),
         };
@@ -106,7 +114,7 @@ impl Etcd {
             compare: vec![Compare::created_at(self.leader_key(), 0)],
             success: vec![Operation::Put(Put {
                 key: Bytes(self.leader_key().into_bytes()),
-                value: Bytes(serde_json::to_vec(me).expect("plain data")),
+                value: Bytes(value.clone()),
                 lease: Some(granted.id),
             })],
             failure: vec![],
@@ -120,8 +128,11 @@ impl Etcd {
         match leader {
             Some(leader) if leader.lease == granted.id => Ok(Campaign::Won(Leadership {
                 key: self.leader_key(),
+                value,
                 created: leader.create_revision.0,
+                written: AtomicI64::new(leader.mod_revision.0),
                 lease: granted.id,
+                holds_until: Mutex::new(asked + LEASE),
                 lost: AtomicBool::new(false),
             })),
             other => {
@@ -140,6 +151,7 @@ impl Etcd {
         let question = OfLease {
             id: leadership.lease,
         };
+        let asked = Instant::now();
         let kept: KeptAlive = self
             .gateway
             .ask(KEEP_ALIVE, &question, Repeat::Harmless)
@@ -148,6 +160,7 @@ impl Etcd {
             leadership.lose();
             return Ok(false);
         }
+        leadership.holds_until(asked + LEASE);
         Ok(true)
     }
 
@@ -193,7 +206,42 @@ impl Etcd {
 impl Leadership {
     /// What every transaction has to find.
     pub(super) fn guard(&self) -> Compare {
+        // Implies who created it.
+        Compare::changed_at(self.key.clone(), self.written.load(Ordering::Relaxed))
+    }
+
+    /// What has to hold to write the key again.
+    pub(super) fn created(&self) -> Compare {
         Compare::created_at(self.key.clone(), self.created)
+    }
+
+    /// Writes the key again, as it is.
+    pub(super) fn put(&self) -> Operation {
+        Operation::Put(Put {
+            key: Bytes(self.key.clone().into_bytes()),
+            value: Bytes(self.value.clone()),
+            lease: Some(self.lease),
+        })
+    }
+
+    pub(super) fn was_written_at(&self, revision: i64) {
+        self.written.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    /// Whether nobody else can lead now.
+    pub(super) fn has_lease(&self) -> bool {
+        !self.is_lost() && Instant::now() < *self.until()
+    }
+
+    fn holds_until(&self, until: Instant) {
+        let mut known = self.until();
+        *known = until.max(*known);
+    }
+
+    fn until(&self) -> MutexGuard<'_, Instant> {
+        self.holds_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn key(&self) -> &str {
@@ -223,8 +271,11 @@ impl Leadership {
     pub(super) fn unaware_for_tests(&self) -> Leadership {
         Leadership {
             key: self.key.clone(),
+            value: self.value.clone(),
             created: self.created,
+            written: AtomicI64::new(self.written.load(Ordering::Relaxed)),
             lease: self.lease,
+            holds_until: Mutex::new(*self.until()),
             lost: AtomicBool::new(false),
         }
     }

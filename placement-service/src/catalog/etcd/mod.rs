@@ -7,9 +7,11 @@
 //! ```
 //!
 //! A key's revision is the one at which etcd last changed it. Every transaction is guarded: it goes through
-//! only while the leader's key is the very one that its service created ([`Leadership`]). A service that
+//! only while the leader's key is the very one that its service created, and last wrote ([`Leadership`]). A service that
 //! was paused, cut off, or whose clock runs wild thus commits nothing once another leads, whatever it
-//! believes itself; leases, which are about time, decide only when another one may try.
+//! believes itself; leases, which are about time, decide only when another one may try, and how long a service may
+//! answer from memory. A service writes the leader's key again when it does not know what came of a transaction:
+//! what was on its way until then comes too late.
 
 mod address;
 mod election;
@@ -24,9 +26,7 @@ mod tls;
 pub use address::{BadEtcdAddress, EtcdAddress};
 pub use election::{Announcement, Campaign, Etcd, LEASE, Leadership};
 
-use super::{
-    Catalog, CatalogError, Committed, Expect, KeyRevision, PAGE_KEYS, Stored, Transaction,
-};
+use super::{Catalog, CatalogError, Expect, KeyRevision, PAGE_KEYS, Stored, Transaction};
 use gateway::{Fault, Repeat};
 use messages::{
     Bytes, Compare, Delete, KeyValue, Number, Operation, Put, RANGE, Range, Ranged, TXN, Txn, Txned,
@@ -76,7 +76,7 @@ impl EtcdCatalog {
         let key = String::from_utf8(found.key.0).map_err(|_| odd())?;
         let key = self.etcd.own(&key).ok_or_else(odd)?.to_owned();
         let revision = KeyRevision(u64::try_from(found.mod_revision.0).map_err(|_| odd())?);
-        let value = found.value.0;
+        let value = found.value.0.into();
         Ok((key, Stored { revision, value }))
     }
 
@@ -109,11 +109,32 @@ impl EtcdCatalog {
         Txn {
             compare,
             success: last.into_iter().map(write).collect(),
-            // Who leads, at the moment at which it did not go through.
-            failure: vec![Operation::Range(Range {
-                key: Bytes(self.leadership.key().as_bytes().to_vec()),
-                ..Range::default()
-            })],
+            // At the moment at which it did not go through.
+            failure: vec![self.who_leads()],
+        }
+    }
+
+    fn who_leads(&self) -> Operation {
+        Operation::Range(Range {
+            key: Bytes(self.leadership.key().as_bytes().to_vec()),
+            ..Range::default()
+        })
+    }
+
+    /// Whether it is still we who lead, by what a transaction that did not go through found.
+    fn still_leads(&self, done: Txned) -> Result<(), CatalogError> {
+        let leader = done.responses.into_iter().find_map(|o| o.response_range);
+        let leader = leader.and_then(|range| range.kvs.into_iter().next());
+        match leader.filter(|leader| self.leadership.is(leader)) {
+            Some(leader) => {
+                // An answer of [`Catalog::settle`] was lost.
+                self.leadership.was_written_at(leader.mod_revision.0);
+                Ok(())
+            }
+            None => {
+                self.leadership.lose();
+                Err(CatalogError::NotLeader)
+            }
         }
     }
 }
@@ -162,7 +183,7 @@ impl Catalog for EtcdCatalog {
         }
     }
 
-    fn commit(&self, transaction: &Transaction) -> Result<Committed, CatalogError> {
+    fn commit_at(&self, transaction: &Transaction) -> Result<Option<KeyRevision>, CatalogError> {
         transaction.check()?;
         if self.leadership.is_lost() {
             return Err(CatalogError::NotLeader);
@@ -173,16 +194,34 @@ impl Catalog for EtcdCatalog {
             Ok(done) => done,
             Err(fault) => return Err(failed(fault)),
         };
-        if done.succeeded {
-            return Ok(Committed::Yes);
+        if !done.succeeded {
+            return self.still_leads(done).map(|()| None);
         }
-        let leader = done.responses.into_iter().find_map(|o| o.response_range);
-        let leader = leader.and_then(|range| range.kvs.into_iter().next());
-        if leader.is_some_and(|leader| self.leadership.is(&leader)) {
-            return Ok(Committed::No);
+        let odd = || CatalogError::Failed("etcd gave a revision that cannot be".into());
+        let revision = u64::try_from(done.header.revision.0).map_err(|_| odd())?;
+        Ok(Some(KeyRevision(revision)))
+    }
+
+    fn is_alone(&self) -> bool {
+        self.leadership.has_lease()
+    }
+
+    fn settle(&self) -> Result<(), CatalogError> {
+        let again = Txn {
+            compare: vec![self.leadership.created()],
+            success: vec![self.leadership.put()],
+            failure: vec![self.who_leads()],
+        };
+        let done: Result<Txned, Fault> = self.etcd.gateway.ask(TXN, &again, Repeat::Harmless);
+        let done = done.map_err(failed)?;
+        if !done.succeeded {
+            self.still_leads(done)?;
+            return Err(CatalogError::Failed(
+                "etcd contradicts itself about who leads".into(),
+            ));
         }
-        self.leadership.lose();
-        Err(CatalogError::NotLeader)
+        self.leadership.was_written_at(done.header.revision.0);
+        Ok(())
     }
 }
 

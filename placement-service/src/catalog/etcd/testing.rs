@@ -106,8 +106,8 @@ impl TestEtcd {
     }
 
     /// The catalog of whoever leads, and goes on leading for as long as the test has it.
-    pub fn catalog(&self) -> EtcdCatalog {
-        let etcd = Arc::new(self.connect("suite"));
+    pub fn catalog(&self, folder: &str) -> EtcdCatalog {
+        let etcd = Arc::new(self.connect(folder));
         let leadership = Arc::new(won(&etcd, "suite"));
         let alive = (Arc::downgrade(&etcd), Arc::downgrade(&leadership));
         std::thread::spawn(move || {

@@ -2,6 +2,7 @@
 
 use super::testing::{TestEtcd, make_certificates, named, won};
 use super::*;
+use crate::catalog::Committed;
 use std::fs;
 use tempfile::TempDir;
 
@@ -41,6 +42,7 @@ fn a_leader_that_was_replaced_commits_nothing_whatever_it_believes() {
     let before = EtcdCatalog::new(old.clone(), leadership.clone());
     assert_eq!(before.commit(&put("k", "1")).unwrap(), Committed::Yes);
 
+    assert!(before.is_alone());
     // Its lease ends without its noticing: as after a pause of the whole machine.
     old.revoke(leadership.lease_for_tests());
     let refused = before.commit(&put("k", "between"));
@@ -48,10 +50,12 @@ fn a_leader_that_was_replaced_commits_nothing_whatever_it_believes() {
         matches!(refused, Err(CatalogError::NotLeader)),
         "{refused:?}"
     );
+    assert!(!before.is_alone());
     let after = EtcdCatalog::new(new.clone(), Arc::new(won(&new, "new")));
     assert_eq!(after.commit(&put("k", "2")).unwrap(), Committed::Yes);
 
     let unaware = EtcdCatalog::new(old, Arc::new(leadership.unaware_for_tests()));
+    assert!(matches!(unaware.settle(), Err(CatalogError::NotLeader)));
     let refused = unaware.commit(&put("k", "3"));
     assert!(
         matches!(refused, Err(CatalogError::NotLeader)),
@@ -60,9 +64,31 @@ fn a_leader_that_was_replaced_commits_nothing_whatever_it_believes() {
     // An expectation that fails is told apart from a lead that was lost.
     let lost = put("k", "4").expect("k", Expect::Absent);
     assert_eq!(after.commit(&lost).unwrap(), Committed::No);
-    assert_eq!(after.get("k").unwrap().unwrap().value, b"2");
+    assert_eq!(&after.get("k").unwrap().unwrap().value[..], b"2");
     // Reading is harmless: it sees what stands.
-    assert_eq!(before.get("k").unwrap().unwrap().value, b"2");
+    assert_eq!(&before.get("k").unwrap().unwrap().value[..], b"2");
+}
+
+#[test]
+fn what_was_on_its_way_comes_too_late_once_it_was_waited_out() {
+    let etcd = TestEtcd::start();
+    let ours = Arc::new(etcd.connect("a"));
+    let leadership = Arc::new(won(&ours, "me"));
+    let catalog = EtcdCatalog::new(ours.clone(), leadership.clone());
+    let late = catalog.txn(&put("k", "late"));
+    catalog.settle().unwrap();
+    let done: Txned = ours.gateway.ask(TXN, &late, Repeat::Never).unwrap();
+    assert!(!done.succeeded);
+    assert_eq!(catalog.get("k").unwrap(), None);
+    // It leads as before, to itself and to others.
+    assert!(ours.keep_alive(&leadership).unwrap());
+    assert_eq!(ours.leads().unwrap(), Some(named("me")));
+    assert_eq!(catalog.commit(&put("k", "1")).unwrap(), Committed::Yes);
+    // Where the answer to that was lost, one commit is refused, and the next one knows.
+    let unheard = Arc::new(leadership.unaware_for_tests());
+    EtcdCatalog::new(ours, unheard).settle().unwrap();
+    assert_eq!(catalog.commit(&put("k", "2")).unwrap(), Committed::No);
+    assert_eq!(catalog.commit(&put("k", "2")).unwrap(), Committed::Yes);
 }
 
 #[test]
@@ -75,7 +101,7 @@ fn a_member_that_is_not_there_costs_no_question() {
     let etcd = Arc::new(Etcd::new(address, None).unwrap());
     let catalog = EtcdCatalog::new(etcd.clone(), Arc::new(won(&etcd, "me")));
     assert_eq!(catalog.commit(&put("k", "1")).unwrap(), Committed::Yes);
-    assert_eq!(catalog.get("k").unwrap().unwrap().value, b"1");
+    assert_eq!(&catalog.get("k").unwrap().unwrap().value[..], b"1");
 }
 
 #[test]
@@ -103,7 +129,7 @@ fn over_tls_both_show_a_certificate_and_nobody_else_gets_in() {
     let ours = Arc::new(etcd.connect_tls("a", etcd.pki()).unwrap());
     let catalog = EtcdCatalog::new(ours.clone(), Arc::new(won(&ours, "me")));
     assert_eq!(catalog.commit(&put("k", "1")).unwrap(), Committed::Yes);
-    assert_eq!(catalog.get("k").unwrap().unwrap().value, b"1");
+    assert_eq!(&catalog.get("k").unwrap().unwrap().value[..], b"1");
 
     // Another authority: to us, etcd is not the one that we mean.
     let other = TempDir::new().unwrap();
@@ -118,7 +144,7 @@ fn over_tls_both_show_a_certificate_and_nobody_else_gets_in() {
     // In the clear.
     let clear = etcd.connect("a");
     assert!(clear.campaign(&named("me")).is_err());
-    assert_eq!(catalog.get("k").unwrap().unwrap().value, b"1");
+    assert_eq!(&catalog.get("k").unwrap().unwrap().value[..], b"1");
 }
 
 #[test]
