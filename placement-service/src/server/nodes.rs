@@ -4,13 +4,12 @@ use super::lead::Leading;
 use super::{Config, ServerError, Shell, told_to_stop};
 use crate::frame::{self, FrameError};
 use crate::node_protocol::{
-    ALPN, CALL_TIMEOUT, HEARTBEAT_WAIT, Hello, MAX_FRAME_BYTES, OLDEST_VERSION, Refusal, Request,
-    Response, VERSION, Welcome,
+    ALPN, CALL_TIMEOUT, Desired, HEARTBEAT_WAIT, Hello, MAX_FRAME_BYTES, OLDEST_VERSION, Refusal,
+    Request, Response, VERSION, Welcome,
 };
 use replicator::net::Places;
 use replicator::net::identity::{Admitted, Gate, Identity, Role};
 use replicator::net::transport as quic;
-use replicator::words::HostName;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,6 +229,7 @@ impl Caller {
             Err(standing_by) => return Response::Refused(standing_by.into()),
         };
         let changes = leading.service.changes();
+        let heard = leading.service.news_for(&self.identity.host);
         let seen = match &request {
             Request::Heartbeat(heartbeat) => Some(heartbeat.seen),
             _ => None,
@@ -238,30 +238,38 @@ impl Caller {
         let ask = leading.ask(move |service, now| service.handle(&who, from, request, now));
         match (ask.await, seen) {
             (Response::Desired(desired), Some(seen)) if desired.digest == seen => {
-                let host = self.identity.host.clone();
-                self.wait_for_news(&leading, changes, host, seen).await
+                self.wait_for_news(&leading, changes, desired, heard).await
             }
             (response, _) => response,
         }
     }
 
-    /// Answers a heartbeat whose sender has seen everything: when there is news, or after a while.
+    /// Answers a heartbeat whose sender has `seen` everything: when there is news, or after a while. `heard` is of
+    /// before it was looked at.
     async fn wait_for_news(
         &mut self,
         leading: &Leading,
         mut changes: watch::Receiver<u64>,
-        host: HostName,
-        seen: u64,
+        seen: Desired,
+        mut heard: u64,
     ) -> Response {
         let until = Instant::now() + HEARTBEAT_WAIT;
         loop {
-            let news = tokio::select! {
+            let changed = tokio::select! {
                 changed = timeout_at(until, changes.changed()) => matches!(changed, Ok(Ok(()))),
                 () = told_to_stop(&mut self.stopped) => false,
             };
-            let host = host.clone();
+            if !changed {
+                // Should it have missed anything, the next heartbeat is answered at once.
+                return Response::Desired(seen);
+            }
+            let host = self.identity.host.clone();
+            let before = std::mem::replace(&mut heard, leading.service.news_for(&host));
+            if heard == before {
+                continue;
+            }
             match leading.ask(move |service, _| service.desired(&host)).await {
-                Ok(desired) if news && desired.digest == seen => {}
+                Ok(desired) if desired.digest == seen.digest => {}
                 Ok(desired) => return Response::Desired(desired),
                 Err(error) => return Response::Refused(error.into()),
             }

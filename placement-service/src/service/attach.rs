@@ -128,7 +128,7 @@ impl Service {
             if self.catalog.commit(&write)? == Committed::Yes {
                 let standby = after.backend(backend).map(|a| a.wanted) == Some(Wanted::Standby);
                 tracing::info!(disk = %name, to = %at(&place), %backend, take_over, standby, "attaching");
-                self.touch(id);
+                self.touch_after(id, &before);
                 return Ok(backend);
             }
         }
@@ -271,7 +271,7 @@ impl Service {
             let write = put_attachments(write, id, &kept.value, &after);
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(disk = %name, node = ?request.node, force = request.force, "detaching");
-                self.touch(id);
+                self.touch_after(id, &kept.value);
                 return self.detach_state(name, &backends, now);
             }
         }

@@ -2,6 +2,7 @@
 //! and from what nodes say: after a restart the first pass finds it again.
 
 use super::Service;
+use super::links::Probed;
 use super::pulse::Moment;
 use super::terms::Places;
 use super::verify::Verifications;
@@ -33,6 +34,7 @@ pub(super) struct Course {
     tracks: BTreeMap<BackendId, Track>,
     unwritten: Option<Arc<BTreeMap<StoreId, u64>>>,
     places: Option<Arc<Places>>,
+    probed: Option<Arc<Probed>>,
     /// Counts what makes them old.
     places_changed: u64,
     policies: Option<(Vec<KeyRevision>, Arc<Policies>)>,
@@ -57,12 +59,6 @@ impl Service {
     pub(super) fn course(&self) -> MutexGuard<'_, Course> {
         // Each change below is complete in itself.
         self.course.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The disk is looked at in the next pass.
-    pub(super) fn touch(&self, disk: DiskId) {
-        self.course().touched.insert(disk);
-        self.changed();
     }
 }
 
@@ -134,6 +130,11 @@ impl Course {
         std::mem::take(&mut self.look_at_all)
     }
 
+    /// In the next pass.
+    pub fn to_look_at(&mut self, disk: DiskId) {
+        self.touched.insert(disk);
+    }
+
     pub fn take_touched(&mut self) -> BTreeSet<DiskId> {
         std::mem::take(&mut self.touched)
     }
@@ -144,6 +145,27 @@ impl Course {
 
     pub fn set_unwritten(&mut self, unwritten: Arc<BTreeMap<StoreId, u64>>) {
         self.unwritten = Some(unwritten);
+    }
+
+    /// There is another disk since they were counted.
+    pub fn add_unwritten(&mut self, of: &BTreeMap<StoreId, u64>) {
+        if let Some(known) = &mut self.unwritten {
+            let known = Arc::make_mut(known);
+            for (store, bytes) in of {
+                *known.entry(*store).or_default() += bytes;
+            }
+        }
+    }
+
+    /// A disk is gone since they were counted.
+    pub fn remove_unwritten(&mut self, of: &BTreeMap<StoreId, u64>) {
+        if let Some(known) = &mut self.unwritten {
+            let known = Arc::make_mut(known);
+            for (store, bytes) in of {
+                let sum = known.entry(*store).or_default();
+                *sum = sum.saturating_sub(*bytes);
+            }
+        }
     }
 
     /// None: they have to be read; the number is for [`Course::set_places`].
@@ -160,6 +182,22 @@ impl Course {
 
     pub fn places_changed(&mut self) {
         self.places = None;
+        self.stores_shown_changed();
+    }
+
+    /// As [`Course::places`].
+    pub fn probed(&self) -> (Option<Arc<Probed>>, u64) {
+        (self.probed.clone(), self.places_changed)
+    }
+
+    pub fn set_probed(&mut self, probed: Arc<Probed>, as_of: u64) {
+        if self.places_changed == as_of {
+            self.probed = Some(probed);
+        }
+    }
+
+    pub fn stores_shown_changed(&mut self) {
+        self.probed = None;
         self.places_changed += 1;
     }
 

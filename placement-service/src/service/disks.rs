@@ -13,7 +13,6 @@ use crate::model::{
 };
 use crate::planner::copies_without;
 use crate::policy::{Health, Home, Policies, UnixSeconds};
-use crate::service::fleet::unwritten;
 use crate::service::terms::Places;
 use replicator::words::{
     BLOCK_BYTES, DiskId, DiskName, DiskRecord, Entry, Epoch, ExtentSize, History, MapRange,
@@ -95,6 +94,8 @@ impl Service {
             Committed::Yes => {}
             Committed::No => return Err(exists()),
         }
+        let promised = self.unwritten_of(&record);
+        self.course().add_unwritten(&promised);
         let notes: Vec<String> = choice.notes.iter().map(ToString::to_string).collect();
         tracing::info!(disk = %name, %id, bytes, copies = request.copies, ?notes, "disk created");
         Ok(Created {
@@ -134,7 +135,7 @@ impl Service {
 
     /// Stores that are up, accepted and well, and neither lost nor to be emptied.
     fn candidates(&self, now: Moment) -> Result<Vec<Candidate>, ServiceError> {
-        let unwritten = unwritten(self)?;
+        let unwritten = self.unwritten()?;
         let states = self.store_states()?;
         let mut candidates = Vec::new();
         for record in list::<StoreRecord>(&*self.catalog, key::STORES)? {
@@ -293,7 +294,11 @@ impl Service {
             };
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(disk = %name, %id, "disk deleted");
+                let promised = self.unwritten_of(&record.value);
+                self.course().remove_unwritten(&promised);
                 self.touch(id);
+                // Every store drops it.
+                self.changed();
                 return Ok(Deleted {
                     name: name.clone(),
                     id,

@@ -29,6 +29,11 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// No record is in doubt.
+    pub(super) fn is_sound(&self) -> bool {
+        self.unverified.is_none() && self.behind.is_empty()
+    }
+
     /// These were asked what they keep of a disk, and this is the latest. A later one of the same epoch that one of
     /// them once spoke of is gone: nodes of an earlier version spoke of what was not on media yet.
     pub(super) fn agreed(&mut self, record: &DiskRecord, answered: &BTreeSet<StoreId>) {
@@ -294,7 +299,8 @@ impl Service {
         host: &HostName,
     ) -> Result<Vec<DesiredAttachment>, CatalogError> {
         let mut alone = Vec::new();
-        for report in self.pulses.backends_at(host) {
+        let pulse = self.pulses.of(host);
+        for report in pulse.iter().flat_map(|pulse| &pulse.backends) {
             if !self.leaves_alone(report.disk)? {
                 continue;
             }

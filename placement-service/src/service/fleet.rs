@@ -304,35 +304,45 @@ impl Service {
 
 /// What all disks promise of each store.
 fn provisioned(service: &Service) -> Result<BTreeMap<StoreId, u64>, CatalogError> {
-    per_store(service, |_, promised| promised)
+    let mut sums: BTreeMap<StoreId, u64> = BTreeMap::new();
+    for kept in list::<DiskRecord>(&*service.catalog, key::DISKS)? {
+        for (store, bytes) in promised(&kept.value) {
+            *sums.entry(store).or_default() += bytes;
+        }
+    }
+    Ok(sums)
 }
 
 /// What they promise and have not written there yet.
 pub(super) fn unwritten(service: &Service) -> Result<BTreeMap<StoreId, u64>, CatalogError> {
-    per_store(service, |written, promised| {
-        promised.saturating_sub(written)
-    })
-}
-
-fn per_store(
-    service: &Service,
-    of_disk: impl Fn(u64, u64) -> u64,
-) -> Result<BTreeMap<StoreId, u64>, CatalogError> {
     let mut sums: BTreeMap<StoreId, u64> = BTreeMap::new();
     for kept in list::<DiskRecord>(&*service.catalog, key::DISKS)? {
-        let record = kept.value;
-        let written = service.pulses.occupied(record.id);
-        let mut promised: BTreeMap<StoreId, u64> = BTreeMap::new();
-        for range in &record.map {
-            let bytes = u64::from(range.extents.count()) * record.extent_size.bytes();
-            for store in range.history.members() {
-                *promised.entry(store).or_default() += bytes;
-            }
-        }
-        for (store, promised) in promised {
-            let written = written.get(&store).copied().unwrap_or(0);
-            *sums.entry(store).or_default() += of_disk(written, promised);
+        for (store, bytes) in service.unwritten_of(&kept.value) {
+            *sums.entry(store).or_default() += bytes;
         }
     }
     Ok(sums)
+}
+
+impl Service {
+    /// What one disk promises, and has not written there yet.
+    pub(super) fn unwritten_of(&self, record: &DiskRecord) -> BTreeMap<StoreId, u64> {
+        let written = self.pulses.occupied(record.id);
+        let mut unwritten = promised(record);
+        for (store, bytes) in &mut unwritten {
+            *bytes = bytes.saturating_sub(written.get(store).copied().unwrap_or(0));
+        }
+        unwritten
+    }
+}
+
+fn promised(record: &DiskRecord) -> BTreeMap<StoreId, u64> {
+    let mut promised: BTreeMap<StoreId, u64> = BTreeMap::new();
+    for range in &record.map {
+        let bytes = u64::from(range.extents.count()) * record.extent_size.bytes();
+        for store in range.history.members() {
+            *promised.entry(store).or_default() += bytes;
+        }
+    }
+    promised
 }

@@ -15,7 +15,8 @@ use crate::model::{
 use crate::node_protocol::{
     BackendReport, Desired, DesiredAttachment, Heartbeat, StoreFault, StoreRefused, StoreReport,
 };
-use replicator::words::{DiskId, HostName};
+use replicator::words::{DiskId, HostName, StoreId};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -58,10 +59,20 @@ impl Service {
         self.course().hear(&pulse.backends, now);
         let pulse = Arc::new(pulse);
         let before = self.pulses.beat(host, pulse.clone());
-        if changed || !before.is_some_and(|before| before.is_like(&pulse)) {
+        let others_may_care = before
+            .as_ref()
+            .is_none_or(|before| !before.shows_what(&pulse));
+        if others_may_care {
+            self.course().stores_shown_changed();
             self.changed();
+        } else if changed || !before.is_some_and(|before| before.is_like(&pulse)) {
+            self.changed_at(BTreeSet::from([host.clone()]));
         }
-        self.desired(host)
+        // What a node runs, shows and has dropped is part of what is wanted of it.
+        match changed || others_may_care || !self.shown_epochs().is_sound() {
+            true => self.desired(host),
+            false => Ok(wanted),
+        }
     }
 
     fn admit_host(
@@ -221,7 +232,7 @@ impl Service {
             let write = put_attachments(write, disk, &kept.value, &after);
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(%host, disk = %attachment.name, "detached");
-                self.touch(disk);
+                self.touch_after(disk, &kept.value);
                 changed = true;
             }
         }
@@ -282,17 +293,10 @@ pub(super) fn desired(service: &Service, host: &HostName) -> Result<Desired, Cat
     }
     desired.attachments.extend(service.left_alone(host)?);
     desired.records = service.gathering().round;
-    let here = |dropping: &Dropping, host: &HostName| -> Result<bool, CatalogError> {
-        for store in &dropping.stores {
-            let record = load::<StoreRecord>(catalog, &key::store(*store))?;
-            if record.is_some_and(|record| record.value.host == *host) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
+    let places = service.places()?;
+    let here: Vec<StoreId> = places.stores_at(host).collect();
     for kept in model::list::<Dropping>(catalog, key::DROPPING)? {
-        if here(&kept.value, host)? {
+        if here.iter().any(|store| kept.value.stores.contains(store)) {
             desired.drop.push(kept.value.disk);
         }
     }

@@ -8,7 +8,11 @@ use crate::node_protocol::LinkReport;
 use crate::policy::Link;
 use replicator::words::{DatacenterName, HostName, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Of each datacenter one store that is there.
+pub(super) type Probed = BTreeMap<DatacenterName, StoreId>;
 
 type Pair = (DatacenterName, DatacenterName);
 
@@ -60,13 +64,27 @@ impl Service {
         let Some(home) = places.hosts.get(host) else {
             return Ok(Vec::new());
         };
-        let mut probes: BTreeMap<&DatacenterName, StoreId> = BTreeMap::new();
+        let probed = self.probed(&places);
+        let elsewhere = probed.iter().filter(|(datacenter, _)| *datacenter != home);
+        Ok(elsewhere.map(|(_, store)| *store).collect())
+    }
+
+    /// The store of each datacenter that others measure their links to. Looked for again only when a store has come or
+    /// gone: every heartbeat asks.
+    fn probed(&self, places: &Places) -> Arc<Probed> {
+        let (known, as_of) = self.course().probed();
+        if let Some(known) = known {
+            return known;
+        }
+        let mut probed = Probed::new();
         for (store, (at, datacenter)) in &places.stores {
-            if datacenter != home && self.pulses.store(at, *store).is_some() {
-                probes.entry(datacenter).or_insert(*store);
+            if !probed.contains_key(datacenter) && self.pulses.store(at, *store).is_some() {
+                probed.insert(datacenter.clone(), *store);
             }
         }
-        Ok(probes.into_values().collect())
+        let probed = Arc::new(probed);
+        self.course().set_probed(probed.clone(), as_of);
+        probed
     }
 }
 

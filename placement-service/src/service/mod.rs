@@ -15,6 +15,7 @@ mod grant;
 mod heartbeat;
 mod links;
 mod moves;
+mod news;
 mod orders;
 mod passes;
 mod policies;
@@ -42,6 +43,7 @@ use crate::node_protocol::{Desired, Refusal, Request, Response};
 use crate::policy::UnixSeconds;
 use course::Course;
 use doubt::{Shown, load_shown};
+use news::News;
 use pulse::Pulses;
 use rebuild::Gathering;
 use replicator::net::identity::{Credentials, Identity, Role};
@@ -49,7 +51,6 @@ use replicator::words::{Generation, HostName};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
 
 #[cfg(test)]
 mod tests;
@@ -72,9 +73,9 @@ pub struct Service {
     started: UnixSeconds,
     /// What the last passes over the disks came to.
     course: Mutex<Course>,
-    /// Counts changes that somebody may be waiting for: what is wanted of nodes, and what they said
-    /// of their backends.
-    changes: watch::Sender<u64>,
+    /// Changes that somebody may be waiting for: of what is wanted of nodes, and of what they said of their
+    /// backends.
+    news: News,
     /// With which grants are signed; none: nobody gets one.
     credentials: Option<Credentials>,
 }
@@ -91,7 +92,7 @@ impl Service {
             catalog,
             pulses: Pulses::default(),
             reached: Reached::default(),
-            changes: watch::Sender::new(0),
+            news: News::default(),
             credentials: None,
         })
     }
@@ -147,11 +148,6 @@ impl Service {
         heartbeat::desired(self, host)
     }
 
-    /// Wakes whoever waits for something to change.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
     fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::Acquire))
     }
@@ -167,9 +163,5 @@ impl Service {
 
     fn wall(&self, now: Moment) -> UnixSeconds {
         self.started.after(now.0)
-    }
-
-    fn changed(&self) {
-        self.changes.send_modify(|count| *count += 1);
     }
 }

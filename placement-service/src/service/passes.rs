@@ -3,6 +3,7 @@
 
 use super::course::Course;
 use super::decide::{Copier, Decision, Seen, decide, has_work, retired_seeds};
+use super::news::hosts;
 use super::pulse::Moment;
 use super::retire::{drops, joined, put_retired, still_retired};
 use super::scene::{DiskNow, Scene};
@@ -95,15 +96,22 @@ impl Service {
             self.rebalance(&scene, &planner, (&loaded, &plans), &under_way, limit)?;
         }
         let filling = filling(&under_way);
-        let mut changed = false;
+        let mut to_tell = BTreeSet::new();
         for (disk, plan) in loaded.iter().zip(&plans) {
             let seen = self.seen(disk, &filling);
             let decision = decide(&scene, &planner, disk, &seen, plan);
-            changed |= self.carry_out(disk, decision, &scene, fresh)?;
-            changed |= self.drop_superfluous(disk, plan, &scene)?;
+            if self.carry_out(disk, decision, &scene, fresh)? {
+                let now = self.attachments(disk.record.value.id)?;
+                to_tell.extend(now.iter().flat_map(|kept| hosts(&kept.value)));
+                to_tell.extend(hosts(&disk.attachments));
+            }
+            if self.drop_superfluous(disk, plan, &scene)? {
+                let stores = disk.retired().iter().map(|copy| copy.store);
+                to_tell.extend(stores.filter_map(|store| scene.places.host(store).cloned()));
+            }
         }
-        if changed {
-            self.changed();
+        if !to_tell.is_empty() {
+            self.changed_at(to_tell);
         }
         Ok(())
     }

@@ -26,15 +26,21 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
+    /// Whether the same stores are shown, as well as before: other nodes measure their links to them.
+    pub fn shows_what(&self, other: &Pulse) -> bool {
+        let shown = |pulse: &Pulse| -> Vec<StoreId> { pulse.stores.iter().map(|s| s.id).collect() };
+        self.refused == other.refused && shown(self) == shown(other)
+    }
+
     /// Whether it says the same that somebody may be waiting to hear.
     pub fn is_like(&self, other: &Pulse) -> bool {
-        let state = |report: &BackendReport| (report.backend, report.state.clone(), report.epoch);
-        self.refused == other.refused
-            && self
-                .backends
-                .iter()
-                .map(state)
-                .eq(other.backends.iter().map(state))
+        fn state(report: &BackendReport) -> (BackendId, &BackendState, Option<Epoch>) {
+            (report.backend, &report.state, report.epoch)
+        }
+        self.backends
+            .iter()
+            .map(state)
+            .eq(other.backends.iter().map(state))
     }
 }
 
@@ -44,6 +50,8 @@ pub(super) struct Pulses(Mutex<Heard>);
 #[derive(Default)]
 struct Heard {
     nodes: BTreeMap<HostName, Arc<Pulse>>,
+    /// How many stores they show that were refused.
+    refused: usize,
     /// What every disk occupies in each store that has said so: the same once more, found by disk.
     occupied: BTreeMap<DiskId, Arc<Occupied>>,
 }
@@ -89,6 +97,8 @@ impl Pulses {
     pub fn beat(&self, host: &HostName, pulse: Arc<Pulse>) -> Option<Arc<Pulse>> {
         let mut all = self.all();
         let before = all.nodes.insert(host.clone(), pulse.clone());
+        all.refused += pulse.refused.len();
+        all.refused -= before.as_ref().map_or(0, |before| before.refused.len());
         let stores = |pulse: &Arc<Pulse>| pulse.stores.clone();
         let mut former = before.as_ref().map(stores).unwrap_or_default();
         for report in &pulse.stores {
@@ -138,17 +148,17 @@ impl Pulses {
         stores.any(|report| report.id == store && report.all_shown)
     }
 
-    /// What a host's node said of its backends.
-    pub fn backends_at(&self, host: &HostName) -> Vec<BackendReport> {
-        let all = self.all();
-        all.nodes
-            .get(host)
-            .map_or(vec![], |pulse| pulse.backends.clone())
+    /// What a host's node said last.
+    pub fn of(&self, host: &HostName) -> Option<Arc<Pulse>> {
+        self.all().nodes.get(host).cloned()
     }
 
     /// Why a store is refused; the host that shows it may not be the one that it belongs to.
     pub fn refused(&self, store: StoreId) -> Option<StoreFault> {
         let all = self.all();
+        if all.refused == 0 {
+            return None;
+        }
         let mut refused = all.nodes.values().flat_map(|pulse| &pulse.refused);
         refused
             .find(|refused| refused.store == store)

@@ -281,7 +281,7 @@ impl Service {
             };
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::warn!(disk = %record.name, epoch = %record.epoch, revision = record.revision.0, "the record is rebuilt from the stores");
-                self.touch(id);
+                self.touch_after(id, &attached);
                 return Ok(());
             }
         }
@@ -291,10 +291,9 @@ impl Service {
     /// The record's owner, where its node says that it runs.
     fn serving(&self, record: &DiskRecord) -> Attachments {
         let owner = record.owner().filter(|owner| {
-            let backends = self.pulses.backends_at(&owner.host);
-            backends
-                .iter()
-                .any(|report| report.backend == owner.backend)
+            let pulse = self.pulses.of(&owner.host);
+            let mut backends = pulse.iter().flat_map(|pulse| &pulse.backends);
+            backends.any(|report| report.backend == owner.backend)
         });
         let attachment = |owner: &replicator::words::Owner| Attachment {
             disk: record.id,

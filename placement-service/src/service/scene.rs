@@ -92,12 +92,7 @@ impl DiskNow {
 
 impl Service {
     pub(super) fn scene(&self, now: Moment) -> Result<Scene, CatalogError> {
-        // Not in the match: the lock would be held through it.
-        let known = self.course().unwritten();
-        let unwritten = match known {
-            Some(known) => known,
-            None => self.count_unwritten()?,
-        };
+        let unwritten = self.unwritten()?;
         let mut topology = Topology::default();
         for kept in list::<DatacenterRecord>(&*self.catalog, key::DATACENTERS)? {
             topology.datacenters.insert(kept.into_value().name);
@@ -135,6 +130,16 @@ impl Service {
             wall: self.wall(now),
             now,
         })
+    }
+
+    /// As of the last look at all disks, and of those made and deleted since.
+    pub(super) fn unwritten(&self) -> Result<Arc<BTreeMap<StoreId, u64>>, CatalogError> {
+        // Not in the match: the lock would be held through it.
+        let known = self.course().unwritten();
+        match known {
+            Some(known) => Ok(known),
+            None => self.count_unwritten(),
+        }
     }
 
     /// Reads every disk: what the stores' disks promise and have not written yet.

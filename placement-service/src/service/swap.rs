@@ -92,7 +92,7 @@ impl Service {
             };
             if self.catalog.commit(&write)? == Committed::Yes {
                 tracing::info!(disk = %next.name, epoch = %next.epoch, revision = next.revision.0, by = %who, "{}", what(change));
-                self.touch(*disk);
+                self.touch_after(*disk, &attachments.value);
                 return Ok(Response::Swapped(Box::new(next.into())));
             }
         }

@@ -20,6 +20,11 @@ impl Places {
         self.stores.get(&store).map(|(_, datacenter)| datacenter)
     }
 
+    pub fn stores_at(&self, host: &HostName) -> impl Iterator<Item = StoreId> {
+        let here = self.stores.iter().filter(move |(_, (at, _))| at == host);
+        here.map(|(store, _)| *store)
+    }
+
     pub fn host(&self, store: StoreId) -> Option<&HostName> {
         self.stores.get(&store).map(|(host, _)| host)
     }

@@ -1,5 +1,6 @@
 //! The decisions, without sockets: what nodes say, what operators want, who may change what.
 
+mod fleet;
 mod lost;
 mod moving;
 mod repair;

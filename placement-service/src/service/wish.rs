@@ -1,10 +1,10 @@
 //! What becomes of a disk's attachments when somebody wants it at a place: pure, over what there is.
 
+use super::news::hosts;
 use crate::api::{Place, Wanted};
 use crate::catalog::Transaction;
 use crate::model::{Attachment, Attachments, json, key};
-use replicator::words::{BackendId, DiskId, DiskRecord, HostName};
-use std::collections::BTreeSet;
+use replicator::words::{BackendId, DiskId, DiskRecord};
 
 /// Somebody wants a disk at a place.
 pub(super) struct Wish<'a> {
@@ -107,12 +107,6 @@ pub(super) fn put_attachments(
     write = match after.0.is_empty() {
         true => write.delete(key::attachment(disk)),
         false => write.put(key::attachment(disk), json(after)),
-    };
-    let hosts = |all: &Attachments| -> BTreeSet<HostName> {
-        all.0
-            .iter()
-            .filter_map(|a| a.place.node().cloned())
-            .collect()
     };
     let (before, after) = (hosts(before), hosts(after));
     for left in before.difference(&after) {

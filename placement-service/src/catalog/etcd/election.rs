@@ -249,7 +249,8 @@ impl Leadership {
     }
 
     pub(super) fn is(&self, leader: &KeyValue) -> bool {
-        leader.create_revision.0 == self.created
+        let written = self.written.load(Ordering::Relaxed);
+        leader.create_revision.0 == self.created && leader.mod_revision.0 >= written
     }
 
     /// Whether somebody has noticed that it is over. Nothing depends on that: every transaction is guarded.

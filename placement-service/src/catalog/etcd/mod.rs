@@ -131,6 +131,7 @@ impl EtcdCatalog {
                 self.leadership.was_written_at(leader.mod_revision.0);
                 Ok(())
             }
+            // Or it is the key as it was before: etcd was set back.
             None => {
                 self.leadership.lose();
                 Err(CatalogError::NotLeader)

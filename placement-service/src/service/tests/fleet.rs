@@ -1,0 +1,129 @@
+//! What a large fleet needs: nobody looks at what does not concern it, and sums follow what they are of.
+
+use super::*;
+
+fn detach(play: &Play, name: &str, force: bool) {
+    let request = Detach {
+        node: None,
+        force,
+        wait_ms: None,
+    };
+    let detached = play.service.detach(&disk(name), &request, play.now);
+    assert!(detached.is_ok());
+}
+
+/// The nodes that have to look again after `change`.
+fn woken(play: &Play, change: impl FnOnce()) -> Vec<&'static str> {
+    const ALL: [&str; 3] = ["t1", "t2", "t3"];
+    let news = || ALL.map(|name| play.service.news_for(&host(name)));
+    let changes = play.service.changes();
+    let before = news();
+    change();
+    assert!(changes.has_changed().unwrap());
+    let after = news();
+    let other = |n: &usize| before[*n] != after[*n];
+    (0..3).filter(other).map(|n| ALL[n]).collect()
+}
+
+#[test]
+fn a_change_wakes_only_the_nodes_that_it_concerns() {
+    let play = Play::new();
+    let id = play.create("web1");
+    let mut mine = None;
+    let attach = || mine = Some(play.attach("web1", "t1", false).unwrap());
+    assert_eq!(woken(&play, attach), ["t1"]);
+    let mine = mine.unwrap();
+    let opened = || {
+        play.swap(&node("t1"), id, mine, open(mine, 1, "t1"));
+    };
+    assert_eq!(woken(&play, opened), ["t1"]);
+    // Who stands by is told whom it waits for, and the other one who comes next.
+    let standby = || {
+        play.attach("web1", "t2", false).unwrap();
+    };
+    assert_eq!(woken(&play, standby), ["t1", "t2"]);
+    // Who has lost it hears so, though the disk no longer says that it was there.
+    assert_eq!(woken(&play, || detach(&play, "web1", true)), ["t1", "t2"]);
+    // What its own node says concerns nobody else; a store that comes or goes may concern all.
+    let running = || {
+        play.beat_running("t3", &[(id, mine, BackendState::Starting)]);
+    };
+    assert_eq!(woken(&play, running), ["t3"]);
+    let gone = || {
+        play.beat("t3", heartbeat(vec![]));
+    };
+    assert_eq!(woken(&play, gone), ["t1", "t2", "t3"]);
+}
+
+#[test]
+fn room_is_counted_as_disks_come_and_go_between_two_looks_at_all() {
+    let play = Play::new();
+    let wish = |name: &str, gib: u64| CreateDisk {
+        name: disk(name),
+        bytes: gib * GIB,
+        copies: 3,
+        extent_size: ExtentSize::DEFAULT,
+        datacenter: None,
+        near: None,
+        class: None,
+    };
+    let create = |name: &str, gib: u64| {
+        let created = play
+            .service
+            .create_disk(&wish(name, gib), DiskId::random(), play.now);
+        created.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let unwritten = |play: &Play| play.service.unwritten().unwrap();
+    create("one", 60).unwrap();
+    assert_eq!(unwritten(&play)[&store_id(1)], 60 * GIB);
+    assert_eq!(unwritten(&play), play.service.count_unwritten().unwrap());
+    create("two", 30).unwrap();
+    assert_eq!(unwritten(&play)[&store_id(1)], 90 * GIB);
+    play.service.delete_disk(&disk("one")).unwrap();
+    assert_eq!(unwritten(&play)[&store_id(1)], 30 * GIB);
+    create("three", 60).unwrap();
+    assert_eq!(unwritten(&play), play.service.count_unwritten().unwrap());
+}
+
+#[test]
+fn what_a_disk_occupies_is_what_the_stores_said_last() {
+    let play = Play::new();
+    let (one, two) = (play.create("web1"), play.create("web2"));
+    let says = |n: u128, disks: &[(DiskId, u64)]| {
+        let used = |(disk, allocated_bytes): &(DiskId, u64)| DiskUse {
+            disk: *disk,
+            allocated_bytes: *allocated_bytes,
+        };
+        StoreReport {
+            disks: disks.iter().map(used).collect(),
+            ..store(n)
+        }
+    };
+    let occupied = |disk| -> Vec<(StoreId, u64)> {
+        let stores = play.service.pulses.occupied(disk);
+        stores
+            .iter()
+            .map(|(store, bytes)| (*store, *bytes))
+            .collect()
+    };
+    play.beat("t1", heartbeat(vec![says(1, &[(one, 10), (two, 20)])]));
+    play.beat("t2", heartbeat(vec![says(2, &[(one, 11)])]));
+    assert_eq!(occupied(one), [(store_id(1), 10), (store_id(2), 11)]);
+    play.beat("t1", heartbeat(vec![says(1, &[(one, 10), (two, 25)])]));
+    assert_eq!(occupied(two), [(store_id(1), 25)]);
+    play.beat("t1", heartbeat(vec![says(1, &[(two, 25)])]));
+    assert_eq!(occupied(one), [(store_id(2), 11)]);
+    // Its store is carried over to another node, which says so before the first one misses it.
+    let moved = MoveStore { host: host("t2") };
+    let by_word = play.service.move_store(store_id(1), &moved, play.now);
+    assert!(by_word.is_ok());
+    play.beat(
+        "t2",
+        heartbeat(vec![says(2, &[(one, 11)]), says(1, &[(two, 30)])]),
+    );
+    play.beat("t1", heartbeat(vec![]));
+    assert_eq!(occupied(two), [(store_id(1), 30)]);
+    play.beat("t2", heartbeat(vec![]));
+    assert_eq!(occupied(one), []);
+    assert_eq!(occupied(two), []);
+}
