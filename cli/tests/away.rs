@@ -3,7 +3,7 @@
 use placement_service::api::Wanted;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{
-    BackendReport, BackendState, Desired, Heartbeat, StoreReport,
+    BackendReport, BackendState, Desired, Heartbeat, Lists, StoreReport,
 };
 use placement_service::server::{CatalogAt, Config, Server};
 use replicator::net::identity::{Credentials, Pki, Role};
@@ -117,6 +117,7 @@ impl Cluster {
             backends: vec![],
             links: vec![],
             seen: 0,
+            lists: Lists::default(),
         };
         tokio::spawn(async move {
             loop {

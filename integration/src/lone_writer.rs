@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use placement_service::api::Wanted;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{
-    BackendReport, BackendState, Desired, DesiredAttachment, Heartbeat,
+    BackendReport, BackendState, Desired, DesiredAttachment, Heartbeat, Lists,
 };
 use replicator::net::identity::{Credentials, DEFAULT_VALIDITY, Pki, Role};
 use replicator::net::{Links, Place};
@@ -247,6 +247,7 @@ async fn beat(client: PlacementClient, datacenter: DatacenterName, backend: Rc<R
             backends: backend.borrow().report().into_iter().collect(),
             links: vec![],
             seen,
+            lists: Lists::default(),
         };
         match client.heartbeat(heartbeat).await {
             Ok(desired) => {

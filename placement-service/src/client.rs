@@ -5,6 +5,7 @@
 //! lost, the outcome is [`SwapOutcome::Unknown`], never a guess.
 
 use crate::api::StoreAddress;
+use crate::brief::Brief;
 use crate::frame::{self, FrameError};
 use crate::node_protocol::{
     ALPN, CALL_TIMEOUT, Desired, Grant, Granted, HEARTBEAT_WAIT, Heartbeat, Hello, Leader,
@@ -127,6 +128,24 @@ impl PlacementClient {
             Response::Desired(desired) => Ok(desired),
             other => Err(nonsense(other)),
         }
+    }
+
+    /// The same, without what was told before.
+    pub async fn tell(
+        &self,
+        brief: &mut Brief,
+        heartbeat: Heartbeat,
+    ) -> Result<Desired, ClientError> {
+        let within = CALL_TIMEOUT + HEARTBEAT_WAIT;
+        let request = brief.shorten(heartbeat.clone());
+        let answer = self.call(Request::Heartbeat(request), within).await?;
+        if let Some(desired) = brief.hear(answer).map_err(|answer| nonsense(*answer))? {
+            return Ok(desired);
+        }
+        let request = brief.shorten(heartbeat);
+        let answer = self.call(Request::Heartbeat(request), within).await?;
+        let desired = brief.hear(answer).map_err(|answer| nonsense(*answer))?;
+        desired.ok_or_else(|| nonsense(Response::TellAll))
     }
 
     /// A disk's record, checked; with the grant of its epoch if this process holds it.

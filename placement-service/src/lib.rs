@@ -9,11 +9,12 @@
 //! - [`choose`]: where a new disk's copies go; a pure function.
 //! - [`policy`] and [`planner`]: what operators promise, and the steps that lead there; pure, too.
 //! - [`service`]: every decision, as calls that are given the time and who asks.
-//! - [`node_protocol`] with [`client`], and [`api`]: what nodes and operators say to it.
+//! - [`node_protocol`] with [`client`] and [`brief`], and [`api`]: what nodes and operators say to it.
 //! - [`server`]: the shells around it: QUIC for nodes, HTTPS for operators.
 
 pub mod api;
 pub mod backup;
+pub mod brief;
 pub mod catalog;
 pub mod choose;
 pub mod client;

@@ -101,6 +101,10 @@ pub struct KeptDisk {
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
     Desired(Desired),
+    /// What is wanted is still what the heartbeat says that it has seen. Only to one whose lists have a name.
+    Same,
+    /// The lists that the heartbeat leaves out are not known: tell them.
+    TellAll,
     Record(Box<Granted>),
     Swapped(Box<Granted>),
     /// The revision was another one; nothing was changed.
@@ -194,6 +198,31 @@ pub struct Heartbeat {
     /// has to be read after that answer was taken in.
     #[serde(default)]
     pub seen: u64,
+    /// Of `backends`, and of `disks` and `shown` of each store.
+    #[serde(default)]
+    pub lists: Lists,
+}
+
+/// Whether a heartbeat has its long lists with it ([`crate::brief`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lists {
+    /// All are there, and so is all that is wanted to be in the answer: a node of an earlier version.
+    #[default]
+    Told,
+    /// All are there, and get a name.
+    Named(u64),
+    /// None is there: they are as they were under this name.
+    AsNamed(u64),
+}
+
+impl Lists {
+    pub fn name(self) -> Option<u64> {
+        match self {
+            Lists::Told => None,
+            Lists::Named(name) | Lists::AsNamed(name) => Some(name),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -367,6 +396,9 @@ pub enum BackendState {
 pub struct Desired {
     /// Names the content of everything below; send it back in [`Heartbeat::seen`].
     pub digest: u64,
+    /// The name of the lists that the service has of the node. None: it remembers none, as in earlier versions.
+    #[serde(default)]
+    pub remembered: Option<u64>,
     /// Every backend that may run on the node. One that runs and is not named here has lost its
     /// disk: it stops, and cannot close its epoch any more.
     pub attachments: Vec<DesiredAttachment>,

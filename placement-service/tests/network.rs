@@ -10,7 +10,7 @@ mod stores;
 use placement_service::api::{self, Attached, Created, ErrorBody};
 use placement_service::client::{ClientError, PlacementClient};
 use placement_service::node_protocol::{
-    self, BackendReport, BackendState, Desired, DesiredAttachment, Grant, Heartbeat, Hello,
+    self, BackendReport, BackendState, Desired, DesiredAttachment, Grant, Heartbeat, Hello, Lists,
     Refusal, StoreReport, Welcome,
 };
 use placement_service::planner;
@@ -140,6 +140,7 @@ fn heartbeat(number: u128, rack: &str) -> Heartbeat {
         backends: vec![],
         links: vec![],
         seen: 0,
+        lists: Lists::default(),
     }
 }
 

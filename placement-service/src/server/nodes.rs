@@ -261,7 +261,10 @@ impl Caller {
             };
             if !changed {
                 // Should it have missed anything, the next heartbeat is answered at once.
-                return Response::Desired(seen);
+                return match seen.remembered {
+                    Some(_) => Response::Same,
+                    None => Response::Desired(seen),
+                };
             }
             let host = self.identity.host.clone();
             let before = std::mem::replace(&mut heard, leading.service.news_for(&host));
@@ -270,7 +273,12 @@ impl Caller {
             }
             match leading.ask(move |service, _| service.desired(&host)).await {
                 Ok(desired) if desired.digest == seen.digest => {}
-                Ok(desired) => return Response::Desired(desired),
+                Ok(desired) => {
+                    return Response::Desired(Desired {
+                        remembered: seen.remembered,
+                        ..desired
+                    });
+                }
                 Err(error) => return Response::Refused(error.into()),
             }
         }

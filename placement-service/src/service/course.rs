@@ -131,7 +131,7 @@ impl Course {
     }
 
     /// In the next pass.
-    pub fn to_look_at(&mut self, disk: DiskId) {
+    pub fn look_at(&mut self, disk: DiskId) {
         self.touched.insert(disk);
     }
 

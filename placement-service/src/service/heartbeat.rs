@@ -13,7 +13,8 @@ use crate::model::{
     self, DatacenterRecord, Dropping, HostRecord, StoreRecord, json, key, load, unchanged,
 };
 use crate::node_protocol::{
-    BackendReport, Desired, DesiredAttachment, Heartbeat, StoreFault, StoreRefused, StoreReport,
+    BackendReport, Desired, DesiredAttachment, Heartbeat, Lists, Response, StoreFault,
+    StoreRefused, StoreReport,
 };
 use replicator::words::{DiskId, HostName, StoreId};
 use std::collections::BTreeSet;
@@ -22,7 +23,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 impl Service {
-    pub(super) fn heartbeat(
+    pub(super) fn hear(
+        &self,
+        host: &HostName,
+        from: IpAddr,
+        mut heartbeat: Heartbeat,
+        now: Moment,
+    ) -> Result<Response, CatalogError> {
+        if let Lists::AsNamed(name) = heartbeat.lists
+            && !self.pulses.fill_in(host, name, &mut heartbeat)
+        {
+            return Ok(Response::TellAll);
+        }
+        let remembered = heartbeat.lists.name();
+        let desired = self.heartbeat(host, from, heartbeat, now)?;
+        Ok(Response::Desired(Desired {
+            remembered,
+            ..desired
+        }))
+    }
+
+    fn heartbeat(
         &self,
         host: &HostName,
         from: IpAddr,
@@ -34,6 +55,7 @@ impl Service {
             at: now,
             stores: Vec::new(),
             refused: Vec::new(),
+            lists: heartbeat.lists.name(),
             backends: heartbeat.backends,
             links: heartbeat.links,
         };

@@ -115,9 +115,7 @@ impl Service {
             });
         }
         let answer = match request {
-            Request::Heartbeat(heartbeat) => self
-                .heartbeat(&who.host, from, heartbeat, now)
-                .map(Response::Desired),
+            Request::Heartbeat(heartbeat) => self.hear(&who.host, from, heartbeat, now),
             Request::Record { disk } => self.record(disk),
             Request::Swap {
                 disk,

@@ -86,7 +86,7 @@ impl Service {
     }
 
     fn touch_where(&self, disk: DiskId, mut at: BTreeSet<HostName>) {
-        self.course().to_look_at(disk);
+        self.course().look_at(disk);
         match self.attachments(disk) {
             Ok(now) => {
                 at.extend(now.iter().flat_map(|kept| hosts(&kept.value)));

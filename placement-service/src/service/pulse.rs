@@ -2,8 +2,8 @@
 
 use crate::api::Liveness;
 use crate::node_protocol::{
-    BackendReport, BackendState, DiskUse, LinkReport, SILENT_AFTER, StoreFault, StoreRefused,
-    StoreReport,
+    BackendReport, BackendState, DiskUse, Heartbeat, LinkReport, SILENT_AFTER, StoreFault,
+    StoreRefused, StoreReport,
 };
 use replicator::words::{BackendId, DiskId, Epoch, HostName, Revision, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,8 @@ pub(super) struct Pulse {
     /// Those that were accepted.
     pub stores: Vec<Arc<StoreReport>>,
     pub refused: Vec<StoreRefused>,
+    /// The name of the lists in it.
+    pub lists: Option<u64>,
     pub backends: Vec<BackendReport>,
     pub links: Vec<LinkReport>,
 }
@@ -117,6 +119,22 @@ impl Pulses {
             }
         }
         before
+    }
+
+    /// Gives a heartbeat the lists that its node told before, under that name. False: they are not known.
+    pub fn fill_in(&self, host: &HostName, name: u64, heartbeat: &mut Heartbeat) -> bool {
+        let Some(pulse) = self.of(host).filter(|pulse| pulse.lists == Some(name)) else {
+            return false;
+        };
+        for report in &mut heartbeat.stores {
+            let Some(before) = pulse.stores.iter().find(|before| before.id == report.id) else {
+                return false;
+            };
+            report.disks.clone_from(&before.disks);
+            report.shown.clone_from(&before.shown);
+        }
+        heartbeat.backends.clone_from(&pulse.backends);
+        true
     }
 
     pub fn liveness(&self, host: &HostName, now: Moment) -> Liveness {

@@ -9,8 +9,8 @@ use super::*;
 use crate::api::{Attach, CreateDisk, Detach, Liveness, MoveStore, Place, TakeWriter, Wanted};
 use crate::catalog::{MemoryCatalog, RedbCatalog};
 use crate::node_protocol::{
-    BackendReport, BackendState, DiskUse, Heartbeat, LogPlace, LogReport, SILENT_AFTER, StoreFault,
-    StoreReport, StoreRun,
+    BackendReport, BackendState, DiskUse, Heartbeat, Lists, LogPlace, LogReport, SILENT_AFTER,
+    StoreFault, StoreReport, StoreRun,
 };
 use replicator::words::{
     BackendId, Change, ChangeRefused, DatacenterName, DiskId, DiskName, DiskRecord, ExtentSize,
@@ -65,6 +65,7 @@ fn heartbeat(stores: Vec<StoreReport>) -> Heartbeat {
         backends: vec![],
         links: vec![],
         seen: 0,
+        lists: Lists::default(),
     }
 }
 

@@ -5,10 +5,11 @@ use super::backend::Spawn;
 use super::kept::{self, Kept};
 use super::supervisor::Supervisor;
 use parking_lot::Mutex;
+use placement_service::brief::Brief;
 use placement_service::client::PlacementClient;
 use placement_service::node_protocol::{
-    DiskUse, DropReplica, Heartbeat, LinkReport, LogPlace, LogReport, MediaReport, StoreReport,
-    StoreRun,
+    DiskUse, DropReplica, Heartbeat, LinkReport, Lists, LogPlace, LogReport, MediaReport,
+    StoreReport, StoreRun,
 };
 use replicator::message::Reply;
 use replicator::net::{LinkMeasurement, Links};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// Between two tries while the placement service is away.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -38,6 +40,7 @@ pub struct Heart {
     runs: Vec<StoreRun>,
     looked: Looked,
     seen: u64,
+    brief: Brief,
     links: Links,
     dropping: Arc<Mutex<Dropping<DiskId>>>,
     dropping_replicas: Arc<Mutex<Dropping<DropReplica>>>,
@@ -92,6 +95,7 @@ impl Heart {
             runs,
             looked: Looked::default(),
             seen: 0,
+            brief: Brief::new(Uuid::new_v4().as_u64_pair().0),
             links,
             dropping: Arc::default(),
             dropping_replicas: Arc::default(),
@@ -115,7 +119,7 @@ impl Heart {
             }
             let heartbeat = self.report(supervisor);
             let answer = tokio::select! {
-                answer = self.client.heartbeat(heartbeat) => answer,
+                answer = self.client.tell(&mut self.brief, heartbeat) => answer,
                 // Something changed on this node: a second heartbeat overtakes the one that waits.
                 () = supervisor.changed() => continue,
             };
@@ -169,6 +173,7 @@ impl Heart {
             backends: supervisor.reports(),
             links: self.links.measurements().iter().map(link_report).collect(),
             seen: self.seen,
+            lists: Lists::default(),
         }
     }
 

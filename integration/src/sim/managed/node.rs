@@ -5,9 +5,10 @@ use super::{FROM, Placing, node_name, site_name};
 use crate::sim::store_node::name;
 use crate::sim::world::{What, World};
 use placement_service::api::Wanted;
+use placement_service::brief::Brief;
 use placement_service::node_protocol::{
     BackendReport, BackendState, Desired, DesiredAttachment, DiskShown, DiskUse, DropReplica,
-    Heartbeat, KeptDisk, MAX_RECORDS, Records, Request, Response, StoreReport,
+    Heartbeat, KeptDisk, Lists, MAX_RECORDS, Records, Request, StoreReport,
 };
 use replicator::store::{LogPoint, ShownDisk, ShownDisks};
 use replicator::words::{DiskRecord, RackName, Revision};
@@ -17,6 +18,7 @@ pub(super) struct Node {
     /// Which of the two services it takes for the leader.
     pub asks: usize,
     seen: u64,
+    brief: Brief,
     /// Which of its store's processes it is.
     process: u64,
     /// The last time that somebody asked for its store's records.
@@ -32,6 +34,7 @@ impl Node {
         Node {
             asks: 0,
             seen: 0,
+            brief: Brief::new(0),
             process: 0,
             round: 0,
             dropping: Vec::new(),
@@ -54,21 +57,36 @@ impl World {
             *node = Node {
                 asks: node.asks,
                 process,
+                brief: Brief::new(process << 32),
                 ..Node::new(machine)
             };
         }
         if self.now < self.placement_away_until || self.dice.chance(self.faults.lose_swap * 0.3) {
             return;
         }
-        let heartbeat = Request::Heartbeat(self.heartbeat(machine));
-        let answer = self.ask_as_node(machine, &heartbeat);
-        if let Some(Response::Desired(desired)) = answer
+        let heartbeat = self.heartbeat(machine);
+        if let Some(desired) = self.says(machine, heartbeat)
             && !self.dice.chance(self.faults.lose_swap * 0.3)
         {
             let wait = self.dice.wait(300);
             let told = Placing::Told(machine, process, Box::new(desired));
             self.after(wait, What::Placing(told));
         }
+    }
+
+    /// All of it, where the service does not remember it.
+    fn says(&mut self, machine: usize, heartbeat: Heartbeat) -> Option<Desired> {
+        for _ in 0..2 {
+            let brief = &mut self.managed().nodes[machine].brief;
+            let request = Request::Heartbeat(brief.shorten(heartbeat.clone()));
+            let answer = self.ask_as_node(machine, &request)?;
+            let brief = &mut self.managed().nodes[machine].brief;
+            if let Some(desired) = brief.hear(answer).ok()? {
+                return Some(desired);
+            }
+            self.stats.count("service: a node tells all again");
+        }
+        None
     }
 
     fn heartbeat(&mut self, machine: usize) -> Heartbeat {
@@ -144,6 +162,7 @@ impl World {
             backends: backends.collect(),
             links: Vec::new(),
             seen: node.seen,
+            lists: Lists::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a large fleet needs: nobody looks at what does not concern it, and sums follow what they are of.
 
 use super::*;
+use crate::brief::Brief;
 
 fn detach(play: &Play, name: &str, force: bool) {
     let request = Detach {
@@ -126,4 +127,80 @@ fn what_a_disk_occupies_is_what_the_stores_said_last() {
     play.beat("t2", heartbeat(vec![]));
     assert_eq!(occupied(one), []);
     assert_eq!(occupied(two), []);
+}
+
+/// One heartbeat as a node sends it, and all of it again where the service asks for that. Returns what was sent.
+fn tell(play: &Play, brief: &mut Brief, heartbeat: &Heartbeat) -> Vec<Lists> {
+    let mut sent = Vec::new();
+    loop {
+        let short = brief.shorten(heartbeat.clone());
+        sent.push(short.lists);
+        let left_out = matches!(short.lists, Lists::AsNamed(_));
+        let listed = short.stores.iter().any(|store| !store.disks.is_empty());
+        assert_eq!(listed, !left_out);
+        let request = Request::Heartbeat(short);
+        let answer = play.service.handle(&node("t1"), FROM, request, play.now);
+        if brief.hear(answer).unwrap().is_some() {
+            return sent;
+        }
+    }
+}
+
+#[test]
+fn a_heartbeat_leaves_out_what_the_service_remembers() {
+    let play = Play::new();
+    let id = play.create("web1");
+    let with = |bytes| {
+        let usage = DiskUse {
+            disk: id,
+            allocated_bytes: bytes,
+        };
+        heartbeat(vec![StoreReport {
+            disks: vec![usage],
+            ..store(1)
+        }])
+    };
+    let occupied = |play: &Play| play.service.pulses.occupied(id).get(&store_id(1)).copied();
+    let mut brief = Brief::new(7);
+    assert_eq!(tell(&play, &mut brief, &with(10)), [Lists::Named(8)]);
+    assert_eq!(tell(&play, &mut brief, &with(10)), [Lists::AsNamed(8)]);
+    assert_eq!(occupied(&play), Some(10));
+    assert_eq!(tell(&play, &mut brief, &with(20)), [Lists::Named(9)]);
+    assert_eq!(tell(&play, &mut brief, &with(20)), [Lists::AsNamed(9)]);
+    assert_eq!(occupied(&play), Some(20));
+    // Another service leads, which has heard nothing.
+    let other = Play::new();
+    let asked = tell(&other, &mut brief, &with(20));
+    assert_eq!(asked, [Lists::AsNamed(9), Lists::Named(10)]);
+    assert_eq!(occupied(&other), Some(20));
+    // What an earlier process of the node told is not what this one means.
+    let mut restarted = Brief::new(99);
+    assert_eq!(tell(&other, &mut restarted, &with(30)), [Lists::Named(100)]);
+    let asked = tell(&other, &mut brief, &with(20));
+    assert_eq!(asked, [Lists::AsNamed(10), Lists::Named(11)]);
+    assert_eq!(occupied(&other), Some(20));
+}
+
+#[test]
+fn the_same_means_what_the_heartbeat_had_seen() {
+    let mut brief = Brief::new(0);
+    let _ = brief.shorten(heartbeat(vec![]));
+    assert!(brief.hear(Response::Same).is_err());
+    assert!(brief.hear(Response::TellAll).is_err());
+    let wanted = Desired {
+        digest: 5,
+        remembered: Some(1),
+        ..Desired::default()
+    };
+    let heard = brief.hear(Response::Desired(wanted.clone()));
+    assert_eq!(heard.unwrap(), Some(wanted.clone()));
+    // It has begun anew, and acts on nothing that it heard before.
+    let _ = brief.shorten(heartbeat(vec![]));
+    assert!(brief.hear(Response::Same).is_err());
+    let seen = Heartbeat {
+        seen: 5,
+        ..heartbeat(vec![])
+    };
+    let _ = brief.shorten(seen);
+    assert_eq!(brief.hear(Response::Same).unwrap(), Some(wanted));
 }

@@ -9,7 +9,7 @@ use crate::api::{
 use crate::catalog::MemoryCatalog;
 use crate::node_protocol::{
     BackendReport, BackendState, Desired, DiskShown, DiskUse, DropReplica, Heartbeat, LinkReport,
-    Request, Response, SILENT_AFTER, StoreReport,
+    Lists, Request, Response, SILENT_AFTER, StoreReport,
 };
 use crate::planner::Target;
 use crate::policy::{Hold, UnixSeconds, Until};
@@ -209,6 +209,7 @@ impl World {
             backends: backends.collect(),
             links: vec![],
             seen,
+            lists: Lists::default(),
         };
         let request = Request::Heartbeat(heartbeat);
         match self.service.handle(&node(name), FROM, request, self.now) {
@@ -1210,6 +1211,7 @@ fn links_are_shown_by_datacenter_and_one_store_in_each_other_one_is_probed() {
             backends: vec![],
             links,
             seen: 0,
+            lists: Lists::default(),
         };
         let request = Request::Heartbeat(heartbeat);
         world.service.handle(&node(name), FROM, request, world.now);
