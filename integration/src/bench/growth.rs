@@ -1,5 +1,5 @@
-//! What grows with data and with disks: two programs that run the real store and the real planner with nothing behind them, as
-//! tables and as curves.
+//! What grows with data and with disks: three programs that run the real store, the real planner and the real placement
+//! service with nothing behind them, as tables and as curves.
 
 use std::fmt::Write;
 use std::ops::Range;
@@ -60,20 +60,40 @@ pub struct PlanRow {
     seconds: f64,
 }
 
+/// A placement service with attached disks, as `fleet_scale` tells it. Bytes are of a heartbeat and of its answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FleetRow {
+    disks: u64,
+    nodes: u64,
+    heartbeat_us: f64,
+    up: f64,
+    down: f64,
+    pass_seconds: f64,
+    more_us: f64,
+    reads: u64,
+}
+
 /// All that was measured.
 #[derive(Clone, Debug)]
 pub struct Growth {
     pub stores: Vec<StoreRow>,
     pub plans: Vec<PlanRow>,
+    pub fleets: Vec<FleetRow>,
 }
 
-/// Runs both programs, which cargo builds first. Takes some ten minutes where `plan` is [`Plan::FULL`].
+/// Runs all three programs, which cargo builds first. Takes some ten minutes where `plan` is [`Plan::FULL`].
 pub fn measure(plan: Plan) -> Result<Growth> {
     eprintln!("stores of {:?} GiB", plan.gib);
     let stores = told("replicator", "store_scale", plan.gib)?;
     eprintln!("plans of {:?} disks", plan.disks);
     let plans = told("placement-service", "plan_scale", plan.disks)?;
-    Ok(Growth { stores, plans })
+    eprintln!("fleets of {:?} attached disks", plan.disks);
+    let fleets = told("placement-service", "fleet_scale", plan.disks)?;
+    Ok(Growth {
+        stores,
+        plans,
+        fleets,
+    })
 }
 
 fn told<Row: DeserializeOwned>(package: &str, example: &str, sizes: &[u64]) -> Result<Vec<Row>> {
@@ -102,7 +122,7 @@ fn told<Row: DeserializeOwned>(package: &str, example: &str, sizes: &[u64]) -> R
 const MIB: f64 = (1 << 20) as f64;
 
 impl Growth {
-    /// Both tables, in Markdown.
+    /// The tables, in Markdown.
     pub fn tables(&self) -> Result<String> {
         let mut text = String::from(
             "| written | disks | how | CPU a write, us | an overwrite | a read | memory, MiB | bytes a block | frames replayed | opens in |\n\
@@ -141,6 +161,25 @@ impl Growth {
                 row.planning_memory / MIB,
                 row.seconds,
                 number(row.seconds * 1e6 / row.disks as f64)
+            )?;
+        }
+        text.push_str(
+            "\n| attached disks | nodes | a heartbeat, us | bytes | of its answer | all heartbeats, of one core | a look at all disks, s | one more disk, us | questions to the catalog |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        );
+        for row in &self.fleets {
+            writeln!(
+                text,
+                "| {} | {} | {} | {:.0} | {:.0} | {:.1} % | {:.2} | {} | {} |",
+                row.disks,
+                row.nodes,
+                number(row.heartbeat_us),
+                row.up,
+                row.down,
+                row.heartbeat_us * row.nodes as f64 / 1e4,
+                row.pass_seconds,
+                number(row.more_us),
+                row.reads
             )?;
         }
         Ok(text)

@@ -193,6 +193,9 @@ fn print_growth(arguments: &Arguments) -> Result<()> {
         for row in &growth.plans {
             println!("{}", serde_json::to_string(row)?);
         }
+        for row in &growth.fleets {
+            println!("{}", serde_json::to_string(row)?);
+        }
     } else {
         println!("{tables}");
     }
