@@ -11,7 +11,7 @@
 //! ```
 
 use crate::node_protocol::{
-    BackendReport, Desired, DiskShown, DiskUse, Heartbeat, Lists, Response,
+    BackendReport, Desired, DiskShown, DiskUse, Heartbeat, Lists, Request, Response,
 };
 use replicator::words::StoreId;
 
@@ -44,8 +44,13 @@ impl Brief {
         }
     }
 
+    /// The service may be another one from now on, and of an earlier version: everything is told again.
+    pub fn forget(&mut self) {
+        self.remembered = false;
+    }
+
     /// The heartbeat as it is sent.
-    pub fn shorten(&mut self, mut heartbeat: Heartbeat) -> Heartbeat {
+    pub fn shorten(&mut self, mut heartbeat: Heartbeat) -> Request {
         self.seen = heartbeat.seen;
         let stores = heartbeat.stores.iter();
         let told = Told {
@@ -61,14 +66,15 @@ impl Brief {
                 store.shown.clear();
             }
             heartbeat.lists = Lists::AsNamed(self.name);
+            Request::Brief(heartbeat)
         } else {
             // Not the same name again: the service may have heard the other one, and its answer be lost.
             self.name = self.name.wrapping_add(1);
             self.remembered = false;
             self.told = Some(told);
             heartbeat.lists = Lists::Named(self.name);
+            Request::Heartbeat(heartbeat)
         }
-        heartbeat
     }
 
     /// What is wanted. None: the same heartbeat has to be told with all its lists. The error is an answer to something else.
@@ -81,10 +87,10 @@ impl Brief {
             }
             Response::Same => {
                 let wanted = self.wanted.as_ref();
-                match wanted.filter(|wanted| wanted.digest == self.seen) {
-                    Some(wanted) => Ok(Some(wanted.clone())),
-                    None => Err(Box::new(Response::Same)),
-                }
+                let wanted = wanted.filter(|wanted| wanted.digest == self.seen);
+                let wanted = wanted.cloned().ok_or(Box::new(Response::Same))?;
+                self.remembered = true;
+                Ok(Some(wanted))
             }
             Response::TellAll if self.remembered => {
                 self.remembered = false;

@@ -136,16 +136,15 @@ impl PlacementClient {
         brief: &mut Brief,
         heartbeat: Heartbeat,
     ) -> Result<Desired, ClientError> {
-        let within = CALL_TIMEOUT + HEARTBEAT_WAIT;
-        let request = brief.shorten(heartbeat.clone());
-        let answer = self.call(Request::Heartbeat(request), within).await?;
-        if let Some(desired) = brief.hear(answer).map_err(|answer| nonsense(*answer))? {
-            return Ok(desired);
+        for _ in 0..2 {
+            let request = brief.shorten(heartbeat.clone());
+            let answer = self.call(request, CALL_TIMEOUT + HEARTBEAT_WAIT).await;
+            let answer = answer.inspect_err(|_| brief.forget())?;
+            if let Some(desired) = brief.hear(answer).map_err(|answer| nonsense(*answer))? {
+                return Ok(desired);
+            }
         }
-        let request = brief.shorten(heartbeat);
-        let answer = self.call(Request::Heartbeat(request), within).await?;
-        let desired = brief.hear(answer).map_err(|answer| nonsense(*answer))?;
-        desired.ok_or_else(|| nonsense(Response::TellAll))
+        Err(nonsense(Response::TellAll))
     }
 
     /// A disk's record, checked; with the grant of its epoch if this process holds it.

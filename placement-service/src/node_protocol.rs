@@ -56,6 +56,9 @@ pub struct Welcome {
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     Heartbeat(Heartbeat),
+    /// One whose lists are left out. A service of an earlier version would take it for one that has none: it
+    /// does not know this request.
+    Brief(Heartbeat),
     /// A disk's record as it is.
     Record {
         disk: DiskId,

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,8 @@ pub struct CachedCatalog {
     under_way: RwLock<()>,
     /// Keys of commits whose outcome is not known.
     in_doubt: Mutex<BTreeSet<String>>,
+    /// How often it was tried in vain to find out.
+    failures: AtomicU64,
 }
 
 #[derive(Default)]
@@ -52,6 +55,7 @@ impl CachedCatalog {
             known: RwLock::new(known),
             under_way: RwLock::default(),
             in_doubt: Mutex::default(),
+            failures: AtomicU64::new(0),
         })
     }
 
@@ -60,16 +64,28 @@ impl CachedCatalog {
         if self.in_doubt.lock().is_empty() {
             return Ok(());
         }
+        let failures = self.failures.load(Ordering::Relaxed);
         let _alone = self.under_way.write();
         let keys = self.in_doubt.lock().clone();
         if keys.is_empty() {
             return Ok(());
         }
-        self.below.settle()?;
-        self.read_again(keys.iter())?;
-        // Nobody has added to them: that takes a commit under way.
-        self.in_doubt.lock().clear();
-        Ok(())
+        // Each try may take seconds; who waited for another's does not try after it.
+        if self.failures.load(Ordering::Relaxed) != failures {
+            return Err(CatalogError::Failed(
+                "what came of an earlier transaction could not be found out yet".into(),
+            ));
+        }
+        let found = self.below.settle();
+        let found = found.and_then(|()| self.read_again(keys.iter()));
+        match &found {
+            // Nobody has added to them: that takes a commit under way.
+            Ok(()) => self.in_doubt.lock().clear(),
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        found
     }
 
     /// No commit may be under way.

@@ -90,6 +90,9 @@ pub enum CatalogError {
     /// Nothing was changed.
     #[error("another placement service leads now")]
     NotLeader,
+    /// Nothing was changed.
+    #[error("the catalog failed: {0}")]
+    Refused(String),
     /// A read failed, or a commit whose outcome is not known.
     #[error("the catalog failed: {0}")]
     Failed(String),

@@ -15,6 +15,7 @@ use crate::policy::UnixSeconds;
 use crate::service::{Kind, Moment, Service, ServiceError};
 use replicator::net::identity::Credentials;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
@@ -183,14 +184,21 @@ async fn lead(
     let catalog = EtcdCatalog::new(etcd.clone(), leadership.clone());
     let credentials = credentials.clone();
     let begun = blocking(move || Leading::begin(Arc::new(catalog), credentials));
-    match begun.await {
-        Ok(leading) => {
+    // Reading a large catalog may take longer than the lease lasts.
+    let mut kept = pin!(keep(etcd, &leadership, stopped));
+    let begun = tokio::select! {
+        begun = begun => Ok(begun),
+        why = &mut kept => Err(why),
+    };
+    match begun {
+        Ok(Ok(leading)) => {
             tracing::info!("leading");
             stage.send_replace(Stage::Leading(leading));
-            let why = keep(etcd, &leadership, stopped).await;
+            let why = kept.await;
             tracing::warn!("leading no more: {why}");
         }
-        Err(error) => tracing::error!("elected, and cannot lead: {error}"),
+        Ok(Err(error)) => tracing::error!("elected, and cannot lead: {error}"),
+        Err(why) => tracing::warn!("elected, and leads no more before it began: {why}"),
     }
     stage.send_replace(Stage::StandingBy(StandingBy::default()));
     let (etcd, leadership) = (etcd.clone(), leadership.clone());

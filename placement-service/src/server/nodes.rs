@@ -231,7 +231,7 @@ impl Caller {
         let changes = leading.service.changes();
         let heard = leading.service.news_for(&self.identity.host);
         let seen = match &request {
-            Request::Heartbeat(heartbeat) => Some(heartbeat.seen),
+            Request::Heartbeat(heartbeat) | Request::Brief(heartbeat) => Some(heartbeat.seen),
             _ => None,
         };
         let (who, from) = (self.identity.clone(), self.from);

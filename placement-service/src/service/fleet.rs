@@ -158,8 +158,9 @@ impl Service {
             let write = Transaction::new()
                 .expect(&key, expect)
                 .put(&key, json(&moved));
-            if self.catalog.commit(&write)? == Committed::Yes {
-                self.course().places_changed();
+            let committed = self.catalog.commit(&write);
+            self.course().places_changed();
+            if committed? == Committed::Yes {
                 tracing::info!(store = %id, host = %request.host, "store moved by an operator's word");
                 self.changed();
                 let found = self.stores(now)?.into_iter().find(|store| store.id == id);

@@ -133,9 +133,11 @@ impl Service {
         let write = Transaction::new()
             .expect(&key, unchanged(&kept))
             .put(&key, json(&record));
+        let committed = self.catalog.commit(&write);
+        // Also where nobody knows.
+        self.course().places_changed();
         // Losing to another heartbeat of the same node is as good: the next one says it again.
-        if self.catalog.commit(&write)? == Committed::Yes {
-            self.course().places_changed();
+        if committed? == Committed::Yes {
             tracing::info!(%host, datacenter = %record.datacenter, rack = %record.rack, %listen, "a node announced itself");
         }
         Ok(())
@@ -173,9 +175,10 @@ impl Service {
             let write = Transaction::new()
                 .expect(&key, unchanged(&kept))
                 .put(&key, json(&record));
+            let committed = self.catalog.commit(&write);
+            self.course().places_changed();
             // If another heartbeat showed it at the same moment, it is judged by what that one left.
-            if self.catalog.commit(&write)? == Committed::Yes {
-                self.course().places_changed();
+            if committed? == Committed::Yes {
                 self.reached.hear(report);
                 tracing::info!(%host, store = %report.id, starts = report.starts.0, "a store started");
                 return Ok(Ok(()));

@@ -60,19 +60,19 @@ impl Service {
 
     /// The stores that a node measures its links to: one in each other datacenter.
     pub(super) fn probes(&self, host: &HostName) -> Result<Vec<StoreId>, CatalogError> {
+        let known = self.course().probed();
         let places = self.places()?;
         let Some(home) = places.hosts.get(host) else {
             return Ok(Vec::new());
         };
-        let probed = self.probed(&places);
+        let probed = self.probed(known, &places);
         let elsewhere = probed.iter().filter(|(datacenter, _)| *datacenter != home);
         Ok(elsewhere.map(|(_, store)| *store).collect())
     }
 
     /// The store of each datacenter that others measure their links to. Looked for again only when a store has come or
     /// gone: every heartbeat asks.
-    fn probed(&self, places: &Places) -> Arc<Probed> {
-        let (known, as_of) = self.course().probed();
+    fn probed(&self, (known, as_of): (Option<Arc<Probed>>, u64), places: &Places) -> Arc<Probed> {
         if let Some(known) = known {
             return known;
         }

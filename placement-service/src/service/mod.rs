@@ -106,7 +106,9 @@ impl Service {
     /// Answers one call of the node protocol. `from` is where the peer's connection comes from.
     pub fn handle(&self, who: &Identity, from: IpAddr, request: Request, now: Moment) -> Response {
         let allowed = match request {
-            Request::Heartbeat(_) | Request::Records(_) => who.role == Role::Node,
+            Request::Heartbeat(_) | Request::Brief(_) | Request::Records(_) => {
+                who.role == Role::Node
+            }
             _ => matches!(who.role, Role::Node | Role::Operator),
         };
         if !allowed {
@@ -115,7 +117,9 @@ impl Service {
             });
         }
         let answer = match request {
-            Request::Heartbeat(heartbeat) => self.hear(&who.host, from, heartbeat, now),
+            Request::Heartbeat(heartbeat) | Request::Brief(heartbeat) => {
+                self.hear(&who.host, from, heartbeat, now)
+            }
             Request::Record { disk } => self.record(disk),
             Request::Swap {
                 disk,

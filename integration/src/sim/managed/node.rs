@@ -78,7 +78,7 @@ impl World {
     fn says(&mut self, machine: usize, heartbeat: Heartbeat) -> Option<Desired> {
         for _ in 0..2 {
             let brief = &mut self.managed().nodes[machine].brief;
-            let request = Request::Heartbeat(brief.shorten(heartbeat.clone()));
+            let request = brief.shorten(heartbeat.clone());
             let answer = self.ask_as_node(machine, &request)?;
             let brief = &mut self.managed().nodes[machine].brief;
             if let Some(desired) = brief.hear(answer).ok()? {

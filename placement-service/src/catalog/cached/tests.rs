@@ -13,6 +13,8 @@ enum Fate {
     /// Done when it is waited out, and not before.
     Late,
     Never,
+    /// Not done, and said so.
+    Refused,
 }
 
 /// A catalog that fails as it is told to, and counts who reads.
@@ -86,6 +88,7 @@ impl Catalog for Troubled {
                 unheard()
             }
             Fate::Never => unheard(),
+            Fate::Refused => Err(CatalogError::Refused("no room".into())),
         }
     }
 
@@ -167,6 +170,15 @@ fn what_is_in_doubt_stays_so_while_nobody_answers() {
     below.unreachable.store(false, Ordering::Relaxed);
     assert_eq!(value(&catalog, "k").unwrap(), "1");
     assert_eq!(value(&catalog, "other"), None);
+}
+
+#[test]
+fn what_was_refused_leaves_no_doubt() {
+    let below = Troubled::with(Fate::Refused);
+    let catalog = CachedCatalog::new(below.clone()).unwrap();
+    assert!(catalog.commit(&put("k", "1")).is_err());
+    below.unreachable.store(true, Ordering::Relaxed);
+    assert_eq!(value(&catalog, "k"), None);
 }
 
 #[test]

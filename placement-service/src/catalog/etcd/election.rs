@@ -207,7 +207,12 @@ impl Leadership {
     /// What every transaction has to find.
     pub(super) fn guard(&self) -> Compare {
         // Implies who created it.
-        Compare::changed_at(self.key.clone(), self.written.load(Ordering::Relaxed))
+        Compare::changed_at(self.key.clone(), self.written())
+    }
+
+    /// The revision at which it was last written, as far as is known.
+    pub(super) fn written(&self) -> i64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// What has to hold to write the key again.
@@ -249,8 +254,7 @@ impl Leadership {
     }
 
     pub(super) fn is(&self, leader: &KeyValue) -> bool {
-        let written = self.written.load(Ordering::Relaxed);
-        leader.create_revision.0 == self.created && leader.mod_revision.0 >= written
+        leader.create_revision.0 == self.created && leader.mod_revision.0 >= self.written()
     }
 
     /// Whether somebody has noticed that it is over. Nothing depends on that: every transaction is guarded.
@@ -274,7 +278,7 @@ impl Leadership {
             key: self.key.clone(),
             value: self.value.clone(),
             created: self.created,
-            written: AtomicI64::new(self.written.load(Ordering::Relaxed)),
+            written: AtomicI64::new(self.written()),
             lease: self.lease,
             holds_until: Mutex::new(*self.until()),
             lost: AtomicBool::new(false),
@@ -287,5 +291,8 @@ fn announced(leader: &KeyValue) -> Option<Announcement> {
 }
 
 fn failed(fault: Fault) -> CatalogError {
-    CatalogError::Failed(fault.to_string())
+    match fault {
+        Fault::Unknown(_) => CatalogError::Failed(fault.to_string()),
+        Fault::Unreachable(_) | Fault::Refused(_) => CatalogError::Refused(fault.to_string()),
+    }
 }

@@ -189,15 +189,21 @@ impl Catalog for EtcdCatalog {
         if self.leadership.is_lost() {
             return Err(CatalogError::NotLeader);
         }
-        let txn = self.txn(transaction);
-        // Not twice: if the first one went through, the second one would say that it lost.
-        let done: Txned = match self.etcd.gateway.ask(TXN, &txn, Repeat::Never) {
-            Ok(done) => done,
-            Err(fault) => return Err(failed(fault)),
+        let done = loop {
+            let written = self.leadership.written();
+            let txn = self.txn(transaction);
+            // Not twice: if the first one went through, the second one would say that it lost.
+            let done: Result<Txned, Fault> = self.etcd.gateway.ask(TXN, &txn, Repeat::Never);
+            let done = done.map_err(failed)?;
+            if done.succeeded {
+                break done;
+            }
+            self.still_leads(done)?;
+            // Otherwise it went by a guard of ours that is old, and says nothing of what was expected.
+            if self.leadership.written() == written {
+                return Ok(None);
+            }
         };
-        if !done.succeeded {
-            return self.still_leads(done).map(|()| None);
-        }
         let odd = || CatalogError::Failed("etcd gave a revision that cannot be".into());
         let revision = u64::try_from(done.header.revision.0).map_err(|_| odd())?;
         Ok(Some(KeyRevision(revision)))
@@ -236,5 +242,8 @@ fn behind(prefix: &[u8]) -> Vec<u8> {
 }
 
 fn failed(fault: Fault) -> CatalogError {
-    CatalogError::Failed(fault.to_string())
+    match fault {
+        Fault::Unknown(_) => CatalogError::Failed(fault.to_string()),
+        Fault::Unreachable(_) | Fault::Refused(_) => CatalogError::Refused(fault.to_string()),
+    }
 }

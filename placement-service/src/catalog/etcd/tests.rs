@@ -84,10 +84,11 @@ fn what_was_on_its_way_comes_too_late_once_it_was_waited_out() {
     assert!(ours.keep_alive(&leadership).unwrap());
     assert_eq!(ours.leads().unwrap(), Some(named("me")));
     assert_eq!(catalog.commit(&put("k", "1")).unwrap(), Committed::Yes);
-    // Where the answer to that was lost, one commit is refused, and the next one knows.
+    // The answer to that may be lost.
     let unheard = Arc::new(leadership.unaware_for_tests());
     EtcdCatalog::new(ours, unheard).settle().unwrap();
-    assert_eq!(catalog.commit(&put("k", "2")).unwrap(), Committed::No);
+    let taken = put("k", "2").expect("k", Expect::Absent);
+    assert_eq!(catalog.commit(&taken).unwrap(), Committed::No);
     assert_eq!(catalog.commit(&put("k", "2")).unwrap(), Committed::Yes);
 }
 
@@ -109,7 +110,7 @@ fn nobody_there_is_an_error_and_nothing_else() {
     let address: EtcdAddress = "etcd://127.0.0.1:1".parse().unwrap();
     let etcd = Etcd::new(address, None).unwrap();
     match etcd.campaign(&named("me")) {
-        Err(CatalogError::Failed(why)) => assert!(why.contains("127.0.0.1:1"), "{why}"),
+        Err(CatalogError::Refused(why)) => assert!(why.contains("127.0.0.1:1"), "{why}"),
         _ => panic!("nobody answers there"),
     }
 }
