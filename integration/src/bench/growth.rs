@@ -351,6 +351,12 @@ mod tests {
             );
             serde_json::from_str(&line).unwrap()
         };
+        let fleet = |disks: u64| {
+            let line = format!(
+                r#"{{"disks":{disks},"nodes":240,"heartbeat_us":20.0,"up":472,"down":6,"pass_seconds":0.5,"more_us":400.0,"reads":0}}"#
+            );
+            serde_json::from_str(&line).unwrap()
+        };
         let orders = ["in order", "all over"];
         let maps = [
             "never moved",
@@ -366,6 +372,7 @@ mod tests {
                 .iter()
                 .flat_map(|disks| maps.map(|maps| plan(*disks, maps)))
                 .collect(),
+            fleets: [1000, 10_000].map(fleet).to_vec(),
         }
     }
 
@@ -380,6 +387,10 @@ mod tests {
         );
         assert!(
             text.contains("| 1000 | never moved | 1000 | 0.0 | 1.0 | 2.0 | 0.25 | 250 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| 10000 | 240 | 20.0 | 472 | 6 | 0.5 % | 0.50 | 400 | 0 |"),
             "{text}"
         );
     }
