@@ -50,6 +50,8 @@ const HOSTS: [NodeSpec; 2] = [
 fn media_that_lie_are_found_healed_and_named() {
     scenario("media", |scratch| {
         let mut cluster = Cluster::start(scratch, &HOSTS, Lifetime::Ours)?;
+        // What is to be found there must not have been passed before it was spoilt: the scrub goes on where it stood.
+        cluster.scrub_at("tokyo-1", "off")?;
         cluster.create_disk("web1", "64M", 2, "tokyo-1")?;
         import(&cluster, scratch, "web1", 1)?;
         reads_are_right_and_damage_is_healed(&cluster, scratch)?;
