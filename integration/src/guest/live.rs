@@ -82,6 +82,12 @@ impl Guest {
 
     /// At the source: begins to move to whoever listens at `to`.
     pub fn depart(&mut self, to: SocketAddr) -> Result<()> {
+        if super::migration_loses_memory() {
+            eprintln!(
+                "note: this QEMU (7.2 or older), without KVM, may lose what the guest writes to its memory while it moves, and \
+                 so the guest, whatever its disk is; 10.0 does not"
+            );
+        }
         self.qmp("migrate", json!({ "uri": format!("tcp:{to}") }))
             .map(drop)
     }

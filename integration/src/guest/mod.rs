@@ -13,6 +13,7 @@ pub mod ticks;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +28,7 @@ pub use live::{MIGRATION_BOUND, Terms};
 use qmp::Qmp;
 pub use storage_daemon::StorageDaemon;
 
+const QEMU: &str = "qemu-system-x86_64";
 /// Two to four seconds without KVM on a quiet machine; room for a busy one.
 const BOOT_BOUND: Duration = Duration::from_secs(90);
 const POWER_OFF_BOUND: Duration = Duration::from_secs(20);
@@ -232,15 +234,13 @@ fn command_line(
     qmp: &Path,
     console: &Path,
 ) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = Command::new(QEMU);
     let mut option = |name: &str, value: String| {
         qemu.arg(name).arg(value);
     };
-    // A /dev/kvm that opens may still not work (nested, filtered): whoever has one names it.
-    let accelerator = std::env::var("UKAI_GUEST_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     option(
         "-machine",
-        format!("q35,accel={accelerator},memory-backend=mem"),
+        format!("q35,accel={},memory-backend=mem", accelerator()),
     );
     // With one processor at most TCG takes the guest's barriers for nothing, though our threads look at the
     // same rings: a kick or an interrupt is lost once in a few thousand crossings.
@@ -296,11 +296,45 @@ fn command_line(
     qemu
 }
 
+/// A /dev/kvm that opens may still not work (nested, filtered): whoever has one names it.
+fn accelerator() -> String {
+    std::env::var("UKAI_GUEST_ACCEL").unwrap_or_else(|_| "tcg".to_owned())
+}
+
+/// How QEMU is told to connect again: before 9.2, Debian 12's own among them, after whole seconds only.
+fn reconnects() -> &'static str {
+    match *VERSION {
+        Some(version) if version < (9, 2) => "reconnect=1",
+        _ => "reconnect-ms=50",
+    }
+}
+
+/// Whether a migration may lose what the guest writes to its memory meanwhile, whatever its disk is
+/// (docs/virtual-machines.md).
+fn migration_loses_memory() -> bool {
+    accelerator() == "tcg" && VERSION.is_some_and(|version| version <= (7, 2))
+}
+
+/// The installed QEMU's.
+static VERSION: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
+    let said = Command::new(QEMU).arg("--version").output().ok()?;
+    version(&String::from_utf8_lossy(&said.stdout))
+});
+
+/// Of what `--version` prints, the first two numbers.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let numbers = said.split_once("version ")?.1;
+    let mut numbers = numbers.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse().ok();
+    Some((next()?, next()?))
+}
+
 fn disk_arguments(config: &GuestConfig) -> Vec<String> {
     let owned = |words: [&str; 2]| words.map(str::to_owned).to_vec();
     let (mut arguments, device) = match &config.disk {
         Disk::VhostUser(socket) => {
-            let backend = format!("socket,id=disk,path={},reconnect-ms=50", socket.display());
+            let again = reconnects();
+            let backend = format!("socket,id=disk,path={},{again}", socket.display());
             (
                 owned(["-chardev", &backend]),
                 "vhost-user-blk-pci,chardev=disk",
@@ -318,4 +352,17 @@ fn disk_arguments(config: &GuestConfig) -> Vec<String> {
     let device = format!("{device},num-queues={}", config.queues);
     arguments.extend(owned(["-device", &device]));
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn the_version_of_qemu_is_read() {
+        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
+        assert_eq!(version(debian), Some((7, 2)));
+        assert_eq!(version("QEMU emulator version 10.0\n"), Some((10, 0)));
+        assert_eq!(version("no such program"), None);
+    }
 }

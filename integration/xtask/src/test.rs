@@ -91,12 +91,12 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
     run.program(
         "simulation, planted bugs",
         simulate(&["--planted"]),
-        5 * MINUTE,
+        10 * MINUTE,
     )?;
     run.program(
         "security, with real processes",
         tests(workspace).args(["--package", "integration", "--test", "security"]),
-        3 * MINUTE,
+        5 * MINUTE,
     )?;
     run.program(
         "placement services over etcd",
@@ -112,10 +112,10 @@ pub fn run(workspace: &Workspace, quick: bool) -> Result<()> {
     run.program(
         "media that lie, with real processes",
         tests(workspace).args(["--package", "integration", "--test", "media"]),
-        3 * MINUTE,
+        5 * MINUTE,
     )?;
     let guests = guest_tests(workspace).args(["--", "--test-threads=1"]);
-    run.program("guests", guests, 15 * MINUTE)?;
+    run.program("guests", guests, 30 * MINUTE)?;
     if quick {
         run.steps.skip("demo", "--quick");
     } else {

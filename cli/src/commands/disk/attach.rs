@@ -93,7 +93,7 @@ fn describe(ready: &Ready, hosts: &[Host]) -> String {
     let arguments = lines.join(" \\\n");
     match &ready.attached.standby_of {
         None => format!(
-            "{disk} is ready on {node} at {socket}{}\nQEMU arguments (the guest's memory must be shared):\n{arguments}",
+            "{disk} is ready on {node} at {socket}{}\nQEMU arguments (the guest's memory must be shared; before QEMU 9.2 write reconnect=1 for reconnect-ms=50):\n{arguments}",
             taken(&ready.attached)
         ),
         Some(source) => format!(
