@@ -120,6 +120,9 @@ pub struct Status {
     pub disks_short: u64,
     /// Disks that are open, and not all of whose blocks have a complete copy in the datacenter of their VM.
     pub disks_far: u64,
+    /// The first of these.
+    #[serde(default)]
+    pub far: Vec<FarDisk>,
     /// What is under way, worst first.
     pub moving: Vec<MoveBrief>,
     /// Copies that were made superfluous and are not deleted yet, and what they occupy.
@@ -132,6 +135,19 @@ pub struct Status {
     pub provisioned_bytes: u64,
     /// A line for everything that somebody should look at.
     pub problems: Vec<String>,
+}
+
+/// A disk that is open, and not all of whose blocks have a complete copy in the datacenter of its VM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FarDisk {
+    pub disk: DiskName,
+    /// Where its VM runs.
+    pub home: DatacenterName,
+    /// Of all extents, those with a complete copy there.
+    pub extents: u64,
+    pub near_extents: u64,
+    /// Why no move changes that, in words; none: one does.
+    pub why: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

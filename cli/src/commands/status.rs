@@ -1,10 +1,9 @@
 //! `ukai status`: safe? local? moving?, in one screen.
 
-use crate::commands::disk::nearness;
 use crate::commands::moves;
 use crate::operator::Connection;
-use crate::output::{Output, aligned, counted, human_bytes};
-use placement_service::api::{Disk, Status};
+use crate::output::{Output, aligned, counted, human_bytes, percent};
+use placement_service::api::{FarDisk, Status};
 
 /// Of each kind so many disks are named; the others are counted.
 const SHOWN: usize = 8;
@@ -19,20 +18,14 @@ pub struct Args {}
 pub fn run(_: Args, connection: &Connection, output: Output) -> anyhow::Result<()> {
     let service = connection.service()?;
     let status: Status = service.get("/v1/status")?;
-    let disks: Vec<Disk> = match status.disks_far > 0 && !output.is_json() {
-        true => service.get("/v1/disks")?,
-        false => Vec::new(),
-    };
-    output.show(&status, |status| describe(status, &disks));
+    output.show(&status, describe);
     Ok(())
 }
 
-/// `disks` are needed only where some are not near their VMs.
-fn describe(status: &Status, disks: &[Disk]) -> String {
+fn describe(status: &Status) -> String {
     let mut lines = vec![format!("safe?    {}", safe(status))];
     lines.push(format!("local?   {}", local(status)));
-    let far = disks.iter().filter(|disk| is_far(disk));
-    lines.extend(named(far, nearness));
+    lines.extend(far(status));
     lines.push(format!("moving?  {}", moving(status)));
     if !status.moving.is_empty() {
         lines.push(moves_of(status));
@@ -71,8 +64,27 @@ fn local(status: &Status) -> String {
     }
 }
 
-fn is_far(disk: &Disk) -> bool {
-    disk.open_for.is_some() && disk.near_extents < disk.extents
+/// A line a disk, and how many there are besides.
+fn far(status: &Status) -> Vec<String> {
+    let shown = &status.far[..status.far.len().min(SHOWN)];
+    if shown.is_empty() {
+        return Vec::new();
+    }
+    let row = |one: &FarDisk| {
+        let near = percent(one.near_extents, one.extents);
+        let why = one.why.clone().unwrap_or_default();
+        [
+            one.disk.to_string(),
+            format!("{}, {near} near", one.home),
+            why,
+        ]
+    };
+    let mut lines = vec![indented(shown.iter().map(row))];
+    let more = status.disks_far - shown.len() as u64;
+    if more > 0 {
+        lines.push(format!("  and {more} more: `ukai disk list`"));
+    }
+    lines
 }
 
 fn moving(status: &Status) -> String {
@@ -98,25 +110,6 @@ fn moves_of(status: &Status) -> String {
         lines.push(format!("  and {more} more: `ukai moves`"));
     }
     lines.join("\n")
-}
-
-/// A line a disk, and how many there are besides.
-fn named<'a>(disks: impl Iterator<Item = &'a Disk>, what: impl Fn(&Disk) -> String) -> Vec<String> {
-    let all: Vec<&Disk> = disks.collect();
-    if all.is_empty() {
-        return Vec::new();
-    }
-    let rows = all.iter().take(SHOWN);
-    let mut lines = vec![indented(
-        rows.map(|disk| [disk.name.to_string(), what(disk)]),
-    )];
-    if all.len() > SHOWN {
-        lines.push(format!(
-            "  and {} more: `ukai disk list`",
-            all.len() - SHOWN
-        ));
-    }
-    lines
 }
 
 fn indented<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
@@ -156,10 +149,9 @@ fn room(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::disk::tests::disk;
     use crate::commands::moves::tests::under_way;
     use placement_service::api::MoveBrief;
-    use replicator::words::{Generation, HostName};
+    use replicator::words::{DatacenterName, DiskName, Generation};
 
     fn quiet() -> Status {
         Status {
@@ -174,6 +166,7 @@ mod tests {
             attached: 4,
             disks_short: 0,
             disks_far: 0,
+            far: Vec::new(),
             moving: Vec::new(),
             retired_copies: 0,
             retired_bytes: 0,
@@ -184,10 +177,20 @@ mod tests {
         }
     }
 
+    fn far_disk(name: &str, why: Option<&str>) -> FarDisk {
+        FarDisk {
+            disk: DiskName::new(name).unwrap(),
+            home: DatacenterName::new("tokyo").unwrap(),
+            extents: 32,
+            near_extents: 15,
+            why: why.map(str::to_owned),
+        }
+    }
+
     #[test]
     fn when_all_is_well_it_is_five_lines() {
         assert_eq!(
-            describe(&quiet(), &[]),
+            describe(&quiet()),
             "safe?    yes: each of 12 disks has the copies that its policy asks for
 local?   yes: all blocks of disks in use are near their VMs
 moving?  no
@@ -201,7 +204,14 @@ room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted"
         let one = under_way();
         let status = Status {
             disks_short: 1,
-            disks_far: 1,
+            disks_far: 2,
+            far: vec![
+                far_disk("web1", None),
+                far_disk(
+                    "web2",
+                    Some("no store in tokyo that is up and may have it has room"),
+                ),
+            ],
             retired_copies: 2,
             retired_bytes: 6 << 30,
             moving: vec![MoveBrief {
@@ -216,16 +226,12 @@ room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted"
             problems: vec!["disk db1: 320 extents have fewer than 2 complete copies".into()],
             ..quiet()
         };
-        let mut far = disk("web1");
-        far.open_for = Some(HostName::new("osaka-1").unwrap());
-        far.near_extents = 15;
-        far.near_member_extents = 32;
-        let fine = disk("web2");
         assert_eq!(
-            describe(&status, &[far, fine]),
+            describe(&status),
             "safe?    1 of 12 disks with fewer complete copies than policy asks for
-local?   1 of 4 attached disks with blocks that are not near its VM yet
+local?   2 of 4 attached disks with blocks that are not near its VM yet
   web1  tokyo, 46% near
+  web2  tokyo, 46% near  no store in tokyo that is up and may have it has room
 moving?  1 disk, 4 GiB left
   web1  tokyo -> osaka  copying  50%  95 MiB/s  43s
 fleet    3 of 3 hosts up, 3 of 3 stores up, in 2 datacenters; 12 disks, 4 attached
@@ -236,21 +242,17 @@ room     12 GiB used of 300 GiB; 40 GiB promised to disks, all copies counted; 6
 
     #[test]
     fn many_are_counted() {
-        let disks: Vec<Disk> = (0..20)
-            .map(|n| Disk {
-                open_for: Some(HostName::new("osaka-1").unwrap()),
-                near_extents: 0,
-                ..disk(&format!("web{n}"))
-            })
-            .collect();
         let status = Status {
-            disks_far: 20,
+            disks_far: 40,
+            far: (0..20)
+                .map(|n| far_disk(&format!("web{n}"), None))
+                .collect(),
             problems: (0..40).map(|n| format!("problem {n}")).collect(),
             ..quiet()
         };
-        let text = describe(&status, &disks);
+        let text = describe(&status);
         assert!(
-            text.contains("\n  and 12 more: `ukai disk list`\n"),
+            text.contains("\n  and 32 more: `ukai disk list`\n"),
             "{text}"
         );
         assert!(

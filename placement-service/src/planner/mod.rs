@@ -14,6 +14,7 @@
 //! - `rebalance`: which copy should leave a full store for an emptier one.
 //! - `explain` and `reasons`: why each copy is where it is. `diff`: what a change of policies would do.
 
+mod afar;
 mod anew;
 mod assemble;
 mod deletion;

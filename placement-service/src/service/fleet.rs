@@ -1,5 +1,6 @@
 //! Datacenters, hosts and stores, and how they are.
 
+use super::afar::is_far;
 use super::pulse::Moment;
 use super::{Kind, MAX_TRIES, Service, ServiceError};
 use crate::api::{
@@ -255,15 +256,8 @@ impl Service {
             attached: attachments.iter().filter(serves_a_vm).count() as u64,
             provisioned_bytes: disks.iter().map(copies).sum(),
             disks_short: disks.iter().filter(|d| d.short_extents > 0).count() as u64,
-            disks_far: disks
-                .iter()
-                .filter(|d| d.open_for.is_some() && d.near_extents < d.extents)
-                .filter(|d| {
-                    d.attachment
-                        .as_ref()
-                        .is_some_and(|a| a.wanted != Wanted::Copying)
-                })
-                .count() as u64,
+            disks_far: disks.iter().filter(|disk| is_far(disk)).count() as u64,
+            far: self.far_disks(&disks, now)?,
             moving: disks.iter().filter_map(|d| d.moving.clone()).collect(),
             retired_copies,
             retired_bytes,

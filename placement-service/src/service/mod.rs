@@ -4,6 +4,7 @@
 //! the [`Catalog`]; what nodes repeat every second (usage, backends) is in memory, and after a
 //! restart it is simply heard again.
 
+mod afar;
 mod attach;
 mod course;
 mod decide;

@@ -103,7 +103,7 @@ fn copies(disk: &Disk) -> String {
 }
 
 /// How much of the disk is where its VM runs.
-pub fn nearness(disk: &Disk) -> String {
+fn nearness(disk: &Disk) -> String {
     match disk.near_extents {
         near if near == disk.extents => disk.home.to_string(),
         near => format!("{}, {} near", disk.home, percent(near, disk.extents)),

@@ -12,7 +12,6 @@ mod pin;
 mod prepare;
 mod verify;
 
-pub use list::nearness;
 #[cfg(test)]
 pub use list::tests;
 

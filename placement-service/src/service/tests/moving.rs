@@ -3,8 +3,8 @@
 
 use super::{FROM, GIB, backend, disk, host, node, store, store_id};
 use crate::api::{
-    AddCopy, AddPin, ApplyPolicy, Attach, Control, CreateDisk, Detach, DropCopy, LiftPins, Move,
-    MoveDisk, MoveState, MoveWhy, PolicyText, PrepareDisk, Wanted,
+    AddCopy, AddPin, ApplyPolicy, Attach, Control, CreateDisk, Detach, DropCopy, Evacuate,
+    LiftPins, Move, MoveDisk, MoveState, MoveWhy, PolicyText, PrepareDisk, Wanted,
 };
 use crate::catalog::MemoryCatalog;
 use crate::node_protocol::{
@@ -867,6 +867,45 @@ fn a_full_store_stops_a_move_which_says_so_and_goes_on_when_there_is_room() {
         world.hindrance = None;
         world.steps(5);
         assert_eq!(world.moving("web1").state, MoveState::Done);
+    });
+}
+
+#[test]
+fn of_a_disk_that_stays_far_from_its_vm_it_is_said_why() {
+    twice(|world| {
+        let (id, source) = world.running_on_t1("web1");
+        let far = |world: &World| world.service.status(world.now).unwrap().far;
+        assert!(far(world).is_empty());
+        let emptied = Evacuate {
+            reason: "new racks".into(),
+            plan_only: false,
+        };
+        for store in [11, 12] {
+            let store = store_id(store);
+            world
+                .service
+                .evacuate(store, &emptied, "alice", world.now)
+                .unwrap();
+        }
+        let standby = world.attach("web1", "o1");
+        world.migrate(id, ("t1", source), ("o1", standby));
+        world.steps(3);
+        let one = &far(world)[0];
+        assert_eq!((&one.disk, &one.home), (&disk("web1"), &dc("osaka")));
+        assert_eq!(one.near_extents, 0);
+        let why = |world: &World| far(world)[0].why.clone().unwrap();
+        assert!(why(world).contains("no store in osaka"), "{}", why(world));
+
+        world.apply("osaka", "follow = \"manual\"\n", 1).unwrap();
+        assert!(why(world).contains("manual"), "{}", why(world));
+        let pin = AddPin {
+            hold: Hold::In(dc("tokyo")),
+            range: None,
+            reason: "its readers are there".into(),
+            until: Until::Lifted,
+        };
+        world.service.add_pin(&disk("web1"), &pin).unwrap();
+        assert!(why(world).contains("its readers"), "{}", why(world));
     });
 }
 
