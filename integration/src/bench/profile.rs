@@ -7,12 +7,12 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::load::{Doing, Load, Time};
-use super::measure::measure;
+use super::measure::{Target, measure};
 use super::report::number;
 use super::side::{Kind, Stage};
 use super::statistics::{Figures, Sample};
@@ -116,7 +116,8 @@ pub fn profile(stage: &mut Stage) -> Result<String> {
     ))
 }
 
-/// A run without perf, and what perf counted in another one, per request.
+/// A run without perf, and what perf counted in another one, per request: from before its first to behind its last, since
+/// perf takes its time to begin, and what it counts is slow.
 fn counted(
     stage: &mut Stage,
     kind: Kind,
@@ -124,24 +125,48 @@ fn counted(
     malloc: bool,
 ) -> Result<(Figures, Vec<(String, f64)>)> {
     let plain = run(stage, kind, load, |_| Ok(()))?.0;
-    let (sample, counts) = run(stage, kind, load, |pids| {
-        let mut command = Command::new("perf");
-        command.args(["stat", "-x,", "-e", "syscalls:sys_enter_*"]);
-        if malloc {
-            command.args(["-e", MALLOC]);
-        }
-        command.args(["-p", pids, "--", "sleep", &seconds()]);
-        let answer = ask("perf stat", command, BOUND)?;
+    let (begun, over) = (stage.path("perf.begun"), stage.path("perf.over"));
+    for stale in [&begun, &over] {
+        let _ = std::fs::remove_file(stale);
+    }
+    let target = stage.target(kind)?;
+    let mut command = Command::new("perf");
+    command.args(["stat", "-x,", "-e", "syscalls:sys_enter_*"]);
+    if malloc {
+        command.args(["-e", MALLOC]);
+    }
+    command.args(["-p", &pids(&target), "--", "sh", "-c", WHILE_WANTED]);
+    command.args([&begun, &over]);
+    let time = Time {
+        warm_up: Duration::ZERO,
+        measured: COUNTED,
+    };
+    let (sample, counts) = thread::scope(|scope| {
+        let counter = scope.spawn(|| ask("perf stat", command, BOUND));
+        let sample = wait_for(&begun).and_then(|()| measure(&target, load, time, 1));
+        std::fs::write(&over, "")?;
+        let answer = counter.join().expect("no panic in it")?;
         ensure!(answer.status.success(), "perf stat: {}", answer.err);
-        Ok(counts_in(&answer.err))
+        anyhow::Ok((sample?, counts_in(&answer.err)))
     })?;
-    let requests = sample.operations as f64 / sample.seconds * COUNTED.as_secs_f64();
     let mut each: Vec<_> = counts
         .into_iter()
-        .map(|(name, count)| (name, count as f64 / requests))
+        .map(|(name, count)| (name, count as f64 / sample.operations as f64))
         .collect();
     each.sort_by(|a, b| b.1.total_cmp(&a.1));
     Ok((Figures::of(&plain), each))
+}
+
+/// What perf counts during: says that it has begun, and waits to be told that it is over.
+const WHILE_WANTED: &str = r#"touch "$0"; until [ -e "$1" ]; do sleep 0.02; done"#;
+
+fn wait_for(file: &Path) -> Result<()> {
+    let deadline = Instant::now() + BOUND / 2;
+    while !file.exists() {
+        ensure!(Instant::now() < deadline, "perf stat does not begin");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 fn sampled(stage: &mut Stage, kind: Kind, load: &Load) -> Result<String> {
@@ -180,12 +205,12 @@ fn run<T: Send>(
     look: impl FnOnce(&str) -> Result<T> + Send,
 ) -> Result<(Sample, T)> {
     let target = stage.target(kind)?;
-    let pids: Vec<String> = target.pids.iter().map(u32::to_string).collect();
+    let pids = pids(&target);
     let warm_up = Duration::from_millis(300);
     thread::scope(|scope| {
         let looker = scope.spawn(|| {
             thread::sleep(warm_up);
-            look(&pids.join(","))
+            look(&pids)
         });
         let time = Time {
             warm_up,
@@ -195,6 +220,11 @@ fn run<T: Send>(
         let seen = looker.join().expect("no panic in it")?;
         Ok((sample, seen))
     })
+}
+
+fn pids(target: &Target) -> String {
+    let pids: Vec<String> = target.pids.iter().map(u32::to_string).collect();
+    pids.join(",")
 }
 
 fn seconds() -> String {
