@@ -330,7 +330,7 @@ impl<M: Media> Store<M> {
         (from, below): (Epoch, Epoch),
         blocks: Blocks,
         known: &[Version],
-    ) -> Result<(ReadPlan<M>, Vec<bool>), Refusal> {
+    ) -> Result<(ReadPlan<M>, SmallVec<[bool; 8]>), Refusal> {
         self.check(&asker)?;
         self.check_blocks(asker.disk, blocks, MAX_DATA_BLOCKS)?;
         self.load(asker.disk, blocks)?;
@@ -338,7 +338,7 @@ impl<M: Media> Store<M> {
         let extent = disk.extent_of(blocks.first).expect("just checked");
         let replica = disk.replicas.of(extent).expect("just checked");
         let proof = replica.proof(from);
-        let mut same = Vec::with_capacity(known.len());
+        let mut same = SmallVec::new();
         let mut plan = ReadPlan {
             store: self.id,
             disk: asker.disk,

@@ -7,6 +7,7 @@ use super::{Effect, Failure, GuestOp, Now, Phase, PieceId, RequestId, Writer};
 use crate::message::MAX_DATA_BLOCKS;
 use crate::words::{BLOCK_BYTES, Block, Blocks, ExtentSize, Span};
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 /// What a piece without payload counts for in the room: a header in each member's queue.
 pub(super) const PIECE_WEIGHT: u64 = 1024;
@@ -226,8 +227,8 @@ fn draft(
 
 /// Cuts a write into runs of whole blocks, each within one extent and of at most `most` blocks, and
 /// into the partial blocks at its ends, each alone.
-fn parts(extent_size: ExtentSize, span: Span, most: u32) -> Vec<(Blocks, Part)> {
-    let mut parts = Vec::with_capacity(1);
+fn parts(extent_size: ExtentSize, span: Span, most: u32) -> SmallVec<[(Blocks, Part); 1]> {
+    let mut parts = SmallVec::new();
     let mut from = span.offset;
     while from < span.end() {
         let block = Block(from / BLOCK_BYTES);

@@ -2,7 +2,11 @@
 
 use super::memory::{Memory, Piece};
 use crate::disk::RequestId;
+use smallvec::SmallVec;
 use std::sync::Arc;
+
+/// Pieces of guest memory of one request: one or two, mostly.
+pub type Pieces = SmallVec<[Piece; 2]>;
 
 /// One request of the guest; it may be several of the disk.
 #[derive(Debug)]
@@ -15,7 +19,7 @@ pub struct InFlight {
     pub memory: Arc<Memory>,
     pub status: u64,
     /// What the disk fills, to be marked in the dirty log.
-    pub data: Vec<Piece>,
+    pub data: Pieces,
     pub data_in: u64,
     pub parts_left: u16,
     pub failed: bool,

@@ -5,6 +5,7 @@
 
 use super::{Refused, shared};
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use std::fs::File;
 use std::sync::Arc;
 use vm_memory::{
@@ -31,6 +32,9 @@ pub struct Piece {
     pub addr: u64,
     pub len: u32,
 }
+
+/// Where pieces are mapped: starts and lengths. A request has three or four, seldom more.
+pub type HostParts = SmallVec<[(*mut u8, usize); 4]>;
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -119,11 +123,7 @@ impl Memory {
     }
 
     /// Where the bytes of `piece` are mapped. More than one part where it crosses regions.
-    pub fn host_parts(
-        &self,
-        piece: Piece,
-        parts: &mut Vec<(*mut u8, usize)>,
-    ) -> Result<(), OutOfMemory> {
+    pub fn host_parts(&self, piece: Piece, parts: &mut HostParts) -> Result<(), OutOfMemory> {
         let slices = GuestMemory::get_slices(
             &self.guest,
             GuestAddress(piece.addr),
@@ -145,7 +145,7 @@ impl Memory {
         skip: usize,
         len: usize,
     ) -> Result<Bytes, OutOfMemory> {
-        let mut parts = Vec::with_capacity(pieces.len());
+        let mut parts = HostParts::new();
         for &piece in pieces {
             self.host_parts(piece, &mut parts)?;
         }

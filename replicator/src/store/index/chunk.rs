@@ -4,6 +4,7 @@ use super::run::Run;
 use super::{CHUNK_BLOCKS, PAGE_BLOCKS};
 use crate::store::place::Place;
 use crate::words::{Epoch, Seq, Version};
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
 /// What the index knows of one version of a block.
@@ -126,8 +127,7 @@ impl Chunk {
     ) -> Result<Put, TooManyEras> {
         let era = self.era_of(&entry)?;
         let mut put = Put::default();
-        let pages: Vec<_> = self.pages_of(first, count).collect();
-        for (page, from, to) in pages {
+        for (page, from, to) in self.pages_of(first, count) {
             let all_older = self.pages[page]
                 .overlapping(from, to)
                 .iter()
@@ -258,7 +258,7 @@ impl Chunk {
         needed: impl Fn(&Entry, &Entry) -> bool,
         mut freed: impl FnMut(Entry),
     ) -> usize {
-        let versions: Vec<Entry> = self.versions(block).collect();
+        let versions: SmallVec<[Entry; 4]> = self.versions(block).collect();
         let mut kept = 0;
         for pair in versions.windows(2) {
             if needed(&pair[1], &pair[0]) {
@@ -364,12 +364,15 @@ impl Chunk {
     }
 
     /// Puts `run` into a page, joined with its neighbour where it carries that on. Returns what it displaced.
-    fn replace(&mut self, page: usize, run: Run) -> Vec<Run> {
+    fn replace(&mut self, page: usize, run: Run) -> Displaced {
         let eras = &self.eras;
         let zeroes = |run: &Run| eras[usize::from(run.era.get())].zeroes;
         self.pages[page].replace(run, zeroes)
     }
 }
+
+/// Runs, or parts of them, that others took the place of: one, where a block is overwritten.
+type Displaced = SmallVec<[Run; 2]>;
 
 /// See [`MAX_ERAS`].
 #[derive(Debug, PartialEq, Eq)]
@@ -388,7 +391,7 @@ impl Page {
         self.overlapping(block, block).first()
     }
 
-    fn replace(&mut self, new: Run, zeroes: impl Fn(&Run) -> bool) -> Vec<Run> {
+    fn replace(&mut self, new: Run, zeroes: impl Fn(&Run) -> bool) -> Displaced {
         let from = self.runs.partition_point(|run| run.last < new.first);
         let to = from + self.runs[from..].partition_point(|run| run.first <= new.last);
         // The common case, twice: on behind a run, or into a gap.
@@ -401,10 +404,10 @@ impl Page {
                     self.runs.insert(from, new);
                 }
             }
-            return Vec::new();
+            return Displaced::new();
         }
-        let mut displaced = Vec::with_capacity(to - from);
-        let mut now: smallvec::SmallVec<[Run; 3]> = smallvec::SmallVec::new();
+        let mut displaced = Displaced::with_capacity(to - from);
+        let mut now: SmallVec<[Run; 3]> = SmallVec::new();
         for run in &self.runs[from..to] {
             let zeroes = zeroes(run);
             if run.first < new.first {
@@ -436,7 +439,7 @@ impl Page {
         let from = self.runs.partition_point(|run| run.last < first);
         let to = from + self.runs[from..].partition_point(|run| run.first <= last);
         let mut gone = Vec::with_capacity(to - from);
-        let mut left: smallvec::SmallVec<[Run; 2]> = smallvec::SmallVec::new();
+        let mut left: SmallVec<[Run; 2]> = SmallVec::new();
         for run in &self.runs[from..to] {
             let zeroes = zeroes(run);
             if run.first < first {

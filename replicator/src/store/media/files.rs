@@ -2,6 +2,7 @@
 
 use super::{Media, MediaFile, Piece, Space};
 use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use smallvec::SmallVec;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -198,12 +199,11 @@ impl MediaFile for OpenFile {
     unsafe fn read_pieces(&self, mut offset: u64, pieces: &[Piece], now: bool) -> io::Result<()> {
         let flags = if now { libc::RWF_NOWAIT } else { 0 };
         for some in pieces.chunks(MAX_PIECES) {
-            let mut some: Vec<Piece> = some.to_vec();
+            let mut some: SmallVec<[Piece; 8]> = SmallVec::from_slice(some);
             let mut left = &mut some[..];
             while !left.is_empty() {
-                // SAFETY: the caller promises that the pieces are writable; `Piece` is laid out as
-                // the kernel's iovec by `iovecs`.
-                let done = unsafe { preadv2(&self.file, &iovecs(left), offset, flags) };
+                // SAFETY: the caller promises that the pieces are writable.
+                let done = unsafe { preadv2(&self.file, left, offset, flags) };
                 let done = match done {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     // Some file systems know no such flag: then every read may have to wait.
@@ -339,13 +339,14 @@ fn behind<'a>(pieces: &'a [IoSlice<'_>], mut done: usize) -> (&'a [u8], usize) {
 }
 
 pub(in crate::store) fn iovecs(pieces: &[Piece]) -> Vec<libc::iovec> {
-    pieces
-        .iter()
-        .map(|piece| libc::iovec {
-            iov_base: piece.start.cast(),
-            iov_len: piece.len,
-        })
-        .collect()
+    pieces.iter().copied().map(iovec).collect()
+}
+
+fn iovec(piece: Piece) -> libc::iovec {
+    libc::iovec {
+        iov_base: piece.start.cast(),
+        iov_len: piece.len,
+    }
 }
 
 /// Drops the first `done` bytes of `pieces`.
@@ -364,13 +365,14 @@ fn advance(mut pieces: &mut [Piece], mut done: usize) -> &mut [Piece] {
 }
 
 /// # Safety
-/// The memory that `iovecs` name is mapped and writable.
+/// The pieces are mapped and writable.
 unsafe fn preadv2(
     file: &File,
-    iovecs: &[libc::iovec],
+    pieces: &[Piece],
     offset: u64,
     flags: libc::c_int,
 ) -> io::Result<usize> {
+    let iovecs: SmallVec<[libc::iovec; 8]> = pieces.iter().copied().map(iovec).collect();
     let (fd, count) = (file.as_fd().as_raw_fd(), iovecs.len() as libc::c_int);
     // SAFETY: the descriptor is open, the array has `count` entries, the memory is the caller's promise.
     let done = unsafe { libc::preadv2(fd, iovecs.as_ptr(), count, offset as libc::off_t, flags) };

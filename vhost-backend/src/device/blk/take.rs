@@ -3,11 +3,12 @@
 use super::Blk;
 use super::answer::{logging, mark_all, put_status};
 use crate::device::features::Features;
-use crate::device::in_flight::InFlight;
-use crate::device::memory::{Memory, Piece};
+use crate::device::in_flight::{InFlight, Pieces};
+use crate::device::memory::{HostParts, Memory};
 use crate::device::request::{Ask, HEADER_BYTES, Request, SERIAL_BYTES, Status, parse};
 use crate::device::ring::{Head, RingFault};
 use crate::disk::{Disk, Landing, Op};
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use vhost_user_backend::VringT;
 use virtio_queue::{Queue, QueueT};
@@ -16,6 +17,9 @@ use vm_memory::GuestAddress;
 /// Requests taken from a ring before others have their turn: what goes over the network is on its way while the
 /// next ones are taken.
 const TURN: u16 = 16;
+
+/// What the disk is to do for one request: one thing, but for zeroes.
+type Ops = SmallVec<[Op; 1]>;
 
 impl Blk {
     /// Takes what the rings have, some from each. `true`: there is more.
@@ -165,7 +169,7 @@ impl Blk {
         &mut self,
         request: &mut Request,
         memory: &Arc<Memory>,
-    ) -> Result<(Vec<Op>, Vec<Piece>), Status> {
+    ) -> Result<(Ops, Pieces), Status> {
         match &request.ask {
             Ask::Done(status) => Err(*status),
             Ask::Serial => {
@@ -178,19 +182,19 @@ impl Blk {
                 }
                 Err(Status::Ok)
             }
-            Ask::Flush => Ok((vec![Op::Flush], Vec::new())),
+            Ask::Flush => Ok((smallvec![Op::Flush], Pieces::new())),
             Ask::Zero(spans) => {
                 let ops = spans.iter().map(|&span| Op::Zero { span }).collect();
-                Ok((ops, Vec::new()))
+                Ok((ops, Pieces::new()))
             }
             Ask::Write(span) => {
                 let data = memory
                     .copy_out(&self.chain.readable, HEADER_BYTES, span.len as usize)
                     .map_err(|_| Status::IoError)?;
-                Ok((vec![Op::Write { span: *span, data }], Vec::new()))
+                Ok((smallvec![Op::Write { span: *span, data }], Pieces::new()))
             }
             Ask::Read(span) => {
-                let mut parts = Vec::with_capacity(self.chain.writable.len());
+                let mut parts = HostParts::new();
                 for &piece in &self.chain.writable {
                     memory
                         .host_parts(piece, &mut parts)
@@ -206,8 +210,8 @@ impl Blk {
                     "the request was judged by its pieces"
                 );
                 Ok((
-                    vec![Op::Read { span: *span, into }],
-                    self.chain.writable.clone(),
+                    smallvec![Op::Read { span: *span, into }],
+                    Pieces::from_slice(&self.chain.writable),
                 ))
             }
         }
