@@ -18,6 +18,7 @@ use super::frame::{Header, Kind};
 use super::holdings::moved;
 use super::index::Entry;
 use super::media::Media;
+use super::place::Place;
 use crate::message::{DamagedBlock, Fetch, MAX_DAMAGED, Pulled, Refusal};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, Version};
 use parking_lot::Mutex;
@@ -44,19 +45,20 @@ impl Spoilt {
     }
 }
 
-/// Where reads, which run without the store, leave what they find.
+/// Where reads, which run without the store, leave what they find, and where it stood: by the time that the store hears of
+/// it, another read may have found the same, and it may be healed. No place: found by an earlier process.
 #[derive(Clone, Default, Debug)]
-pub struct Finds(Arc<Mutex<Vec<Spoilt>>>);
+pub struct Finds(Arc<Mutex<Vec<(Spoilt, Option<Place>)>>>);
 
 impl Finds {
-    pub fn add(&self, spoilt: Spoilt) {
+    pub fn add(&self, spoilt: Spoilt, place: Option<Place>) {
         let mut finds = self.0.lock();
-        if finds.len() < MOST_SPOILT && !finds.contains(&spoilt) {
-            finds.push(spoilt);
+        if finds.len() < MOST_SPOILT && !finds.contains(&(spoilt, place)) {
+            finds.push((spoilt, place));
         }
     }
 
-    fn take(&self) -> Vec<Spoilt> {
+    fn take(&self) -> Vec<(Spoilt, Option<Place>)> {
         std::mem::take(&mut *self.0.lock())
     }
 }
@@ -113,7 +115,7 @@ impl Damages {
 impl<M: Media> Store<M> {
     /// Takes in what reads have found since.
     pub(super) fn note_finds(&mut self) {
-        for spoilt in self.damages.finds.take() {
+        for (spoilt, place) in self.damages.finds.take() {
             // Those of an earlier process were found before their index was in memory.
             if self
                 .load(spoilt.disk, Blocks::new(spoilt.block, 1))
@@ -121,7 +123,9 @@ impl<M: Media> Store<M> {
             {
                 continue;
             }
-            if self.spoilt_entry(&spoilt).is_some() && self.damages.note(spoilt) {
+            let entry = self.spoilt_entry(&spoilt);
+            let stands = entry.is_some_and(|entry| place.is_none_or(|place| place == entry.place));
+            if stands && self.damages.note(spoilt) {
                 tracing::error!(
                     store = %self.id, disk = %spoilt.disk, block = spoilt.block.0, version = %spoilt.version,
                     "a block is damaged; it is healed from another copy when its disk's writer asks for it"

@@ -246,11 +246,12 @@ impl<M: Media> ReadPlan<M> {
                     "the media returned something else than was written"
                 );
                 if let Planned::Data(version) = self.found[index as usize] {
-                    self.finds.add(Spoilt {
+                    let spoilt = Spoilt {
                         disk: self.disk,
                         block,
                         version,
-                    });
+                    };
+                    self.finds.add(spoilt, Some(place));
                 }
                 Err(NotNow::Refused(Refusal::Damaged { block }))
             }

@@ -225,11 +225,12 @@ impl<M: Media> Store<M> {
         for block in blocks.iter() {
             let here = |entry: &super::index::Entry| !entry.zeroes && at(entry.place);
             if let Some(entry) = self.holdings.entry(disk, block, here) {
-                self.damages.finds.add(Spoilt {
+                let spoilt = Spoilt {
                     disk,
                     block,
                     version: entry.version,
-                });
+                };
+                self.damages.finds.add(spoilt, Some(entry.place));
             }
         }
     }
@@ -327,7 +328,7 @@ impl<M: Media> Store<M> {
         self.scrubbing.next = next;
         self.scrubbing.passes = passes;
         for spoilt in spoilt {
-            self.damages.finds.add(spoilt);
+            self.damages.finds.add(spoilt, None);
         }
     }
 }

@@ -92,7 +92,7 @@ impl<M: Media> VerifyPlan<M> {
                 window = None;
             }
             if !read.unwrap_or(false) {
-                self.finds.add(*frame);
+                self.finds.add(*frame, Some(*place));
                 verified.damaged.push(frame.named());
             }
         }

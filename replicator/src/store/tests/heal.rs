@@ -3,6 +3,7 @@
 use super::bench::content;
 use super::{Bench, DISK};
 use crate::message::{DamagedBlock, Found, Refusal, Reply, Request};
+use crate::store::Handled;
 use crate::store::check::check_media;
 use crate::words::{Block, Blocks, Epoch, Extent, Extents, Seq, Version};
 
@@ -76,6 +77,31 @@ fn a_damaged_block_is_given_back_and_stays_healed() {
         bench = bench.kill();
     }
     bench.check(true);
+}
+
+/// Two find the same, and the store hears of the second when it is healed.
+#[test]
+fn what_was_found_where_nothing_stands_any_more_is_no_damage() {
+    let mut bench = Bench::ready();
+    bench.write(11, 1, false);
+    bench.flush();
+    spoil(&bench, 11, v(1, 1));
+    let read = Request::Read {
+        asker: bench.asker(),
+        from: bench.epoch,
+        below: Epoch::MAX,
+        blocks: Blocks::new(Block(11), 1),
+    };
+    let Handled::Read(late) = bench.store.handle(read) else {
+        panic!("it is read from the media");
+    };
+    assert!(bench.read(11, 1).is_err());
+    assert_eq!(damaged(&mut bench, 0..1).len(), 1);
+    let healed = bench.heal(9, Blocks::new(Block(11), 1), v(1, 1));
+    assert_eq!(healed.unwrap().copied, 1);
+    assert!(late.run().is_err(), "it reads where the block stood");
+    assert_eq!(damaged(&mut bench, 0..1), []);
+    bench.read(11, 1).unwrap();
 }
 
 #[test]
