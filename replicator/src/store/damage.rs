@@ -45,20 +45,28 @@ impl Spoilt {
     }
 }
 
-/// Where reads, which run without the store, leave what they find, and where it stood: by the time that the store hears of
-/// it, another read may have found the same, and it may be healed. No place: found by an earlier process.
+/// Where reads, which run without the store, leave what they find.
 #[derive(Clone, Default, Debug)]
-pub struct Finds(Arc<Mutex<Vec<(Spoilt, Option<Place>)>>>);
+pub struct Finds(Arc<Mutex<Vec<Find>>>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Find {
+    spoilt: Spoilt,
+    /// Where it stood: by the time that the store hears of it, another read may have found the same, and it may be healed.
+    /// None: found by an earlier process.
+    place: Option<Place>,
+}
 
 impl Finds {
     pub fn add(&self, spoilt: Spoilt, place: Option<Place>) {
+        let find = Find { spoilt, place };
         let mut finds = self.0.lock();
-        if finds.len() < MOST_SPOILT && !finds.contains(&(spoilt, place)) {
-            finds.push((spoilt, place));
+        if finds.len() < MOST_SPOILT && !finds.contains(&find) {
+            finds.push(find);
         }
     }
 
-    fn take(&self) -> Vec<(Spoilt, Option<Place>)> {
+    fn take(&self) -> Vec<Find> {
         std::mem::take(&mut *self.0.lock())
     }
 }
@@ -115,7 +123,7 @@ impl Damages {
 impl<M: Media> Store<M> {
     /// Takes in what reads have found since.
     pub(super) fn note_finds(&mut self) {
-        for (spoilt, place) in self.damages.finds.take() {
+        for Find { spoilt, place } in self.damages.finds.take() {
             // Those of an earlier process were found before their index was in memory.
             if self
                 .load(spoilt.disk, Blocks::new(spoilt.block, 1))
