@@ -284,6 +284,20 @@ pub struct Answer {
     pub err: String,
 }
 
+/// Whether somebody listens at this Unix socket: its file is there a moment before.
+pub fn listens(socket: &Path) -> bool {
+    // Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
+    const LISTENING: &str = "00010000";
+    let Ok(sockets) = fs::read_to_string("/proc/net/unix") else {
+        return false;
+    };
+    let name = socket.to_string_lossy();
+    sockets.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some(LISTENING) && fields.nth(3) == Some(&*name)
+    })
+}
+
 /// Runs a short command to its end; kills it when it takes longer than `bound`.
 pub fn ask(name: &str, mut command: Command, bound: Duration) -> Result<Answer> {
     clean_up_on_signals();

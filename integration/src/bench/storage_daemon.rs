@@ -24,7 +24,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use crate::processes::{Process, Scratch};
+use crate::processes::{Process, Scratch, listens};
 
 pub const PROGRAM: &str = "qemu-storage-daemon";
 const UP_BOUND: Duration = Duration::from_secs(20);
@@ -127,7 +127,7 @@ impl Peers<'_> {
             ),
         ]);
         let mut process = Process::start(name, command, &self.scratch.log(name))?;
-        until_up(name, &mut process, || socket.exists())?;
+        until_up(name, &mut process, || listens(&socket))?;
         let processes = std::iter::once(process).chain(behind).collect();
         Ok(Served { socket, processes })
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::processes::{Process, Scratch};
+use crate::processes::{Process, Scratch, listens};
 
 pub struct StorageDaemon {
     process: Process,
@@ -35,7 +35,7 @@ impl StorageDaemon {
             ));
         let mut process = Process::start("storage daemon", command, &scratch.log("peer"))?;
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !socket.exists() && Instant::now() < deadline {
+        while !listens(&socket) && Instant::now() < deadline {
             process.must_run()?;
             std::thread::sleep(Duration::from_millis(10));
         }
