@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use vhost_backend::device::testing::{GuestRam, Vmm, VmmOptions, eventually};
 use vhost_backend::disk::Behaviour;
-use virtio_bindings::bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+use virtio_bindings::bindings::virtio_blk::{
+    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
 
 const PAGE: u64 = 4096;
 
@@ -75,6 +77,14 @@ fn what_the_device_changes_is_marked_and_nothing_else() {
         assert_eq!(marked, BTreeSet::from([slot, used]));
         destination.receive(&vmm.ram, &marked);
         let reply = vmm.rings[0].serial();
+        let slot = vmm.rings[0].slot(reply.head) / PAGE;
+        let marked = vmm.take_log();
+        assert_eq!(marked, BTreeSet::from([slot, slot + 1, used]));
+        destination.receive(&vmm.ram, &marked);
+        // However much room there is for the name.
+        let ticket = vmm.rings[0].begin(VIRTIO_BLK_T_GET_ID, 0, &[], 65536);
+        let reply = vmm.rings[0].finish(ticket);
+        assert_eq!((reply.status, reply.written), (OK, 21));
         let slot = vmm.rings[0].slot(reply.head) / PAGE;
         let marked = vmm.take_log();
         assert_eq!(marked, BTreeSet::from([slot, slot + 1, used]));

@@ -4,7 +4,7 @@ use super::Blk;
 use super::answer::{logging, mark_all, put_status};
 use crate::device::features::Features;
 use crate::device::in_flight::{InFlight, Pieces};
-use crate::device::memory::{HostParts, Memory};
+use crate::device::memory::{HostParts, Memory, Piece};
 use crate::device::request::{Ask, HEADER_BYTES, Request, SERIAL_BYTES, Status, parse};
 use crate::device::ring::{Head, RingFault};
 use crate::disk::{Disk, Landing, Op};
@@ -173,9 +173,12 @@ impl Blk {
         match &request.ask {
             Ask::Done(status) => Err(*status),
             Ask::Serial => {
-                let len = SERIAL_BYTES.min(request.data_in as usize);
+                // The buffers may be larger than all memory: what is written counts, and is marked.
+                let len = request.data_in.min(SERIAL_BYTES as u64);
+                request.data_in = len;
+                cut_to(&mut self.chain.writable, len);
                 memory
-                    .write(&self.chain.writable, &self.serial[..len])
+                    .write(&self.chain.writable, &self.serial[..len as usize])
                     .map_err(|_| Status::IoError)?;
                 if let Some(log) = logging(&self.log, self.features) {
                     mark_all(log, &self.chain.writable);
@@ -222,6 +225,15 @@ impl Blk {
         !self.features.has(Features::FLUSH)
             || (self.features.has(Features::CONFIG_WCE) && !self.write_cache)
     }
+}
+
+/// Leaves of the pieces what `len` bytes fill.
+fn cut_to(pieces: &mut Vec<Piece>, mut len: u64) {
+    pieces.retain_mut(|piece| {
+        piece.len = len.min(u64::from(piece.len)) as u32;
+        len -= u64::from(piece.len);
+        piece.len > 0
+    });
 }
 
 /// Says that a request was bad; seldom, for a guest that does nothing else.
