@@ -190,6 +190,8 @@ pub enum Event {
         id: RequestId,
         op: GuestOp,
     },
+    /// Whoever asked for what has not begun has gone: it ends as failed.
+    GiveBack,
     /// A store's answer. Where the aim was [`Aim::Guest`] the shell has put the data into its landing
     /// already and passes [`crate::message::ReadBlocks`] with empty data. Unknown and repeated answers do no harm.
     Reply {
@@ -333,6 +335,17 @@ pub enum NotStarted {
     Refused(ChangeRefused),
     #[error("it was stopped before it was open")]
     Stopped,
+}
+
+impl NotStarted {
+    /// Whether a later try may come to another end without anybody saying so: its writer closes the disk, or the placement
+    /// service knows again what it was in doubt about.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            NotStarted::AlreadyOpen { .. } | NotStarted::Refused(ChangeRefused::InDoubt { .. })
+        )
+    }
 }
 
 /// What a guest waits for.

@@ -22,6 +22,13 @@ impl Stopping {
     }
 }
 
+impl Stopping {
+    /// Nothing waits any more of what came before the stop.
+    pub fn expects_no_more(&mut self) {
+        self.before = 0;
+    }
+}
+
 impl Writer {
     pub(super) fn stop(&mut self, successor: Option<BackendId>) {
         if self.stopping.is_some() {

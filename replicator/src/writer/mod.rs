@@ -228,6 +228,7 @@ impl Writer {
             Event::Swapped { call, outcome } => self.swapped(call, outcome),
             Event::Inspected { call, record } => self.inspected(call, record),
             Event::Stop { successor } => self.stop(successor),
+            Event::GiveBack => self.give_back(),
             Event::SyncContinuously(on) => self.sync_continuously = on,
             Event::Timeout => self.timeout(),
         }

@@ -151,8 +151,25 @@ impl Writer {
         for id in done {
             self.complete(id);
         }
-        let waiting = waiting.min(self.waiting.len());
-        for Waiting { id, op, .. } in self.waiting.drain(..waiting).collect::<Vec<_>>() {
+        self.fail_waiting(failure, waiting);
+    }
+
+    /// Whether any request of the guest's was begun and has not ended.
+    pub fn has_begun(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// Ends the requests that have not begun.
+    pub(super) fn give_back(&mut self) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.expects_no_more();
+        }
+        self.fail_waiting(Failure::Stopped, self.waiting.len());
+    }
+
+    fn fail_waiting(&mut self, failure: Failure, count: usize) {
+        let count = count.min(self.waiting.len());
+        for Waiting { id, op, .. } in self.waiting.drain(..count).collect::<Vec<_>>() {
             self.in_flight_bytes -= self.weight(&op);
             let result = Err(failure);
             self.effects.push_back(Effect::Complete { id, result });

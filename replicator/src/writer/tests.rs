@@ -353,6 +353,32 @@ fn a_tail_lost_after_a_clean_close_was_not_this_disks() {
 }
 
 #[test]
+fn what_waits_for_the_disk_is_given_back_with_its_front_end() {
+    let mut script = Script::open(&[A]);
+    let begun = script.write(0, 4096, 1);
+    script.event(Event::GiveBack);
+    assert_eq!(script.is_done(begun), None, "it is under way");
+    assert!(script.writer.has_begun());
+    script.answer(A, Reply::WRITTEN);
+    assert!(!script.writer.has_begun());
+
+    let mut script = Script::new(disk(&[A]));
+    let (write, flush) = (script.write(0, 4096, 2), script.guest(GuestOp::Flush));
+    assert!(!script.writer.has_begun());
+    let room = script.writer.room();
+    script.event(Event::GiveBack);
+    for id in [write, flush] {
+        assert_eq!(script.is_done(id), Some(Err(Failure::Stopped)));
+    }
+    assert_eq!(script.writer.room(), room + 4096);
+    script.start(TakeOver::Own);
+    script.commit();
+    script.seal(A, 1, 1, false);
+    assert!(script.writer.is_serving());
+    assert!(!script.is_asked(A), "nothing of it is done later");
+}
+
+#[test]
 fn a_member_of_a_used_disk_without_its_replica_has_lost_it_and_does_not_join_anew() {
     let mut record = used(&[A, B]);
     record.revision = Revision(7);

@@ -29,8 +29,8 @@ pub struct End {
     listener: UnixListener,
     /// Wakes it from waiting for a front-end.
     bell: (UnixStream, UnixStream),
-    /// Wakes it from waiting for a message.
-    connection: Mutex<Option<UnixStream>>,
+    /// Its connection is what wakes it from waiting for a message.
+    shared: Arc<Shared>,
 }
 
 impl Control {
@@ -46,7 +46,7 @@ impl Control {
             replaced: Mutex::new(false),
             listener: listener.try_clone()?,
             bell: UnixStream::pair()?,
-            connection: Mutex::new(None),
+            shared: Arc::clone(&shared),
         });
         let server = Server {
             listener,
@@ -90,7 +90,7 @@ impl End {
     fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         let _ = self.bell.0.shutdown(Shutdown::Both);
-        if let Some(connection) = &*self.connection.lock() {
+        if let Some(connection) = &*self.shared.connection.lock() {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
@@ -183,7 +183,7 @@ impl Server {
     /// Handles messages until the front-end goes, or says what cannot be.
     fn converse(&self, stream: UnixStream) -> Result<(), Error> {
         stream.set_nonblocking(false).map_err(Error::SocketError)?;
-        *self.end.connection.lock() = Some(stream.try_clone().map_err(Error::SocketError)?);
+        *self.shared.connection.lock() = Some(stream.try_clone().map_err(Error::SocketError)?);
         tracing::info!(socket = %self.path.display(), "a front-end has connected");
         let handler = Handler::new(
             self.mailbox.clone(),
@@ -207,7 +207,7 @@ impl Server {
         // No ring is touched from here on, and only then the front-end sees the end: QEMU reads the
         // used index at that moment and counts on it.
         let _ = self.mailbox.ask(Message::Detach);
-        *self.end.connection.lock() = None;
+        *self.shared.connection.lock() = None;
         drop(requests);
         ended
     }

@@ -42,8 +42,11 @@ mod watch;
 use crate::disk::Disk;
 use control::{Control, End};
 use message::{Mailbox, Message};
+use parking_lot::Mutex;
 use replicator::store::visit::unless_given_up;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -70,9 +73,9 @@ pub struct Options {
     /// another backend process (a restart of the node, a live migration), which would then treat
     /// writes as cached that the guest believes to be durable: off unless the VM never moves.
     pub config_wce: bool,
-    /// How long a front-end waits at most for requests in flight when it stops a ring. Then its
-    /// connection is closed instead of answered: the requests are open, and the inflight region
-    /// says so.
+    /// How long a backend that ends waits at most for requests in flight; then they stay open, and the inflight region
+    /// says so. And how long a front-end that stops a ring waits for requests that were not begun, because the disk is
+    /// not open; then its connection is closed. For those that were begun it waits as long as it takes.
     pub drain_timeout: Duration,
     /// The disk has been started already, before any ring: after a take-over, so that the former writer is
     /// fenced without waiting for a VM. It is stopped as one that a ring started.
@@ -110,10 +113,25 @@ pub struct Status {
 #[derive(Debug, Default)]
 struct Shared {
     connected: AtomicBool,
+    /// The front-end's, while it is served.
+    connection: Mutex<Option<UnixStream>>,
     rings_running: AtomicUsize,
     rings_broken: AtomicUsize,
     requests_in_flight: AtomicUsize,
     disk_started: AtomicBool,
+}
+
+impl Shared {
+    /// Nobody is at the other end of the connection any more, whether or not that was noticed already.
+    fn front_end_has_gone(&self) -> bool {
+        let connection = self.connection.lock();
+        let Some(stream) = &*connection else {
+            return true;
+        };
+        let mut poll = [PollFd::new(stream, PollFlags::RDHUP)];
+        let polled = rustix::event::poll(&mut poll, Some(&Timespec::default()));
+        polled.is_ok_and(|ready| ready > 0)
+    }
 }
 
 /// A device that serves. Dropping it ends it as a crash would, as far as the guest can tell: open

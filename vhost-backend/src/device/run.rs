@@ -22,6 +22,9 @@ use tokio::time::Instant;
 /// Completions taken at once, so that their answers share an interrupt: what a ring usually holds.
 const BATCH: usize = 128;
 
+/// How often one who waits for requests to end is looked after: whether anybody is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Serves until nobody can send messages any more; then gives the disk back.
 pub async fn run<D: Disk>(
     disk: D,
@@ -84,7 +87,11 @@ impl Drop for Looking {
 struct Waiting {
     wait: Wait,
     answer: oneshot::Sender<Answer>,
-    until: Option<Instant>,
+    since: Instant,
+    /// None: it waits for as long as it takes.
+    look: Option<Instant>,
+    /// How often the log has said that it waits.
+    said: u32,
 }
 
 enum Event {
@@ -127,7 +134,7 @@ impl<D: Disk> Device<D> {
                     self.complete_more().await;
                 }
                 Event::Kicked | Event::More => {}
-                Event::Overdue => self.give_up_waiting(),
+                Event::Overdue => self.look_after_waiting(),
             }
         }
     }
@@ -144,11 +151,7 @@ impl<D: Disk> Device<D> {
     }
 
     async fn event(&mut self, more: bool) -> Event {
-        let overdue = self
-            .waiting
-            .iter()
-            .filter_map(|waiting| waiting.until)
-            .min();
+        let overdue = self.waiting.iter().filter_map(|waiting| waiting.look).min();
         let (blk, kicks) = (&mut self.blk, &mut self.kicks);
         tokio::select! {
             biased;
@@ -186,6 +189,8 @@ impl<D: Disk> Device<D> {
                 }
             },
             Message::Detach => {
+                // It asks again for what was not begun, if it comes back.
+                self.disk.give_back();
                 self.kicks.iter_mut().for_each(|kick| *kick = None);
                 // Whoever waited has gone with the connection.
                 self.waiting
@@ -200,11 +205,14 @@ impl<D: Disk> Device<D> {
             }
             Outcome::After(wait) => {
                 // A front-end that has gone waits for nothing: that may take as long as it takes.
-                let bounded = wait != Wait::Settled;
+                let looked_after = wait != Wait::Settled;
+                let since = Instant::now();
                 self.waiting.push(Waiting {
                     wait,
                     answer,
-                    until: bounded.then(|| Instant::now() + self.drain_timeout),
+                    since,
+                    look: looked_after.then(|| since + LOOK.min(self.drain_timeout)),
+                    said: 0,
                 });
             }
         }
@@ -250,20 +258,50 @@ impl<D: Disk> Device<D> {
         }
     }
 
-    fn give_up_waiting(&mut self) {
+    /// A front-end whose ring ends or pauses is not answered while a request of it may still land in its guest's memory,
+    /// however long that takes: QEMU would go on as if there were none, and before 10.1 even migrate the guest at an index
+    /// that skips some of them.
+    fn look_after_waiting(&mut self) {
         let now = Instant::now();
-        let overdue = |waiting: &mut Waiting| waiting.until.is_some_and(|until| until <= now);
-        for waiting in self.waiting.extract_if(.., overdue) {
-            tracing::warn!(wait = ?waiting.wait, in_flight = self.blk.in_flight(), "requests do not end: the front-end is not answered");
-            let _ = waiting
-                .answer
-                .send(Err(Refused::new("requests in flight did not end in time")));
+        for index in (0..self.waiting.len()).rev() {
+            let waiting = &mut self.waiting[index];
+            if waiting.look.is_none_or(|look| look > now) {
+                continue;
+            }
+            let long = now - waiting.since >= self.drain_timeout * (waiting.said + 1);
+            let begun = self.disk.has_begun();
+            let refused = match waiting.wait {
+                Wait::Settled => None,
+                Wait::Quiesced if !begun => Some("the disk is not open"),
+                Wait::Quiesced => long.then_some("requests in flight did not end in time"),
+                _ if self.shared.front_end_has_gone() => Some("the front-end has gone"),
+                // None of them was begun, so that it may go on at the used index.
+                _ if !begun => long.then_some("the disk was not opened in time"),
+                _ => None,
+            };
+            if let Some(why) = refused {
+                let Waiting { wait, answer, .. } = self.waiting.swap_remove(index);
+                tracing::warn!(
+                    ?wait,
+                    in_flight = self.blk.in_flight(),
+                    "requests are open: {why}"
+                );
+                let _ = answer.send(Err(Refused::new(why)));
+                continue;
+            }
+            if long {
+                waiting.said += 1;
+                let waited_s = (now - waiting.since).as_secs();
+                tracing::warn!(wait = ?waiting.wait, in_flight = self.blk.in_flight(), waited_s, "requests do not end: the front-end is not answered before they do");
+            }
+            waiting.look = Some(now + LOOK.min(self.drain_timeout));
         }
     }
 
     fn show(&self) {
         let Shared {
             connected: _,
+            connection: _,
             rings_running,
             rings_broken,
             requests_in_flight,

@@ -18,6 +18,8 @@ pub struct Behaviour {
     pub newest_first: bool,
     /// Nothing ends until this is lifted.
     pub hold: bool,
+    /// It is not open yet: nothing begins until this is lifted.
+    pub not_open: bool,
     /// Bytes of writes that may be open; 0: any number.
     pub room: u64,
     /// How requests end, and without effect.
@@ -42,6 +44,7 @@ pub struct Tally {
 struct State {
     bytes: Vec<u8>,
     open: Vec<(RequestId, Op, Instant)>,
+    given_back: Vec<RequestId>,
     behaviour: Behaviour,
     tally: Tally,
     started: bool,
@@ -63,6 +66,7 @@ impl MemDisk {
             state: Arc::new(Mutex::new(State {
                 bytes: vec![0; bytes as usize],
                 open: Vec::new(),
+                given_back: Vec::new(),
                 behaviour: Behaviour::default(),
                 tally: Tally::default(),
                 started: false,
@@ -118,7 +122,10 @@ impl MemDisk {
 impl State {
     /// Ends one request that may end now, or says until when there is none.
     fn end_one(&mut self) -> Result<(RequestId, Result<(), Failure>), Option<Instant>> {
-        if self.behaviour.hold || self.open.is_empty() {
+        if let Some(id) = self.given_back.pop() {
+            return Ok((id, Err(Failure::Stopped)));
+        }
+        if self.behaviour.hold || self.behaviour.not_open || self.open.is_empty() {
             return Err(None);
         }
         let due = |open: &(RequestId, Op, Instant)| open.2;
@@ -200,6 +207,21 @@ impl Disk for MemDisk {
             _ => 0,
         });
         state.behaviour.room.saturating_sub(open.sum())
+    }
+
+    fn has_begun(&self) -> bool {
+        let state = self.state();
+        !state.behaviour.not_open && !state.open.is_empty()
+    }
+
+    fn give_back(&mut self) {
+        let mut state = self.state();
+        if state.behaviour.not_open {
+            let waiting = std::mem::take(&mut state.open);
+            state
+                .given_back
+                .extend(waiting.into_iter().map(|(id, ..)| id));
+        }
     }
 
     async fn completed(&mut self) -> (RequestId, Result<(), Failure>) {

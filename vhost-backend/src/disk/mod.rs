@@ -75,6 +75,13 @@ pub trait Disk {
     /// is the guest's to hold (back-pressure).
     fn room(&self) -> u64;
 
+    /// Whether any of the requests in flight was begun: none while the disk is on its way to its first epoch.
+    fn has_begun(&self) -> bool;
+
+    /// Ends those that were not begun, as failed: who asked for them has gone, and they must not be done for whoever
+    /// has the disk when it opens.
+    fn give_back(&mut self);
+
     /// Waits for the next request to end; drives the network and the engine meanwhile. Cancel-safe.
     fn completed(&mut self) -> impl Future<Output = (RequestId, Result<(), Failure>)>;
 

@@ -450,8 +450,7 @@ impl ReplicatedDisk {
                 self.show_members();
             }
             Effect::NotStarted { why } => {
-                let again =
-                    self.orders.now().persist && matches!(why, NotStarted::AlreadyOpen { .. });
+                let again = self.orders.now().persist && why.may_pass();
                 if again {
                     self.start_again = Some(self.now() + START_AGAIN);
                 }
@@ -753,6 +752,18 @@ impl Disk for ReplicatedDisk {
 
     fn room(&self) -> u64 {
         self.writer.room()
+    }
+
+    fn has_begun(&self) -> bool {
+        self.writer.has_begun()
+    }
+
+    fn give_back(&mut self) {
+        self.inbox.stay_awake();
+        if !self.flushes.is_empty() {
+            self.flush();
+        }
+        self.handle(Event::GiveBack);
     }
 
     async fn completed(&mut self) -> (RequestId, Result<(), Failure>) {

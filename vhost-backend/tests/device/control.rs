@@ -1,6 +1,6 @@
 //! Messages: what they wait for, what they refuse, and what a front-end may do in between.
 
-use crate::{IOERR, OK, bench, bench_with, pattern};
+use crate::{Bench, IOERR, OK, bench, bench_with, pattern};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use vhost::vhost_user::message::{
@@ -77,23 +77,93 @@ fn stopping_a_ring_waits_for_its_requests_and_the_last_one_stops_the_disk() {
     assert_eq!(bench.disk.tally().starts, 2);
 }
 
-#[test]
-fn a_request_that_never_ends_is_not_answered_falsely() {
-    let bench = bench_with(|options| options.drain_timeout = Duration::from_millis(200));
+/// A disk that ends nothing, and a guest with one write in flight.
+fn with_an_open_write(behaviour: Behaviour) -> (Bench, Vmm, Ticket) {
+    let bench = bench_with(|options| options.drain_timeout = Duration::from_millis(100));
     let mut vmm = Vmm::started(bench.server.socket(), VmmOptions::default());
-    bench.disk.behave(Behaviour {
+    bench.disk.behave(behaviour);
+    let ticket = vmm.rings[0].begin(VIRTIO_BLK_T_OUT, 0, &pattern(4096, 1), 0);
+    eventually("it is taken", || bench.disk.tally().open == 1);
+    (bench, vmm, ticket)
+}
+
+#[test]
+fn a_ring_does_not_end_before_its_requests_however_long_they_take() {
+    let (bench, mut vmm, ticket) = with_an_open_write(Behaviour {
         hold: true,
         ..Behaviour::default()
     });
-    let ticket = vmm.rings[0].begin(VIRTIO_BLK_T_OUT, 0, &pattern(4096, 1), 0);
-    eventually("it is taken", || bench.disk.tally().open == 1);
-    assert!(vmm.frontend().get_vring_base(0).is_err());
+    let disk = bench.disk.clone();
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(disk.tally().open, 1);
+        disk.behave(Behaviour::default());
+    });
+    assert_eq!(vmm.frontend().get_vring_base(0).unwrap(), 1);
+    later.join().unwrap();
+    assert_eq!(vmm.rings[0].finish(ticket).status, OK);
+    assert_eq!(bench.disk.tally().stops, 1);
+}
+
+#[test]
+fn a_front_end_that_is_killed_while_it_waits_keeps_nobody_out() {
+    let (bench, mut vmm, ticket) = with_an_open_write(Behaviour {
+        hold: true,
+        ..Behaviour::default()
+    });
+    vmm.begin_to_stop(0);
+    std::thread::sleep(Duration::from_millis(200));
+    vmm.disconnect();
+    eventually("it is noticed", || !bench.server.status().connected);
     assert_eq!(bench.disk.tally().stops, 0);
-    // The connection is gone; the request is open, and the next connection finishes it.
+    // The request is open, and the next connection finishes it.
     bench.disk.behave(Behaviour::default());
     vmm.connect(bench.server.socket());
     vmm.start();
     assert_eq!(vmm.rings[0].finish(ticket).status, OK);
+}
+
+#[test]
+fn what_never_began_is_not_done_for_whoever_comes_later() {
+    let not_open = Behaviour {
+        not_open: true,
+        ..Behaviour::default()
+    };
+    let (bench, mut vmm, _) = with_an_open_write(not_open.clone());
+    // QEMU has gone, or has been told that its disk is not there.
+    assert!(vmm.frontend().get_vring_base(0).is_err());
+    eventually("the disk is let go", || bench.disk.tally().stops == 1);
+    assert_eq!(bench.disk.tally().open, 0);
+    bench.disk.behave(Behaviour::default());
+    let mut next = Vmm::started(bench.server.socket(), VmmOptions::default());
+    assert_eq!(next.rings[0].read(0, 4096).data, vec![0; 4096]);
+    assert_eq!(bench.disk.tally().writes, 0);
+}
+
+#[test]
+fn one_whose_connection_is_lost_asks_again_for_what_never_began() {
+    let (bench, mut vmm, ticket) = with_an_open_write(Behaviour {
+        not_open: true,
+        ..Behaviour::default()
+    });
+    vmm.disconnect();
+    eventually("the disk is let go", || bench.disk.tally().stops == 1);
+    bench.disk.behave(Behaviour::default());
+    vmm.connect(bench.server.socket());
+    vmm.start();
+    assert_eq!(vmm.rings[0].finish(ticket).status, OK);
+    assert_eq!(bench.disk.tally().writes, 1);
+}
+
+#[test]
+fn a_backend_whose_disk_is_not_open_ends_without_waiting_for_it() {
+    let (bench, _vmm, _) = with_an_open_write(Behaviour {
+        not_open: true,
+        ..Behaviour::default()
+    });
+    let disk = bench.disk.clone();
+    bench.server.shutdown();
+    assert_eq!(disk.tally().stops, 1);
 }
 
 #[test]
