@@ -218,6 +218,22 @@ pub struct MoveRecord {
     /// Where its VM ran when it began; a move is over when the VM goes elsewhere.
     #[serde(default)]
     pub home: Option<DatacenterName>,
+    /// A preparation that gave way to it, and goes on afterwards.
+    #[serde(default)]
+    pub afterwards: Option<Box<MoveRecord>>,
+}
+
+impl MoveRecord {
+    /// It, and the preparation that goes on afterwards.
+    pub fn each(&self) -> impl Iterator<Item = &MoveRecord> {
+        std::iter::once(self).chain(self.afterwards.as_deref())
+    }
+
+    /// The preparation that goes on now, from what the disk's backend has copied so far for others.
+    pub fn resumed(&self, base: Option<Base>) -> Option<MoveRecord> {
+        let ahead = self.afterwards.as_deref()?.clone();
+        Some(MoveRecord { base, ..ahead })
+    }
 }
 
 /// Where a backend's counters stood.

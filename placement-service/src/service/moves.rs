@@ -19,6 +19,8 @@ impl Service {
                 None => None,
             };
             under_way.push(self.move_view(&kept.value, disk.as_ref()));
+            let waits = kept.value.afterwards.as_deref();
+            under_way.extend(waits.map(|ahead| self.move_view(ahead, None)));
         }
         under_way.sort_by_key(|moving| moving.number);
         let ended = list::<MoveRecord>(&*self.catalog, key::ENDED)?;

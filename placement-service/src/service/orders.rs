@@ -165,11 +165,12 @@ impl Service {
             }),
             None => None,
         };
-        if let Some(before) = disk.moving() {
+        for before in disk.moving().into_iter().flat_map(MoveRecord::each) {
             let number = before.number;
             let ended = MoveRecord {
                 state: MoveState::Cancelled,
                 ended: Some(ordering.scene.wall),
+                afterwards: None,
                 ..before.clone()
             };
             write = write.put(key::ended(number), json(&ended));
@@ -410,14 +411,18 @@ impl Service {
         let ended = MoveRecord {
             state: MoveState::Cancelled,
             ended: Some(scene.wall),
+            afterwards: None,
             ..moving.clone()
         };
         let mut write = Transaction::new()
             .expect(key::disk(id), disk.record.unchanged())
             .expect(key::terms(id), unchanged(&disk.terms_kept))
             .expect(key::moving(id), unchanged(&disk.moving))
-            .put(key::ended(moving.number), json(&ended))
-            .delete(key::moving(id));
+            .put(key::ended(moving.number), json(&ended));
+        write = match moving.resumed(self.base(&disk.record.value)) {
+            Some(ahead) => write.put(key::moving(id), json(&ahead)),
+            None => write.delete(key::moving(id)),
+        };
         if moving.kind == MoveKind::Move {
             let pins = match (&moving.pins_before, &moving.from[..]) {
                 (Some(before), _) => before.clone(),

@@ -193,12 +193,12 @@ impl Service {
     fn keep_moves(
         &self,
         disk: &DiskNow,
-        ended: Option<MoveRecord>,
+        ended: Vec<MoveRecord>,
         moving: Option<MoveRecord>,
     ) -> Result<(), CatalogError> {
         let id = disk.record.value.id;
         // What a backend says every second is kept only with something else that changes.
-        let same = ended.is_none()
+        let same = ended.is_empty()
             && match (disk.moving(), &moving) {
                 (None, None) => true,
                 (Some(kept), Some(moving)) => {
@@ -210,15 +210,12 @@ impl Service {
             return Ok(());
         }
         let mut write = Transaction::new().expect(key::moving(id), unchanged(&disk.moving));
-        if let Some(ended) = &ended {
+        for ended in ended {
             let number = match ended.number {
                 0 => self.next_move()?,
                 number => number,
             };
-            let ended = MoveRecord {
-                number,
-                ..ended.clone()
-            };
+            let ended = MoveRecord { number, ..ended };
             tracing::info!(disk = %ended.name, number, state = ?ended.state, "a move has ended");
             write = write.put(key::ended(number), json(&ended));
         }

@@ -9,7 +9,7 @@ use replicator::words::{DatacenterName, DiskName, HostName};
 /// Copy a disk's blocks ahead to where its VM is about to run.
 ///
 /// The copies are in no write set and the disk runs as before; when the VM arrives, only what was written since has
-/// still to cross.
+/// still to cross. A repair or any other move of the disk goes first; the preparation goes on afterwards.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  ukai disk prepare web1 --to osaka\n  ukai disk prepare web1 --to osaka --node osaka-1 --leave"

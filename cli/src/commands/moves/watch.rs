@@ -128,8 +128,9 @@ async fn look(disk: &DiskName, number: u64, service: &Service) -> anyhow::Result
         return Ok(last);
     }
     let moves: Moves = service.look("/v1/moves").await?;
-    let mut ended = moves.ended.into_iter();
-    let ours = ended.find(|one| one.number == number);
+    // A preparation that gives way to another move of its disk is under way all the same.
+    let mut all = moves.under_way.into_iter().chain(moves.ended);
+    let ours = all.find(|one| one.number == number);
     ours.ok_or_else(|| {
         let what = format!("move {number} of {disk} is not remembered any more");
         Failure::new(Code::NotFound, what)

@@ -3,7 +3,7 @@
 
 use super::Placing;
 use crate::sim::world::{Violation, What, World};
-use placement_service::api::{Control, MoveKind, MoveState, MoveWhy};
+use placement_service::api::{Control, MoveState, MoveWhy};
 use placement_service::planner::Action;
 use placement_service::service::{Moment, Service};
 use replicator::words::DiskId;
@@ -53,13 +53,9 @@ impl World {
         self.ask(slot, |service, now| {
             let moves = service.moves(now).map(|moves| moves.under_way);
             for moving in moves.unwrap_or_default() {
-                let controls = match moving.kind {
-                    MoveKind::Prepare => &[Control::Cancel][..],
-                    MoveKind::Move => &[Control::Resume, Control::NoLimit][..],
-                };
-                if moving.kind == MoveKind::Prepare || moving.paused || moving.own_limit.is_some() {
-                    for control in controls {
-                        let _ = service.control_move(&moving.disk, *control, "sim", now);
+                if moving.paused || moving.own_limit.is_some() {
+                    for control in [Control::Resume, Control::NoLimit] {
+                        let _ = service.control_move(&moving.disk, control, "sim", now);
                     }
                 }
             }

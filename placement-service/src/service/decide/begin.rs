@@ -46,6 +46,7 @@ pub(in crate::service) fn begin(
         seeds: Vec::new(),
         leaves: Vec::new(),
         home: Some(subject.home.datacenter.clone()),
+        afterwards: None,
     })
 }
 
@@ -87,6 +88,7 @@ pub(in crate::service) fn prepare(
         seeds,
         leaves: Vec::new(),
         home: Some(disk.terms.home.datacenter.clone()),
+        afterwards: None,
     })
 }
 

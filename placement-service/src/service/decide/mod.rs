@@ -46,8 +46,8 @@ pub(super) struct Seen {
 #[derive(Default)]
 pub(super) struct Decision {
     pub orders: BTreeMap<BackendId, Orders>,
-    /// A move that is over.
-    pub ended: Option<MoveRecord>,
+    /// Moves that are over.
+    pub ended: Vec<MoveRecord>,
     /// The move that is under way; number 0: it begins now.
     pub moving: Option<MoveRecord>,
     /// Who copies for a disk that nobody has attached.
@@ -123,16 +123,22 @@ impl Deciding<'_> {
     fn moves(&self, decision: &mut Decision) {
         let home = &self.disk.terms.home.datacenter;
         let mut moving = self.disk.moving().cloned();
-        if let Some(old) = moving.take_if(|m| self.is_over(m, home)) {
-            let arrived = old.kind == MoveKind::Prepare && old.to.contains(home);
-            let state = match arrived {
-                true => MoveState::Done,
-                false => MoveState::Cancelled,
-            };
-            decision.leftover = self.leftover(&old);
-            decision.ended = Some(self.ended(old, state));
+        if let Some(over) = moving.take_if(|m| self.is_over(m, home)) {
+            for old in over.each() {
+                let arrived = old.kind == MoveKind::Prepare && old.to.contains(home);
+                let state = match arrived {
+                    true => MoveState::Done,
+                    false => MoveState::Cancelled,
+                };
+                decision.leftover.extend(self.leftover(old));
+                decision.ended.push(self.ended(old, state));
+            }
         }
-        let moving = moving.or_else(|| self.begin());
+        let moving = match moving {
+            Some(ahead) if ahead.kind == MoveKind::Prepare => Some(self.first(ahead)),
+            Some(moving) => Some(moving),
+            None => self.begin().or_else(|| self.begin_to_prepare()),
+        };
         let Some(mut moving) = moving else {
             self.rest(decision);
             return;
@@ -145,13 +151,15 @@ impl Deciding<'_> {
             MoveKind::Prepare => self.preparing(&moving),
         };
         if moving.state.has_ended() {
-            decision.leftover = self.leftover(&moving);
+            decision.leftover.extend(self.leftover(&moving));
+            decision.moving = moving.resumed(self.seen.heard.map(|heard| heard.base()));
             let state = moving.state.clone();
-            decision.ended = Some(self.ended(moving, state));
+            decision.ended.push(self.ended(&moving, state));
             self.rest(decision);
         } else {
             // Also one that is stuck for want of stores: a copier would hold the disk open for nothing.
-            if !has_work(self.record(), self.plan) || moving.state == MoveState::Paused {
+            let rests = moving.kind == MoveKind::Prepare || moving.state == MoveState::Paused;
+            if rests || !has_work(self.record(), self.plan) {
                 self.rest(decision);
             }
             decision.moving = Some(moving);
@@ -163,11 +171,34 @@ impl Deciding<'_> {
         moving.home.as_ref().is_some_and(|began| began != home)
     }
 
-    fn ended(&self, moving: MoveRecord, state: MoveState) -> MoveRecord {
+    fn ended(&self, moving: &MoveRecord, state: MoveState) -> MoveRecord {
         MoveRecord {
             state,
             ended: Some(self.scene.wall),
-            ..moving
+            afterwards: None,
+            ..moving.clone()
+        }
+    }
+
+    /// What is copied ahead may wait for its VM for weeks, so it gives way to every move that may go on
+    /// now, such as a repair, and goes on afterwards.
+    fn first(&self, ahead: MoveRecord) -> MoveRecord {
+        // What waits for its policy's window leaves it the time until then.
+        let begun = match self.plan.waits_until {
+            Some(_) => None,
+            None => self.begin(),
+        };
+        let Some(first) = begun else {
+            return ahead;
+        };
+        let waits_for = "another move of its disk, which comes first".into();
+        let ahead = MoveRecord {
+            state: MoveState::Planned { waits_for },
+            ..ahead
+        };
+        MoveRecord {
+            afterwards: Some(Box::new(ahead)),
+            ..first
         }
     }
 
@@ -184,7 +215,7 @@ impl Deciding<'_> {
             (_, None) => MoveWhy::Policy,
         };
         let waits = why.takes_turns() && !self.seen.admitted && !is_filling(self.record());
-        let begun = match waits {
+        match waits {
             true => None,
             false => begin(
                 self.scene,
@@ -193,8 +224,7 @@ impl Deciding<'_> {
                 self.plan,
                 why,
             ),
-        };
-        begun.or_else(|| self.begin_to_prepare())
+        }
     }
 
     /// A store that is to be emptied and that its map names.
@@ -243,7 +273,7 @@ impl Deciding<'_> {
     }
 
     /// What was copied ahead and is a copy of nobody now.
-    fn leftover(&self, moving: &MoveRecord) -> Vec<NewSet> {
+    pub(super) fn leftover(&self, moving: &MoveRecord) -> Vec<NewSet> {
         let named = |store: StoreId| -> Vec<Extents> {
             let map = self.record().map.iter();
             let there = map.filter(|range| range.history.0.iter().any(|entry| entry.has(store)));

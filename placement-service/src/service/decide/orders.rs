@@ -64,7 +64,8 @@ impl Deciding<'_> {
     /// Copies that were made ahead are as good a reason to choose a store as ones that were kept.
     fn with_seeds(&self, moving: Option<&MoveRecord>) -> Vec<Retired> {
         let mut retired = self.disk.subject().retired.to_vec();
-        for set in moving.into_iter().flat_map(|m| &m.seeds) {
+        let seeds = moving.into_iter().flat_map(MoveRecord::each);
+        for set in seeds.flat_map(|m| &m.seeds) {
             retired.extend(set.stores.iter().map(|store| Retired {
                 store: *store,
                 extents: vec![set.extents],

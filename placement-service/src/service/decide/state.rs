@@ -170,13 +170,14 @@ impl Deciding<'_> {
     }
 
     pub(super) fn preparing(&self, moving: &MoveRecord) -> MoveState {
-        let Some(writer) = self.writer() else {
+        if self.leftover(moving).is_empty() {
+            return MoveState::Done;
+        }
+        // Whoever only copies lets the disk go when its move is done.
+        if self.writer().is_none_or(|w| w.wanted == Wanted::Copying) {
             return MoveState::Stuck {
                 why: "nobody has the disk open: it is copied ahead while its VM runs".into(),
             };
-        };
-        if writer.wanted == Wanted::Copying {
-            return MoveState::Done;
         }
         if let Some(why) = self.seen.hindrance.clone() {
             return MoveState::Stuck { why };

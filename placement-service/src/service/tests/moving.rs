@@ -67,7 +67,7 @@ fn dc(name: &str) -> DatacenterName {
     DatacenterName::new(name).unwrap()
 }
 
-fn stores(sets: &[NewSet]) -> Vec<u128> {
+pub(super) fn stores(sets: &[NewSet]) -> Vec<u128> {
     let mut all: Vec<u128> = sets
         .iter()
         .flat_map(|set| set.stores.iter().map(|store| store.as_u128()))
@@ -427,7 +427,7 @@ impl World {
         id
     }
 
-    fn attach(&mut self, name: &str, to: &str) -> BackendId {
+    pub fn attach(&mut self, name: &str, to: &str) -> BackendId {
         let request = Attach {
             node: host(to),
             take_over: false,
@@ -454,7 +454,7 @@ impl World {
     }
 
     /// The VM migrates: its source closes, its destination opens.
-    fn migrate(
+    pub fn migrate(
         &mut self,
         id: DiskId,
         from: (&'static str, BackendId),

@@ -1,12 +1,12 @@
 //! Stores that fail, come back, are lost, and are emptied: as stories, each told twice: with one service, and
 //! with one that is killed and started anew before every step (I8).
 
-use super::moving::{World, twice};
+use super::moving::{World, stores, twice};
 use super::{disk, store_id};
-use crate::api::{DeclareLost, Evacuate, MoveState, MoveWhy};
+use crate::api::{DeclareLost, Evacuate, MoveKind, MoveState, MoveWhy, PrepareDisk};
 use crate::policy::class::DEFAULT_REPAIR_AFTER;
 use crate::service::Kind;
-use replicator::words::{BackendId, Change, DiskId, Life, StoreId};
+use replicator::words::{BackendId, Change, DatacenterName, DiskId, Life, StoreId};
 
 /// The store of the second copy, and its node.
 fn second(world: &World, id: DiskId) -> (u128, &'static str) {
@@ -287,6 +287,108 @@ fn a_store_is_emptied_with_every_copy_there_until_another_is() {
         // A new disk does not come to it.
         let next = world.create("web2");
         assert!(!names(world, next, from));
+    });
+}
+
+/// Copies ahead to osaka, for as long as it takes the VM to come.
+fn prepare(world: &World) -> u64 {
+    let request = PrepareDisk {
+        to: DatacenterName::new("osaka").unwrap(),
+        node: None,
+    };
+    let prepared = world
+        .service
+        .prepare_disk(&disk("web1"), &request, "alice", world.now);
+    prepared.unwrap().number
+}
+
+fn under_way(world: &World) -> Vec<(u64, MoveKind)> {
+    let moves = world.service.moves(world.now).unwrap().under_way;
+    moves.iter().map(|one| (one.number, one.kind)).collect()
+}
+
+#[test]
+fn what_is_copied_ahead_gives_way_to_a_repair_and_goes_on_afterwards() {
+    twice(|world| {
+        world.outlives_silence = true;
+        let (id, mine) = world.running_on_t1("web1");
+        let seed = |world: &World| stores(&world.running["t1"][&mine].orders.seed);
+        let number = prepare(world);
+        world.steps(2);
+        assert_eq!(seed(world), [11, 12]);
+
+        let (gone, node) = second(world, id);
+        world.down.insert(node);
+        eject(world, id, mine, gone);
+        world.steps(3);
+        assert_eq!(under_way(world), [(number, MoveKind::Prepare)], "no hurry");
+        world.fills = false;
+        lost(world, gone);
+        world.steps(4);
+        assert_eq!(world.members(id), [1, other(gone)]);
+        assert_eq!(world.moving("web1").why, MoveWhy::Repair);
+        let [first, second] = under_way(world)[..] else {
+            panic!("{:?}", under_way(world));
+        };
+        assert_eq!(first, (number, MoveKind::Prepare));
+        assert_eq!(second.1, MoveKind::Move);
+        assert!(seed(world).is_empty(), "one after the other");
+
+        world.fills = true;
+        world.steps(4);
+        assert!(world.record_of(id).map[0].history.is_whole());
+        assert_eq!(under_way(world), [(number, MoveKind::Prepare)]);
+        assert_eq!(seed(world), [11, 12]);
+        assert_eq!(world.service.status(world.now).unwrap().retired_copies, 1);
+    });
+}
+
+#[test]
+fn a_store_is_emptied_of_a_disk_that_is_prepared_and_that_nobody_has_open() {
+    twice(|world| {
+        let (id, mine) = world.running_on_t1("web1");
+        let number = prepare(world);
+        world.steps(2);
+        world.close("t1", id, mine);
+        let detach = crate::api::Detach::default();
+        world
+            .service
+            .detach(&disk("web1"), &detach, world.now)
+            .unwrap();
+        let (from, _) = second(world, id);
+        evacuate(world, from, false).unwrap();
+        world.steps(12);
+        assert_eq!(world.members(id), [1, other(from)]);
+        assert!(!names(world, id, from));
+        assert!(world.record_of(id).owner().is_none(), "and is closed again");
+        assert_eq!(under_way(world), [(number, MoveKind::Prepare)]);
+    });
+}
+
+#[test]
+fn what_is_copied_ahead_is_over_with_the_move_that_it_gave_way_to_when_its_vm_arrives() {
+    twice(|world| {
+        world.outlives_silence = true;
+        let (id, mine) = world.running_on_t1("web1");
+        let number = prepare(world);
+        world.fills = false;
+        let (from, _) = second(world, id);
+        evacuate(world, from, false).unwrap();
+        world.steps(4);
+        assert_eq!(under_way(world).len(), 2);
+        let standby = world.attach("web1", "o1");
+        world.migrate(id, ("t1", mine), ("o1", standby));
+        world.steps(2);
+        let ended = world.service.moves(world.now).unwrap().ended;
+        let ended: Vec<(u64, MoveState)> = ended
+            .into_iter()
+            .map(|one| (one.number, one.state))
+            .collect();
+        let both = [
+            (number + 1, MoveState::Cancelled),
+            (number, MoveState::Done),
+        ];
+        assert_eq!(ended, both);
     });
 }
 
