@@ -100,7 +100,7 @@ impl Service {
     ) -> Result<BackendId, ServiceError> {
         for _ in 0..MAX_TRIES {
             let (record, kept) = self.disk_and_attachments(name)?;
-            self.not_in_doubt(&record.value)?;
+            self.not_in_doubt(&record.value, "attached")?;
             let id = record.value.id;
             let before = kept.clone().map(Kept::into_value);
             let before = before.unwrap_or_default();

@@ -258,6 +258,8 @@ impl Service {
     pub fn delete_disk(&self, name: &DiskName) -> Result<Deleted, ServiceError> {
         for _ in 0..MAX_TRIES {
             let (record, attachments) = self.disk_and_attachments(name)?;
+            // An older catalog may not know that it is attached.
+            self.not_in_doubt(&record.value, "deleted")?;
             if attachments.is_some() {
                 return Err(ServiceError::new(
                     Kind::NotNow,

@@ -218,13 +218,13 @@ impl Service {
         Ok(lines)
     }
 
-    /// For an operator who wants it attached.
-    pub(super) fn not_in_doubt(&self, record: &DiskRecord) -> Result<(), ServiceError> {
+    /// For an operator who wants it attached, moved or deleted: `what` is not done while it is in doubt.
+    pub(super) fn not_in_doubt(&self, record: &DiskRecord, what: &str) -> Result<(), ServiceError> {
         match self.doubt(record) {
             None => Ok(()),
             Some(doubt) => Err(ServiceError::new(
                 Kind::NotNow,
-                format!("disk {} cannot be attached", record.name),
+                format!("disk {} cannot be {what}", record.name),
                 doubt.to_string(),
                 REBUILD,
             )),

@@ -88,6 +88,7 @@ impl Service {
         for _ in 0..MAX_TRIES {
             let scene = self.scene(now)?;
             let disk = self.disk_now(self.disk_named(name)?, &scene)?;
+            self.not_in_doubt(&disk.record.value, "moved")?;
             let planner = scene.planner();
             let order = order(extents(&disk.record.value, range)?);
             let reason = match asked.reason {
@@ -211,6 +212,7 @@ impl Service {
         for _ in 0..MAX_TRIES {
             let scene = self.scene(now)?;
             let disk = self.disk_now(self.disk_named(name)?, &scene)?;
+            self.not_in_doubt(&disk.record.value, "prepared")?;
             let planner = scene.planner();
             if disk.terms.home.datacenter == request.to {
                 return Err(ServiceError::new(

@@ -1,7 +1,7 @@
 //! The catalog is an older copy of itself, or gone: what the stores were shown counts.
 
 use super::*;
-use crate::api::{Rebuild, RebuildVerdict};
+use crate::api::{MoveDisk, PrepareDisk, Rebuild, RebuildVerdict};
 use crate::backup;
 use crate::node_protocol::{DiskShown, KeptDisk, Records};
 use replicator::words::Generation;
@@ -113,6 +113,53 @@ fn a_disk_that_was_opened_since_the_backup_gets_no_epoch_and_keeps_its_writer() 
         ),
         "{again:?}"
     );
+}
+
+#[test]
+fn a_disk_in_doubt_is_not_deleted_moved_or_prepared() {
+    let play = Play::new();
+    let id = play.create("web1");
+    let text = play.service.backup(play.now).unwrap();
+    let backend = play.attach("web1", "t1", false).unwrap();
+    play.swap(&node("t1"), id, backend, open(backend, 1, "t1"));
+    let record = play.record(id);
+
+    let play = restored(&text);
+    let name = disk("web1");
+    let delete = || play.service.delete_disk(&name).unwrap_err().to_string();
+    assert!(delete().contains("silent"), "{}", delete());
+    for number in 1..=3 {
+        beat_as(&play, number, &record, vec![]);
+    }
+    let tokyo = DatacenterName::new("tokyo").unwrap();
+    let order = MoveDisk {
+        to: tokyo.clone(),
+        range: None,
+        reason: String::new(),
+        plan_only: false,
+    };
+    let moved = play.service.move_disk(&name, &order, "alice", play.now);
+    let prepare = PrepareDisk {
+        to: tokyo,
+        node: None,
+    };
+    let prepared = play
+        .service
+        .prepare_disk(&name, &prepare, "alice", play.now);
+    for refused in [
+        delete(),
+        moved.unwrap_err().to_string(),
+        prepared.unwrap_err().to_string(),
+    ] {
+        assert!(refused.contains("ukai placement rebuild"), "{refused}");
+    }
+    let desired = beat_as(&play, 1, &record, runs(id, backend));
+    assert!(desired.drop.is_empty());
+    assert_eq!(desired.attachments[0].backend, backend, "it goes on");
+
+    tell_all(&play, &record);
+    play.service.rebuild(&Rebuild::default(), play.now).unwrap();
+    assert!(delete().contains("it is attached"), "{}", delete());
 }
 
 #[test]
