@@ -40,14 +40,11 @@ impl<'a> Wish<'a> {
                 Ok((here.backend, before.clone()))
             }
             Some(here) if here.wanted == Wanted::Standby => {
-                let wanted = Wanted::Attached;
-                Ok((
-                    here.backend,
-                    before.with(Attachment {
-                        wanted,
-                        ..here.clone()
-                    }),
-                ))
+                let attached = Attachment {
+                    wanted: Wanted::Attached,
+                    ..here.clone()
+                };
+                Ok((here.backend, self.without_copier().with(attached)))
             }
             // It copies here; its node ends that before it serves a guest.
             Some(_) => Ok(self.beside(Wanted::Attached)),
@@ -60,14 +57,20 @@ impl<'a> Wish<'a> {
         }
     }
 
-    /// A new one besides those that there are; whoever only copies is to let go.
-    fn beside(&self, wanted: Wanted) -> (BackendId, Attachments) {
+    /// Those that there are; whoever only copies is to let go.
+    fn without_copier(&self) -> Attachments {
         let mut after = self.before.clone();
         for attachment in &mut after.0 {
             if attachment.wanted == Wanted::Copying {
                 attachment.wanted = Wanted::Detached;
             }
         }
+        after
+    }
+
+    /// A new one besides those that there are.
+    fn beside(&self, wanted: Wanted) -> (BackendId, Attachments) {
+        let mut after = self.without_copier();
         // Nobody is attached any more: whoever left the epoch open was detached by force, or its node
         // said that it is gone. That was the explicit word that A3 asks for.
         let left_open = self.record.owner().is_some() && self.before.0.is_empty();

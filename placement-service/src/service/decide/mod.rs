@@ -120,6 +120,12 @@ impl Deciding<'_> {
         all.clone().find(|a| a.wanted == Wanted::Copying)
     }
 
+    /// Where a VM may start at any moment. A copier would keep the disk from it.
+    fn standby(&self) -> Option<&HostName> {
+        let mut standbys = self.disk.attachments.standbys();
+        standbys.find_map(|standby| standby.place.node())
+    }
+
     fn moves(&self, decision: &mut Decision) {
         let home = &self.disk.terms.home.datacenter;
         let mut moving = self.disk.moving().cloned();
@@ -159,7 +165,7 @@ impl Deciding<'_> {
         } else {
             // Also one that is stuck for want of stores: a copier would hold the disk open for nothing.
             let rests = moving.kind == MoveKind::Prepare || moving.state == MoveState::Paused;
-            if rests || !has_work(self.record(), self.plan) {
+            if rests || self.standby().is_some() || !has_work(self.record(), self.plan) {
                 self.rest(decision);
             }
             decision.moving = Some(moving);

@@ -63,6 +63,7 @@ impl Deciding<'_> {
     }
 
     /// Nobody has the disk open: a node there opens it to copy, and lets it go as soon as somebody wants it.
+    /// Where a backend stands by, somebody does.
     fn without_writer(&self, decision: &mut Decision) -> MoveState {
         let record = self.record();
         let serves = |a: &&Attachment| matches!(a.wanted, Wanted::Attached | Wanted::Detached);
@@ -85,6 +86,11 @@ impl Deciding<'_> {
                 owner.host
             );
             return MoveState::Stuck { why };
+        }
+        if let Some(host) = self.standby() {
+            return MoveState::Planned {
+                waits_for: format!("its VM: node {host} stands by for it"),
+            };
         }
         if self.copier().is_some() {
             return MoveState::Switching;

@@ -4,15 +4,17 @@
 use super::{FROM, GIB, backend, disk, host, node, store, store_id};
 use crate::api::{
     AddCopy, AddPin, ApplyPolicy, Attach, Control, CreateDisk, Detach, DropCopy, Evacuate,
-    LiftPins, Move, MoveDisk, MoveState, MoveWhy, PolicyText, PrepareDisk, Wanted,
+    LiftPins, Move, MoveDisk, MoveState, MoveWhy, Place, PolicyText, PrepareDisk, Wanted,
 };
-use crate::catalog::MemoryCatalog;
+use crate::catalog::{Catalog, Committed, MemoryCatalog, Transaction};
+use crate::model::Attachment;
 use crate::node_protocol::{
     BackendReport, BackendState, Desired, DiskShown, DiskUse, DropReplica, Heartbeat, LinkReport,
     Lists, Request, Response, SILENT_AFTER, StoreReport,
 };
 use crate::planner::Target;
 use crate::policy::{Hold, UnixSeconds, Until};
+use crate::service::wish::put_attachments;
 use crate::service::{AttachState, DetachState, Kind, Moment, Service, ServiceError};
 use replicator::words::{
     BackendId, Change, DatacenterName, DiskId, DiskRecord, ExtentSize, Life, NewSet, Owner,
@@ -945,6 +947,99 @@ fn a_detached_disk_is_moved_by_a_node_that_lets_it_go_when_somebody_wants_it() {
         assert_eq!(world.moving("web1").state, MoveState::Done);
         assert_eq!(world.members(id), [11, 12], "until its VM leaves tokyo");
     });
+}
+
+#[test]
+fn nobody_copies_for_a_disk_where_only_its_next_backend_is_left_and_stands_by() {
+    twice(|world| {
+        let (id, source) = world.running_on_t1("web1");
+        world.fills = false;
+        world.order_move("web1", "osaka", false).unwrap();
+        world.steps(3);
+        assert_eq!(world.moving("web1").state, MoveState::Filling);
+        // A VM that is stopped here and started there.
+        let standby = world.attach("web1", "o2");
+        world.close("t1", id, source);
+        let only = Detach {
+            node: Some(host("t1")),
+            ..Detach::default()
+        };
+        world
+            .service
+            .detach(&disk("web1"), &only, world.now)
+            .unwrap();
+        world.steps(4);
+        let runs = world.running.values().flat_map(BTreeMap::keys);
+        assert_eq!(runs.collect::<Vec<_>>(), [&standby]);
+        let state = world.moving("web1").state;
+        assert!(
+            matches!(&state, MoveState::Planned { waits_for } if waits_for.contains("o2 stands by")),
+            "{state:?}"
+        );
+        let opened = world.open("o2", id, standby);
+        assert!(matches!(opened, Response::Swapped(_)), "{opened:?}");
+        world.fills = true;
+        world.steps(7);
+        assert_eq!(world.moving("web1").state, MoveState::Done);
+    });
+}
+
+/// A disk that a node of osaka copies while nobody else has it, and a backend on t2 that stands by for it.
+fn copied_beside_a_standby(world: &mut World) -> (DiskId, BackendId) {
+    let (id, source) = world.running_on_t1("web1");
+    world.close("t1", id, source);
+    world
+        .service
+        .detach(&disk("web1"), &Detach::default(), world.now)
+        .unwrap();
+    world.steps(2);
+    world.fills = false;
+    world.order_move("web1", "osaka", false).unwrap();
+    world.steps(4);
+    assert!(world.record_of(id).owner().is_some(), "it is being copied");
+    let before = world.service.attachments(id).unwrap().unwrap();
+    let standby = Attachment {
+        backend: backend(77),
+        place: Place::Node(host("t2")),
+        wanted: Wanted::Standby,
+        ..before.value.0[0].clone()
+    };
+    let after = before.value.with(standby);
+    let write = put_attachments(Transaction::new(), id, &before.value, &after);
+    assert_eq!(world.catalog.commit(&write).unwrap(), Committed::Yes);
+    (id, backend(77))
+}
+
+#[test]
+fn whoever_copies_lets_a_disk_go_that_somebody_stands_by_for() {
+    twice(|world| {
+        let (id, standby) = copied_beside_a_standby(world);
+        world.steps(3);
+        let opened = world.open("t2", id, standby);
+        assert!(matches!(opened, Response::Swapped(_)), "{opened:?}");
+        assert!(world.running["o1"].is_empty() && world.running["o2"].is_empty());
+    });
+}
+
+#[test]
+fn whoever_copies_lets_a_disk_go_at_once_when_a_standby_is_to_have_it() {
+    let mut world = World::new(false);
+    let (id, standby) = copied_beside_a_standby(&mut world);
+    let request = Attach {
+        node: host("t2"),
+        take_over: false,
+        wait_ms: None,
+    };
+    let name = disk("web1");
+    let given = world
+        .service
+        .attach(&name, &request, backend(78), world.now)
+        .unwrap();
+    assert_eq!(given, standby);
+    let attachments = world.service.attachments(id).unwrap().unwrap();
+    let wanted = |wanted| attachments.value.0.iter().any(|a| a.wanted == wanted);
+    assert!(wanted(Wanted::Attached) && wanted(Wanted::Detached));
+    assert!(!wanted(Wanted::Copying) && !wanted(Wanted::Standby));
 }
 
 #[test]
