@@ -174,24 +174,26 @@ impl<'a> Planner<'a> {
     }
 
     /// The fewest complete copies that its guest may go on with. A store that nobody expects back is not waited for,
-    /// since nothing could end that: the disk goes on with what is left, and is repaired.
+    /// since nothing could end that: the disk goes on with what is left, and is repaired. The others are waited for.
     pub fn min_copies(&self, subject: &Subject) -> u8 {
         let given_up = |store: StoreId| {
             let place = self.fleet.seat(store).map(|seat| self.fleet.place(seat));
             place.is_some_and(|place| place.health == Health::Gone)
         };
-        let mut members = subject
-            .record
-            .map
-            .iter()
-            .flat_map(|range| range.history.members());
-        match members.any(given_up) {
-            true => 1,
-            false => self
-                .rules(subject)
-                .class
-                .min_copies_for(subject.record.copies),
-        }
+        let class = self.rules(subject).class;
+        let wanted = class.min_copies_for(subject.record.copies);
+        // As the writer counts them; what no store that is given up has lowers nothing.
+        let left = |history: &History| {
+            let whole = history.live().filter(|entry| entry.whole);
+            let (gone, left): (Vec<StoreId>, Vec<StoreId>) = whole
+                .flat_map(|entry| entry.stores.iter().copied())
+                .partition(|store| given_up(*store));
+            (!gone.is_empty()).then_some(left.len())
+        };
+        let map = subject.record.map.iter();
+        let left = map.filter_map(|range| left(&range.history)).min();
+        let left = left.unwrap_or(usize::from(wanted));
+        usize::from(wanted).min(left).max(1) as u8
     }
 
     /// Whether policy copies ahead as soon as a backend stands by.

@@ -336,18 +336,19 @@ impl World {
             return false;
         }
         let by = (id, Life(1));
-        for stores in members.iter().filter(|store| is_down(store)) {
-            let stores = vec![*stores];
-            let eject = Change::Eject { by, stores };
-            let Ok(left) = record.apply(record.epoch.generation(), &eject) else {
-                return false;
-            };
-            let copies = left.map.iter().map(|range| range.history.copies());
-            if copies.min() < Some(usize::from(orders.min_copies)) {
-                return false;
-            }
-            self.swap(name, disk, id, eject);
+        let stores: Vec<StoreId> = members.into_iter().filter(|s| is_down(s)).collect();
+        if stores.is_empty() {
+            return true;
         }
+        let eject = Change::Eject { by, stores };
+        let Ok(left) = record.apply(record.epoch.generation(), &eject) else {
+            return false;
+        };
+        let copies = left.map.iter().map(|range| range.history.copies());
+        if copies.min() < Some(usize::from(orders.min_copies)) {
+            return false;
+        }
+        self.swap(name, disk, id, eject);
         true
     }
 

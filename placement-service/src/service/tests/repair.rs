@@ -236,6 +236,48 @@ fn guests_are_told_how_few_copies_they_may_go_on_with() {
 }
 
 #[test]
+fn a_store_that_is_lost_does_not_let_a_guest_go_on_without_the_others() {
+    twice(|world| {
+        world.outlives_silence = true;
+        let text = "copies = 3\nmin-copies = 2\nrebalance = \"off\"";
+        world.apply("tokyo", text, 4).unwrap();
+        let (id, mine) = world.running_on_t1("web1");
+        world.steps(4);
+        assert_eq!(world.members(id), [1, 2, 3]);
+        let least = |world: &World| world.running["t1"][&mine].orders.min_copies;
+        world.down.extend(["t2", "t3"]);
+        world.steps(3);
+        lost(world, 3);
+        world.steps(4);
+        assert_eq!(least(world), 2, "nobody said that the other one is lost");
+        assert_eq!(world.members(id), [1, 2, 3]);
+        lost(world, 2);
+        world.step();
+        assert_eq!(least(world), 1);
+    });
+}
+
+#[test]
+fn one_that_only_restarts_is_back_and_the_lost_one_is_replaced() {
+    twice(|world| {
+        world.outlives_silence = true;
+        let text = "copies = 3\nmin-copies = 2\nrebalance = \"off\"";
+        world.apply("tokyo", text, 4).unwrap();
+        let (id, _) = world.running_on_t1("web1");
+        world.steps(4);
+        world.down.extend(["t2", "t3"]);
+        world.steps(3);
+        lost(world, 3);
+        world.steps(3);
+        world.down.remove("t2");
+        world.steps(6);
+        let members = world.members(id);
+        assert_eq!(members.len(), 3, "{members:?}");
+        assert!(members.starts_with(&[1, 2]) && !members.contains(&3));
+    });
+}
+
+#[test]
 fn a_store_is_emptied_with_every_copy_there_until_another_is() {
     twice(|world| {
         world.apply("tokyo", "drop = \"manual\"", 4).unwrap();
