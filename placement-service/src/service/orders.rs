@@ -3,7 +3,7 @@
 //! An order becomes pins ([`crate::planner::Order`]) and a move that carries them out, kept with one
 //! compare-and-swap. What policy promises is refused to be broken unless forced, and then said.
 
-use super::decide::{begin, prepare};
+use super::decide::{begin, prepare, retired_seeds};
 use super::pulse::Moment;
 use super::retire::{joined, put_retired, still_retired};
 use super::scene::{DiskNow, Scene};
@@ -166,11 +166,15 @@ impl Service {
             }),
             None => None,
         };
+        let mut copies = disk.retired().to_vec();
         for before in disk.moving().into_iter().flat_map(MoveRecord::each) {
+            // Copies that were made ahead for it are nobody's now.
+            let (record, wall) = (&disk.record.value, ordering.scene.wall);
+            copies.extend(retired_seeds(record, &before.seeds, wall));
             let number = before.number;
             let ended = MoveRecord {
                 state: MoveState::Cancelled,
-                ended: Some(ordering.scene.wall),
+                ended: Some(wall),
                 afterwards: None,
                 ..before.clone()
             };
@@ -180,16 +184,15 @@ impl Service {
             Some(moving) => write.put(key::moving(id), json(moving)),
             None => write.delete(key::moving(id)),
         };
-        if let Order::DropCopy { store, .. } = ordering.order
-            && let Some(kept) = &disk.retired_kept
-        {
-            let mut copies = kept.clone().into_value();
+        if let Order::DropCopy { store, .. } = ordering.order {
             for copy in copies.iter_mut().filter(|copy| copy.store == *store) {
                 copy.unwanted = true;
             }
-            write = write
-                .expect(key::retired(id), kept.unchanged())
-                .put(key::retired(id), json(&copies));
+        }
+        if copies != disk.retired() {
+            let copies = still_retired(&disk.record.value, &joined(copies));
+            write = write.expect(key::retired(id), unchanged(&disk.retired_kept));
+            write = put_retired(write, id, &copies);
         }
         if self.catalog.commit(&write)? == Committed::No {
             return Ok(None);
@@ -465,7 +468,7 @@ impl Service {
             };
             write = write.put(key::terms(id), json(&terms));
         } else {
-            let left = super::decide::retired_seeds(&disk.record.value, &moving.seeds, scene.wall);
+            let left = retired_seeds(&disk.record.value, &moving.seeds, scene.wall);
             let mut copies = disk.retired().to_vec();
             copies.extend(left);
             write = write.expect(key::retired(id), unchanged(&disk.retired_kept));

@@ -1246,6 +1246,38 @@ fn what_was_prepared_for_nothing_is_dropped() {
 }
 
 #[test]
+fn what_was_prepared_is_dropped_when_an_order_takes_the_place_of_it() {
+    twice(|world| {
+        let (id, _) = world.running_on_t1("web1");
+        let request = PrepareDisk {
+            to: dc("osaka"),
+            node: None,
+        };
+        world
+            .service
+            .prepare_disk(&disk("web1"), &request, "alice", world.now)
+            .unwrap();
+        world.steps(2);
+        let third = if world.members(id).contains(&2) { 3 } else { 2 };
+        let add = AddCopy {
+            to: Target::Store(store_id(third)),
+            range: None,
+            reason: String::new(),
+            plan_only: false,
+        };
+        world
+            .service
+            .add_copy(&disk("web1"), &add, "alice", world.now)
+            .unwrap();
+        world.steps(6);
+        assert_eq!(world.members(id), [1, 2, 3]);
+        let told: Vec<u128> = world.dropped.keys().map(|store| store.as_u128()).collect();
+        assert_eq!(told, [11, 12]);
+        assert_eq!(world.service.status(world.now).unwrap().retired_copies, 0);
+    });
+}
+
+#[test]
 fn policy_prepares_as_soon_as_somebody_stands_by() {
     twice(|world| {
         world.apply("tokyo", "prepare = \"standby\"", 4).unwrap();
