@@ -9,9 +9,9 @@ use super::retire::{drops, joined, put_retired, still_retired};
 use super::scene::{DiskNow, Scene};
 use super::{MAX_TRIES, Service};
 use crate::api::{MoveState, Place, Wanted};
-use crate::catalog::{CatalogError, Committed, Transaction};
+use crate::catalog::{CatalogError, Committed, Expect, Transaction};
 use crate::model::{
-    Attachment, ENDED_MOVES_KEPT, Kept, MoveRecord, Rollout, json, key, list, load_disk,
+    Attachment, ENDED_MOVES_KEPT, Kept, MoveRecord, Rollout, json, key, list, load, load_disk,
     load_or_default, suffixes, unchanged,
 };
 use crate::planner::{Plan, rollout};
@@ -78,6 +78,7 @@ impl Service {
     ) -> Result<(), CatalogError> {
         let scene = self.scene(now)?;
         let mut loaded: Vec<DiskNow> = Vec::with_capacity(disks.len());
+        let known = disks.clone();
         for id in disks {
             match load_disk(&*self.catalog, id)? {
                 // Nothing is decided by what may be old.
@@ -88,6 +89,9 @@ impl Service {
         }
         let planner = scene.planner();
         let plans = planner.plan_all(loaded.iter().map(DiskNow::subject));
+        if whole {
+            self.forget_moves_of_nothing(&known)?;
+        }
         let under_way = list::<MoveRecord>(&*self.catalog, key::MOVES)?;
         let under_way: Vec<MoveRecord> = under_way.into_iter().map(Kept::into_value).collect();
         if whole {
@@ -190,7 +194,7 @@ impl Service {
         Ok(changed)
     }
 
-    fn keep_moves(
+    pub(super) fn keep_moves(
         &self,
         disk: &DiskNow,
         ended: Vec<MoveRecord>,
@@ -209,7 +213,16 @@ impl Service {
         if same {
             return Ok(());
         }
-        let mut write = Transaction::new().expect(key::moving(id), unchanged(&disk.moving));
+        // Its name goes with it: of a disk that was deleted meanwhile nobody would ever end a move. The record
+        // itself changes too often to be expected.
+        let name = key::name(&disk.record.value.name);
+        let named = load::<DiskId>(&*self.catalog, &name)?;
+        let Some(named) = named.filter(|named| *named.value == id) else {
+            return Ok(());
+        };
+        let mut write = Transaction::new()
+            .expect(name, named.unchanged())
+            .expect(key::moving(id), unchanged(&disk.moving));
         for ended in ended {
             let number = match ended.number {
                 0 => self.next_move()?,
@@ -253,6 +266,25 @@ impl Service {
             "{} kept changing",
             key::LAST_MOVE
         )))
+    }
+
+    /// Moves of disks that there are no more would be under way for ever.
+    fn forget_moves_of_nothing(&self, disks: &BTreeSet<DiskId>) -> Result<(), CatalogError> {
+        for disk in suffixes(&*self.catalog, key::MOVES)? {
+            let Ok(disk) = disk.parse::<DiskId>() else {
+                continue;
+            };
+            if disks.contains(&disk) {
+                continue;
+            }
+            let write = Transaction::new()
+                .expect(key::disk(disk), Expect::Absent)
+                .delete(key::moving(disk));
+            if self.catalog.commit(&write)? == Committed::Yes {
+                tracing::warn!(%disk, "a move is forgotten: there is no such disk");
+            }
+        }
+        Ok(())
     }
 
     fn forget_old_moves(&self) -> Result<(), CatalogError> {

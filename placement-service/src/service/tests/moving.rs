@@ -7,13 +7,14 @@ use crate::api::{
     LiftPins, Move, MoveDisk, MoveState, MoveWhy, Place, PolicyText, PrepareDisk, Wanted,
 };
 use crate::catalog::{Catalog, Committed, MemoryCatalog, Transaction};
-use crate::model::Attachment;
+use crate::model::{Attachment, json, key};
 use crate::node_protocol::{
     BackendReport, BackendState, Desired, DiskShown, DiskUse, DropReplica, Heartbeat, LinkReport,
     Lists, Request, Response, SILENT_AFTER, StoreReport,
 };
 use crate::planner::Target;
 use crate::policy::{Hold, UnixSeconds, Until};
+use crate::service::decide::begin;
 use crate::service::wish::put_attachments;
 use crate::service::{AttachState, DetachState, Kind, Moment, Service, ServiceError};
 use replicator::words::{
@@ -1286,6 +1287,33 @@ fn policy_prepares_as_soon_as_somebody_stands_by() {
         world.steps(2);
         assert_eq!(stores(&world.running["t1"][&source].orders.seed), [11, 12]);
     });
+}
+
+#[test]
+fn a_disk_that_is_deleted_during_a_pass_leaves_no_move_behind() {
+    let mut world = World::new(false);
+    let id = world.create("web1");
+    world.apply("tokyo", "copies = 3", 1).unwrap();
+    let scene = world.service.scene(world.now).unwrap();
+    let record = world.service.disk_named(&disk("web1")).unwrap();
+    let judged = world.service.disk_now(record, &scene).unwrap();
+    let planner = scene.planner();
+    let (subject, plan) = (judged.subject(), planner.plan(&judged.subject()));
+    let moving = begin(&scene, &planner, &subject, &plan, MoveWhy::Repair).unwrap();
+    world.service.delete_disk(&disk("web1")).unwrap();
+    world
+        .service
+        .keep_moves(&judged, Vec::new(), Some(moving.clone()))
+        .unwrap();
+    let under_way = |world: &World| world.service.moves(world.now).unwrap().under_way.len();
+    assert_eq!(under_way(&world), 0);
+
+    // One that an earlier version has left behind.
+    let write = Transaction::new().put(key::moving(id), json(&moving));
+    assert_eq!(world.catalog.commit(&write).unwrap(), Committed::Yes);
+    assert_eq!(under_way(&world), 1);
+    world.step();
+    assert_eq!(under_way(&world), 0);
 }
 
 #[test]
