@@ -30,7 +30,8 @@ pub struct Disk {
     pub joins: u16,
     /// The highest version that some writer said all members hold (rule W4).
     pub watermark: Version,
-    /// Versions of this epoch and below were deleted with the disk.
+    /// What it was shown when it was deleted: no replica joins at this epoch or below. Versions of it may be filled
+    /// in again where the disk comes back.
     pub dropped: Epoch,
     pub extents: BTreeMap<Extent, ExtentState>,
     pub chunks: BTreeMap<u64, Slot>,

@@ -398,10 +398,15 @@ impl Holdings {
                 self.forget(header.disk, change.extents);
                 self.replay_numbered(header, payload, place)
             }
+            // The same. Versions do not tell what came after it: a replica that joins again is filled with those that
+            // it had.
+            Kind::Drop => {
+                self.forget_index(header.disk);
+                self.replay_numbered(header, payload, place)
+            }
             Kind::Epoch
             | Kind::Join
             | Kind::Settle
-            | Kind::Drop
             | Kind::Collapse
             | Kind::Keep
             | Kind::Record => self.replay_numbered(header, payload, place),
@@ -433,14 +438,12 @@ impl Holdings {
     fn replay_blocks(&mut self, header: &Header, place: Place) -> bool {
         let disk = self.disk(header.disk);
         let version = header.version();
-        if version.epoch <= disk.dropped {
-            return true;
-        }
         let blocks = header.blocks();
         let last = Block(blocks.end().0 - 1);
         let extent = disk.extent_of(blocks.first);
         if extent.is_none() || extent != disk.extent_of(last) || version.epoch > disk.shown {
-            return false;
+            // Where a checkpoint has seen that the disk was deleted, this may come before that.
+            return version.epoch <= disk.dropped;
         }
         let entry = entry_of(header, place);
         if let Some(from) = header.filled_for() {
@@ -489,22 +492,25 @@ impl Holdings {
     /// Everything of a disk is void; the epoch that it was shown is not. Its whole index is loaded,
     /// to be uncounted.
     pub fn drop_disk(&mut self, disk: DiskId) {
-        let counting = self.counting;
-        let Some(state) = self.disks.get_mut(&disk) else {
-            return;
-        };
-        let gone = std::mem::replace(
-            state,
-            Disk {
+        self.forget_index(disk);
+        if let Some(state) = self.disks.get_mut(&disk) {
+            *state = Disk {
                 shown: state.shown,
                 shown_at: state.shown_at,
                 dropped: state.shown,
                 joins: state.joins,
                 watermark: state.watermark,
                 ..Disk::default()
-            },
-        );
-        for slot in gone.chunks.into_values() {
+            };
+        }
+    }
+
+    fn forget_index(&mut self, disk: DiskId) {
+        let counting = self.counting;
+        let Some(state) = self.disks.get_mut(&disk) else {
+            return;
+        };
+        for slot in std::mem::take(&mut state.chunks).into_values() {
             self.dirty_bytes -= slot.counted;
             if !counting {
                 continue;

@@ -303,6 +303,62 @@ fn a_dropped_replica_frees_its_blocks_and_nothing_of_it_comes_back() {
 }
 
 #[test]
+fn a_deleted_disk_that_comes_back_keeps_the_versions_that_it_had_before() {
+    let mut bench = Bench::ready();
+    for first in [0, 5000] {
+        bench.write(first, 6, false);
+    }
+    // Of a membership before: what is filled in has versions that were here already.
+    bench.seal(2);
+    bench.join(0..64, 2);
+    let source = |block: Block| (block.0 < 4).then_some((v(1, 1), block.0 == 3));
+    bench.fill(2, Blocks::new(Block(0), 2), source).unwrap();
+    bench.write(4, 1, false);
+    bench.flush();
+    for mut bench in restarts(bench) {
+        let promise = bench.store.drop_disk(DISK).unwrap();
+        assert_eq!(bench.wait(promise), Reply::Synced);
+        for mut bench in restarts(bench) {
+            assert_eq!(bench.read(0, 1), Err(Refusal::NoReplica));
+            bench.seal(3);
+            bench.join(0..64, 3);
+            assert_eq!(says(&mut bench, 0, 6, 0, u64::MAX), [None; 6]);
+            bench.fill(3, Blocks::new(Block(1), 3), source).unwrap();
+            // Once more: the versions that stand here already are adopted, and moved as that.
+            bench.seal(4);
+            bench.join(0..64, 4);
+            bench.fill(4, Blocks::new(Block(2), 1), source).unwrap();
+            bench.write(5, 1, false);
+            let was = [
+                None,
+                Some(v(1, 1)),
+                Some(v(1, 1)),
+                Some(v(1, 1)),
+                None,
+                Some(v(4, 1)),
+            ];
+            let adopted = [None, None, Some(v(1, 1)), None, None, Some(v(4, 1))];
+            for mut bench in restarts(bench) {
+                assert_eq!(says(&mut bench, 0, 6, 3, u64::MAX), was);
+                assert_eq!(says(&mut bench, 0, 6, 4, u64::MAX), adopted);
+                // The cleaner moves them.
+                for _ in 0..60 {
+                    bench.write(8, 8, false);
+                    bench.flush();
+                    bench.tidy();
+                }
+                for mut bench in restarts(bench) {
+                    assert_eq!(says(&mut bench, 0, 6, 3, u64::MAX), was);
+                    assert_eq!(says(&mut bench, 0, 6, 4, u64::MAX), adopted);
+                    assert_eq!(says(&mut bench, 5000, 1, 0, u64::MAX), [None]);
+                    assert_eq!(bench.recovery.damage, Vec::<String>::new());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_collapse_lets_predecessors_go_and_allows_joining_for_ever() {
     let mut bench = Bench::ready();
     bench.write(0, 8, false);

@@ -1,5 +1,5 @@
-//! A store that leaves and joins again, for ever: dead tails, fills, adoptions, collapses, drops, with crashes
-//! in between. The oracle is what the other stores have.
+//! A store that leaves and joins again, for ever: dead tails, fills, adoptions, collapses, drops of replicas and of
+//! the whole disk, with crashes in between. The oracle is what the other stores have.
 
 use super::bench::{Bench, content};
 use super::rng::Rng;
@@ -283,8 +283,20 @@ impl Work {
         self.join(next);
     }
 
+    /// The disk is deleted, and comes back from another store.
+    fn drop_disk(&mut self) {
+        self.make_room();
+        let promise = self.bench.store.drop_disk(DISK).unwrap();
+        if self.rng.below(2) == 0 {
+            self.bench.wait(promise);
+        }
+        self.oracle.past.clear();
+        let next = self.bench.epoch.as_u64() + 1;
+        self.join(next);
+    }
+
     fn step(&mut self) {
-        match self.rng.below(64) {
+        match self.rng.below(65) {
             0..=19 => self.write(),
             20..=39 => self.fill(),
             40..=45 => {
@@ -301,7 +313,8 @@ impl Work {
             }
             58..=60 => self.move_away_and_back(),
             61..=62 => self.collapse(),
-            _ => self.drop_replica(),
+            63 => self.drop_replica(),
+            _ => self.drop_disk(),
         }
     }
 
