@@ -190,6 +190,10 @@ impl<M: Media> Store<M> {
         if let Some(job) = self.log.begin_spare() {
             return Some(Chore::Spare(job));
         }
+        // Before a checkpoint notes the counts, and the cleaner goes by them.
+        if self.uncount_gone() {
+            return Some(Chore::Stepped);
+        }
         if let Some(chore) = self.checkpoint_chore() {
             return Some(chore);
         }
@@ -279,7 +283,10 @@ impl<M: Media> Store<M> {
                 replay_from: self.log.end(),
                 left: self.dirty_chunks(),
             },
-            Scope::Directory => self.take_directory(self.checkpoints.replay_from),
+            Scope::Directory => Phase::Chunks {
+                replay_from: self.checkpoints.replay_from,
+                left: Vec::new(),
+            },
         };
     }
 
@@ -290,6 +297,7 @@ impl<M: Media> Store<M> {
 
     /// Step 3.
     fn take_directory(&self, replay_from: LogPoint) -> Phase {
+        assert!(self.holdings.gone.is_empty(), "all that counts is needed");
         let dead: Vec<u32> = self.holdings.live.dead(replay_from.segment).collect();
         Phase::Directory {
             bytes: self.encode_directory(replay_from, &dead),

@@ -207,6 +207,10 @@ impl<M: Media> Store<M> {
             return false;
         };
         assert_eq!(victim.offset, scan.offset, "one chore at a time");
+        if !self.holdings.gone.is_empty() {
+            // What still counts there is not found any more: first that, and then this stretch once more.
+            return true;
+        }
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) => {

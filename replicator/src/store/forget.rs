@@ -1,7 +1,7 @@
 //! Forgetting: deleted disks, replicas that are not needed any more, and what only older entries needed.
 
 use super::frame::{Header, Kind, ReplicaChange};
-use super::holdings::{Superseded, block_range};
+use super::holdings::{Superseded, block_range, edges};
 use super::index::{CHUNK_BLOCKS, blocks_of, chunk_of};
 use super::media::Media;
 use super::{Handled, Promise, Store};
@@ -14,31 +14,14 @@ use zerocopy::IntoBytes;
 const MOST_CHUNKS: u64 = 64;
 
 impl<M: Media> Store<M> {
-    /// Before [`Store::drop_disk`]: reads some of what that needs of the index, from this chunk on, and returns where to
-    /// go on; none when it has all.
-    pub fn load_to_drop(&mut self, disk: DiskId, from: u64) -> Result<Option<u64>, Refusal> {
-        let Some(state) = self.holdings.disks.get(&disk) else {
-            return Ok(None);
-        };
-        let chunks = state.chunks.range(from..).map(|(chunk, _)| *chunk);
-        let chunks: Vec<u64> = chunks.take(MOST_CHUNKS as usize).collect();
-        for chunk in &chunks {
-            self.load(disk, blocks_of(*chunk))?;
-        }
-        Ok(chunks.last().map(|last| last + 1))
-    }
-
-    /// The disk was deleted: frees all that it has here and keeps only its epoch. The answer waits for a sync.
+    /// The disk was deleted: all that it has here is void, and only its epoch is kept. The answer waits for a sync;
+    /// the space comes free by and by (gone.rs).
     pub fn drop_disk(&mut self, disk: DiskId) -> Result<Promise, Refusal> {
         if self.has_failed() {
             return Err(Refusal::Failed);
         }
         let shown = self.shown(disk);
         if self.holdings.disks.contains_key(&disk) {
-            let chunks: Vec<u64> = self.holdings.disks[&disk].chunks.keys().copied().collect();
-            for chunk in chunks {
-                self.load(disk, blocks_of(chunk))?;
-            }
             let header = Header {
                 disk,
                 epoch: shown.as_u64(),
@@ -79,14 +62,8 @@ impl<M: Media> Store<M> {
         let end = (u64::from(gone.first.0) + most).min(u64::from(gone.end.0)) as u32;
         let gone = Extents::new(gone.first, Extent(end));
         let (first, end) = block_range(gone, extent_size);
-        let touched = chunk_of(first)..=chunk_of(Block(end.0 - 1));
-        let chunks: Vec<u64> = state
-            .chunks
-            .range(touched)
-            .map(|(number, _)| *number)
-            .collect();
-        for chunk in chunks {
-            self.load(disk, blocks_of(chunk))?;
+        for shared in edges(first, end) {
+            self.load(disk, shared)?;
         }
         let change = ReplicaChange {
             extents: gone,

@@ -6,6 +6,7 @@ use super::frame::{
     AdoptedRun, FLAG_FILLED, FLAG_MOVED, HEADER_BYTES, Header, Kind, LogPoint, MAX_PAYLOAD,
     RawHeader, ReplicaChange, frame_bytes,
 };
+use super::gone::Gone;
 use super::index::{Chunk, Entry, TooManyEras, blocks_of, chunk_of, chunks_of};
 use super::live::Live;
 use super::media::{Media, MediaFile};
@@ -25,6 +26,8 @@ pub struct Holdings {
     /// Blocks that got a new version, in the order of the log: their predecessors may go once that
     /// is synced and acknowledged.
     pub superseded: VecDeque<Superseded>,
+    /// What was let go of and still counts in `live`.
+    pub gone: VecDeque<Gone>,
     /// How many control frames there were (epochs, joins, settlings, drops): what a checkpoint has
     /// seen is not done again.
     pub controls: u64,
@@ -240,8 +243,7 @@ impl Holdings {
             .find(|entry| such(entry))
     }
 
-    /// Everything of these extents is void. What of the index they share with others is loaded; the
-    /// rest is, too, where it is to be uncounted.
+    /// Everything of these extents is void. What of the index they share with others ([`edges`]) is loaded.
     pub fn forget(&mut self, disk: DiskId, extents: Extents) {
         let counting = self.counting;
         let Some(state) = self.disks.get_mut(&disk) else {
@@ -257,37 +259,32 @@ impl Holdings {
             .range(touched)
             .map(|(number, _)| *number)
             .collect();
+        let mut whole_chunks = Vec::new();
         for number in numbers {
             let whole = blocks_of(number);
             let from = first.max(whole.first);
             let count = (end.min(whole.end()).0 - from.0) as u32;
-            let slot = state.chunks.get_mut(&number).expect("just seen");
-            if let Some(chunk) = &mut slot.chunk {
-                let live = &mut self.live;
-                chunk.forget((from.0 - whole.first.0) as u16, count, |entry| {
-                    if counting {
-                        live.sub(entry.place.segment, entry.weight());
-                    }
-                });
-            }
-            if count < whole.count {
-                assert!(slot.chunk.is_some(), "the chunk was loaded before");
-                slot.dirty = true;
-                count_dirty(&mut self.dirty_bytes, slot);
+            if count == whole.count {
+                whole_chunks.extend(state.chunks.remove(&number).map(|slot| (number, slot)));
                 continue;
             }
-            self.dirty_bytes -= slot.counted;
-            for place in slot.blob.iter().filter(|_| counting) {
-                self.live.sub(place.segment, slot.blob_weight);
-            }
-            state.chunks.remove(&number);
+            let slot = state.chunks.get_mut(&number).expect("just seen");
+            let chunk = slot.chunk.as_mut().expect("the chunk was loaded before");
+            let live = &mut self.live;
+            chunk.forget((from.0 - whole.first.0) as u16, count, |entry| {
+                if counting {
+                    live.sub(entry.place.segment, entry.weight());
+                }
+            });
+            slot.dirty = true;
+            count_dirty(&mut self.dirty_bytes, slot);
         }
         if counting {
             state.extents.retain(|extent, _| !extents.contains(*extent));
         }
-        self.superseded.retain(|superseded| {
-            superseded.disk != disk || superseded.block < first || end <= superseded.block
-        });
+        for (number, slot) in whole_chunks {
+            self.let_go(disk, number, slot);
+        }
     }
 
     /// Which chunks of the index a frame found by recovery needs in memory.
@@ -311,8 +308,7 @@ impl Holdings {
                     return Vec::new();
                 };
                 let (first, end) = block_range(change.extents, change.extent_size);
-                let edges = [chunk_of(first), chunk_of(Block(end.0 - 1))];
-                edges.map(blocks_of).to_vec()
+                edges(first, end).collect()
             }
             _ => Vec::new(),
         }
@@ -489,8 +485,7 @@ impl Holdings {
         true
     }
 
-    /// Everything of a disk is void; the epoch that it was shown is not. Its whole index is loaded,
-    /// to be uncounted.
+    /// Everything of a disk is void; the epoch that it was shown is not.
     pub fn drop_disk(&mut self, disk: DiskId) {
         self.forget_index(disk);
         if let Some(state) = self.disks.get_mut(&disk) {
@@ -506,25 +501,11 @@ impl Holdings {
     }
 
     fn forget_index(&mut self, disk: DiskId) {
-        let counting = self.counting;
-        let Some(state) = self.disks.get_mut(&disk) else {
-            return;
-        };
-        for slot in std::mem::take(&mut state.chunks).into_values() {
-            self.dirty_bytes -= slot.counted;
-            if !counting {
-                continue;
-            }
-            for place in &slot.blob {
-                self.live.sub(place.segment, slot.blob_weight);
-            }
-            if let Some(chunk) = slot.chunk {
-                chunk.each_reference(|entry| {
-                    self.live.sub(entry.place.segment, entry.weight());
-                });
-            }
+        let state = self.disks.get_mut(&disk);
+        let chunks = state.map(|state| std::mem::take(&mut state.chunks));
+        for (number, slot) in chunks.unwrap_or_default() {
+            self.let_go(disk, number, slot);
         }
-        self.superseded.retain(|superseded| superseded.disk != disk);
     }
 }
 
@@ -592,6 +573,13 @@ pub fn moved(header: &Header, blocks: Blocks, filled: Option<u16>) -> Header {
     }
 }
 
+/// What of the index the blocks from `first` on, below `end`, share with others.
+pub fn edges(first: Block, end: Block) -> impl Iterator<Item = Blocks> {
+    let edges = [first, Block(end.0 - 1)].map(|block| blocks_of(chunk_of(block)));
+    let shared = move |chunk: &Blocks| chunk.first < first || end < chunk.end();
+    edges.into_iter().filter(shared)
+}
+
 /// The blocks of some extents: the first, and the one behind the last.
 pub fn block_range(extents: Extents, size: ExtentSize) -> (Block, Block) {
     let blocks = u64::from(size.blocks());
@@ -599,7 +587,7 @@ pub fn block_range(extents: Extents, size: ExtentSize) -> (Block, Block) {
     (at(extents.first), at(extents.end))
 }
 
-fn read_blob<M: Media>(
+pub(super) fn read_blob<M: Media>(
     files: &mut Files<M>,
     store: StoreId,
     disk: DiskId,

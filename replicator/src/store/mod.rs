@@ -15,7 +15,7 @@
 //! - what the media spoilt, and how it is healed: `damage.rs`; what looks for it: `scrub.rs`, `verify.rs`, `digest.rs`;
 //! - a write: [`Store::handle`] -> `write.rs` -> `append.rs` (the log's end; what is made ahead of it: `append/ahead.rs`) -> `index/`;
 //! - a read: `read.rs`, `waiting_read.rs` where it waits for the media, `past_cache.rs` where it is large; a sync: `sync.rs`;
-//! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `clean.rs`, and when: `room.rs`, `live.rs`;
+//! - after a crash: `recover.rs` and `walk.rs`; what bounds it: `checkpoint.rs`; what gives space back: `forget.rs`, `gone.rs`, `clean.rs`, and when: `room.rs`, `live.rs`;
 //! - the bytes: `frame.rs`, and docs/disk-format.md.
 
 mod append;
@@ -32,6 +32,7 @@ mod fill;
 mod forget;
 mod frame;
 mod fuzz;
+mod gone;
 mod holdings;
 mod identity;
 mod index;

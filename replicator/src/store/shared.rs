@@ -424,7 +424,7 @@ impl SharedStore {
     }
 
     /// Deletes what the store has of `extents` of a disk, as far as it joined below an epoch; `done` is
-    /// called when that is durable. Call it where reading the index of all that may take its time.
+    /// called when that is durable.
     pub fn drop_replica(
         &self,
         disk: DiskId,
@@ -445,6 +445,7 @@ impl SharedStore {
                 (Ok(Some(promise)), _) => last = Some(promise),
                 (Ok(None), Some(promise)) => {
                     core.waiting.push((promise, Box::new(done)));
+                    shared.want_housekeeping(&mut core);
                     return shared.want_sync(&mut core);
                 }
                 (Ok(None), None) => {
@@ -459,25 +460,18 @@ impl SharedStore {
         }
     }
 
-    /// The disk was deleted: frees all that it has here; `done` is called when that is durable. Call it where reading the
-    /// index of all that may take its time.
+    /// The disk was deleted: all that it has here is void; `done` is called when that is durable.
     pub fn drop_disk(&self, disk: DiskId, done: impl FnOnce(Reply) + Send + 'static) {
         let shared = &self.threads.shared;
-        let mut loaded = Ok(Some(0));
-        while let Ok(Some(from)) = loaded {
-            // The lock goes with each step: others need the store meanwhile.
-            let mut core = self.enter();
-            let store = core.store.as_mut().ok_or(Refusal::Failed);
-            loaded = store.and_then(|store| store.load_to_drop(disk, from));
-        }
         let mut core = self.enter();
         let dropped = match &mut core.store {
-            Some(store) => loaded.and_then(|_| store.drop_disk(disk)),
+            Some(store) => store.drop_disk(disk),
             None => Err(Refusal::Failed),
         };
         match dropped {
             Ok(promise) => {
                 core.waiting.push((promise, Box::new(done)));
+                shared.want_housekeeping(&mut core);
                 shared.want_sync(&mut core);
             }
             Err(refusal) => {

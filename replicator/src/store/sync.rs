@@ -112,6 +112,7 @@ impl<M: Media> Store<M> {
             || (self.log.wants_prewriting() && self.has_room_to_prewrite())
             || self.is_low()
             || self.holdings.superseded.len() > MANY_SUPERSEDED
+            || !self.holdings.gone.is_empty()
     }
 
     /// The answer that was promised; the store is synced up to it, or has failed. The epoch is

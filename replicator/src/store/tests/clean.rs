@@ -33,10 +33,14 @@ fn step(bench: &mut Bench, such: fn(&Chore<SimMedia>) -> bool) -> bool {
 }
 
 fn until_scan(bench: &mut Bench) -> Chore<SimMedia> {
+    next_scan(bench).expect("there is much to clean")
+}
+
+fn next_scan(bench: &mut Bench) -> Option<Chore<SimMedia>> {
     loop {
-        let chore = bench.store.next_chore().expect("there is much to clean");
+        let chore = bench.store.next_chore()?;
         if matches!(chore, Chore::Scan(_)) {
-            return chore;
+            return Some(chore);
         }
         let outcome = chore.run();
         bench.store.finish_chore(chore, outcome);
@@ -77,6 +81,28 @@ fn a_cleaner_without_room_waits_and_loses_nothing() {
     bench.tidy();
     bench.check(true);
     bench.kill().check(true);
+}
+
+#[test]
+fn what_is_deleted_while_a_stretch_is_read_is_not_taken_for_moved() {
+    for scans in 0.. {
+        let mut bench = with_garbage();
+        for _ in 0..scans {
+            let chore = until_scan(&mut bench);
+            let outcome = chore.run();
+            assert!(bench.store.finish_chore(chore, outcome));
+        }
+        let Some(chore) = next_scan(&mut bench) else {
+            assert!(scans > 3, "{scans}: more than one segment is cleaned");
+            return;
+        };
+        let outcome = chore.run();
+        let promise = bench.store.drop_disk(DISK).unwrap();
+        assert!(bench.store.finish_chore(chore, outcome));
+        assert_eq!(bench.wait(promise), Reply::Synced);
+        bench.tidy();
+        assert!(bench.store.usage().used <= 6 * bench.options.segment_bytes);
+    }
 }
 
 /// Rule S5: a frame that does not match, and that nothing behind it proves to have been synced, passes for a torn tail. What the

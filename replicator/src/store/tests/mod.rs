@@ -7,6 +7,7 @@ mod damage;
 mod digest;
 mod files;
 mod fill;
+mod gone;
 mod heal;
 mod lazy;
 mod live;
