@@ -96,6 +96,11 @@ impl Cleaning {
             .saturating_add(bytes.saturating_mul(MOVED_A_BYTE));
     }
 
+    /// What kept segments from being cleaned may be gone.
+    pub fn try_damaged_again(&mut self) {
+        self.damaged.clear();
+    }
+
     /// So much was appended to keep the store in order.
     pub fn own(&mut self, bytes: u64) {
         self.reckoned += bytes;

@@ -96,6 +96,7 @@ impl<M: Media> Store<M> {
                 "the index of deleted blocks cannot be read: the cleaner looks for itself what is live"
             );
             self.holdings.live.doubt_all();
+            self.cleaning.try_damaged_again();
         }
         true
     }

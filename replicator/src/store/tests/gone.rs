@@ -1,8 +1,12 @@
-//! Letting go of much at once: a little at a time, and also across a restart in the middle of it.
+//! Letting go of much at once: a little at a time, across a restart in the middle of it, and where the index is damaged.
 
-use super::{Bench, DISK};
+use super::{Bench, DISK, STORE};
 use crate::message::{Refusal, Reply};
-use crate::words::{Epoch, Extent, Extents};
+use crate::store::frame::{Kind, RawHeader};
+use crate::store::media::Media;
+use crate::store::place::Place;
+use crate::store::segment::parse_name;
+use crate::words::{Block, Epoch, Extent, Extents};
 
 const SEGMENT: u64 = 64 << 10;
 /// Chunks of the index that the disk has something in.
@@ -85,6 +89,54 @@ fn a_restart_while_it_is_uncounted_loses_no_space() {
             bench.tidy();
             let used = bench.store.usage().used;
             assert!(used <= 6 * SEGMENT, "{used}");
+        }
+    }
+}
+
+/// The media spoil the index of a chunk.
+fn spoil_index(bench: &Bench, chunk: u64) {
+    let mut spoilt = 0;
+    for name in bench.media.list().unwrap() {
+        let Some(segment) = parse_name(&name) else {
+            continue;
+        };
+        let bytes = bench.media.content(&name);
+        for at in (0..bytes.len()).step_by(64) {
+            let place = Place::new(segment, at as u64);
+            let header = RawHeader::decode(&bytes[at..], STORE, place);
+            if header.is_some_and(|of| of.kind == Kind::Index && of.block == 4096 * chunk) {
+                bench.media.flip(&name, at as u64 + 70, 1);
+                spoilt += 1;
+            }
+        }
+    }
+    assert!(spoilt > 0);
+}
+
+#[test]
+fn what_is_deleted_need_not_be_readable() {
+    for whole_disk in [true, false] {
+        for restart in [true, false] {
+            let mut bench = with_large_disk();
+            // The first, the last, one between them.
+            for chunk in [0, CHUNKS / 2, CHUNKS - 1] {
+                spoil_index(&bench, chunk);
+            }
+            let damaged = Refusal::Damaged { block: Block(0) };
+            assert_eq!(bench.read(0, 1), Err(damaged));
+            bench.tidy();
+            delete(&mut bench, whole_disk);
+            if restart {
+                bench = bench.kill();
+            }
+            bench.tidy();
+            bench.flush();
+            bench.tidy();
+            // Nobody knows where their blocks were: those segments may stay until there is more to be had.
+            let used = bench.store.usage().used;
+            assert!(used <= 6 * SEGMENT, "{used}");
+            let mut bench = bench.kill();
+            assert_eq!(bench.read(0, 1), Err(Refusal::NoReplica));
         }
     }
 }
