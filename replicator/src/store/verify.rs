@@ -41,7 +41,13 @@ impl<M: Media> Store<M> {
             };
             for block in part.iter() {
                 let within = (block.0 - blocks_of(number).first.0) as u16;
-                for entry in chunk.versions(within).filter(|entry| !entry.zeroes) {
+                for (i, entry) in chunk.versions(within).enumerate() {
+                    // A checkpoint of the directory alone lets go of segments though what refers to them is not written
+                    // anew: after a restart predecessors may seem to stand there that were not needed any more.
+                    let gone = i > 0 && !self.log.segments.contains_key(&entry.place.segment);
+                    if entry.zeroes || gone {
+                        continue;
+                    }
                     let frame = Spoilt {
                         disk: asker.disk,
                         block,

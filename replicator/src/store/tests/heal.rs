@@ -164,25 +164,27 @@ fn what_is_written_over_is_no_damage_any_more() {
     assert_eq!(damaged(&mut bench, 0..1), []);
 }
 
+/// Reads everything of the first blocks back: how many frames, and what is damaged.
+fn verify(bench: &mut Bench) -> (u64, Vec<u64>) {
+    let request = Request::Verify {
+        asker: bench.asker(),
+        blocks: Blocks::new(Block(0), 200),
+    };
+    match bench.ask(request) {
+        Reply::Verified(verified) => {
+            let damaged = verified.damaged.iter().map(|damaged| damaged.block.0);
+            (verified.blocks, damaged.collect())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn verifying_reads_what_the_media_have() {
     let mut bench = Bench::ready();
     bench.write(0, 4, false);
     bench.write(6, 2, true);
     bench.flush();
-    let verify = |bench: &mut Bench| {
-        let request = Request::Verify {
-            asker: bench.asker(),
-            blocks: Blocks::new(Block(0), 200),
-        };
-        match bench.ask(request) {
-            Reply::Verified(verified) => {
-                let damaged = verified.damaged.iter().map(|damaged| damaged.block.0);
-                (verified.blocks, damaged.collect::<Vec<_>>())
-            }
-            other => panic!("{other:?}"),
-        }
-    };
     assert_eq!(verify(&mut bench), (4, vec![]));
     spoil(&bench, 1, v(1, 1));
     spoil(&bench, 3, v(1, 1));
@@ -193,4 +195,35 @@ fn verifying_reads_what_the_media_have() {
     let report = check_media(&media).unwrap();
     // Each is found in its segment and by the walk, though nobody needs it any more.
     assert_eq!(report.damage.len(), 4, "{:?}", report.damage);
+}
+
+#[test]
+fn a_predecessor_that_was_let_go_of_is_no_damage_after_a_restart() {
+    let mut bench = Bench::ready();
+    let write_all = |bench: &mut Bench| {
+        for first in 0..16 {
+            assert_eq!(bench.write(first * 8, 8, false), Reply::WRITTEN);
+        }
+    };
+    write_all(&mut bench);
+    bench.flush();
+    bench.seal(2);
+    write_all(&mut bench);
+    // This writes the index while the predecessors may be needed.
+    bench.store.start_checkpoint();
+    while bench.store.is_checkpointing() {
+        assert!(bench.store.housekeep());
+    }
+    let segments = |bench: &Bench| bench.store.log.segments.len();
+    let before = segments(&bench);
+    // This lets go of where they stood, and writes no index.
+    for _ in 0..8 {
+        bench.write(5000, 1, false);
+    }
+    bench.flush();
+    bench.tidy();
+    assert!(segments(&bench) + 4 < before);
+    let mut bench = bench.kill();
+    assert_eq!(verify(&mut bench).1, Vec::<u64>::new());
+    bench.check(true);
 }
