@@ -9,6 +9,8 @@
 //!                    a block:             noted as damaged (damage.rs); its writer has it healed
 //!                    a part of the index: written anew from memory, by a checkpoint
 //!                    anything else:       a checkpoint makes it needless
+//!    search_spoilt what stood where not even the headers can be read: the index is looked through for it, a little
+//!                  at a time
 //! ```
 //!
 //! Where it stands, and what is damaged, goes into the file `scrub`: a restart goes on there. Losing that file
@@ -19,15 +21,16 @@ use super::clean::{Padding, after_padding};
 use super::damage::Spoilt;
 use super::directory::{self, names, read_file};
 use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
-use super::holdings::count_dirty;
+use super::holdings::{count_dirty, read_blob};
 use super::identity::write_whole;
-use super::index::{Reader, blocks_of};
+use super::index::{Chunk, Reader, blocks_of, chunk_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
 use super::segment::file_name;
 use crate::message::checksum;
 use crate::words::{Block, Blocks, DiskId, Epoch, Seq, StoreId, Version};
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 /// How fast a store is scrubbed.
@@ -77,10 +80,44 @@ impl ScrubRate {
 #[derive(Default, Debug)]
 pub struct Scrubbing {
     next: LogPoint,
+    search: Option<Search>,
     passes: u64,
     /// What the file says.
     saved: Option<(LogPoint, u64, usize)>,
 }
+
+/// Looking through the index for what refers to places where nobody can tell what stood there.
+#[derive(Debug)]
+struct Search {
+    regions: Vec<Region>,
+    /// The chunk to go on with.
+    next: (DiskId, u64),
+}
+
+impl Search {
+    const BEGIN: (DiskId, u64) = (DiskId::from_u128(0), 0);
+}
+
+/// From here to there nothing makes sense.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Region {
+    first: Place,
+    end: u64,
+}
+
+impl Region {
+    fn contains(&self, place: Place) -> bool {
+        place.segment == self.first.segment
+            && (self.first.offset()..self.end).contains(&place.offset())
+    }
+
+    fn units(&self) -> Range<u32> {
+        self.first.unit..Place::new(self.first.segment, self.end.next_multiple_of(ALIGN)).unit
+    }
+}
+
+/// Chunks of the index that are looked through at once; one that is not in memory counts for as many.
+const SEARCHED_AT_ONCE: usize = 64;
 
 /// A stretch of a segment to be read.
 pub struct Scrub<M: Media> {
@@ -119,8 +156,7 @@ impl<M: Media> Scrub<M> {
 enum Bad {
     /// The payload of this frame.
     Payload(Header, Place),
-    /// From here to there nothing makes sense.
-    Region { first: Place, end: u64 },
+    Region(Region),
 }
 
 impl<M: Media> Store<M> {
@@ -176,22 +212,37 @@ impl<M: Media> Store<M> {
             }
         };
         let (bad, next) = look(self.id, scrub.from, &bytes, scrub.end);
+        let mut checkpoint = false;
         for bad in bad {
             match bad {
                 Bad::Payload(header, place) if header.kind == Kind::Data => {
                     self.find_spoilt(header.disk, header.blocks(), |at| at == place);
                 }
                 Bad::Payload(header, place) => {
-                    self.find_spoilt_index(&|at| at == place);
+                    if header.kind == Kind::Index {
+                        let chunk = chunk_of(Block(header.block));
+                        self.find_spoilt_index(header.disk, chunk, |at| at == place);
+                    }
                     tracing::warn!(store = %self.id, kind = ?header.kind, %place, "a frame is damaged");
-                    self.start_checkpoint();
+                    checkpoint = true;
                 }
-                Bad::Region { first, end } => {
-                    tracing::warn!(store = %self.id, from = %first, to = end, "frames are damaged");
-                    self.find_all_spoilt(first, end);
-                    self.start_checkpoint();
+                Bad::Region(region) => {
+                    tracing::warn!(store = %self.id, from = %region.first, to = region.end, "frames are damaged");
+                    if !self.holdings.live.is_dead(segment) {
+                        let search = self.scrubbing.search.get_or_insert(Search {
+                            regions: Vec::new(),
+                            next: Search::BEGIN,
+                        });
+                        search.regions.push(region);
+                        search.next = Search::BEGIN;
+                    }
+                    checkpoint = true;
                 }
             }
+        }
+        // After a search there is more to be written anew.
+        if checkpoint && self.scrubbing.search.is_none() {
+            self.start_checkpoint();
         }
         self.scrubbing.next = LogPoint {
             segment,
@@ -235,42 +286,75 @@ impl<M: Media> Store<M> {
         }
     }
 
-    /// Nobody knows what stood there: looks through the whole index for what refers to it.
-    fn find_all_spoilt(&mut self, first: Place, end: u64) {
-        let within = |place: Place| {
-            place.segment == first.segment && (first.offset()..end).contains(&place.offset())
+    /// Looks through some of the index for what stood where nobody can tell. False: there is nothing to look for
+    /// any more.
+    pub fn search_spoilt(&mut self) -> bool {
+        let Some(mut search) = self.scrubbing.search.take() else {
+            return false;
         };
-        let all: Vec<(DiskId, u64)> = self
-            .holdings
-            .disks
-            .iter()
-            .flat_map(|(id, disk)| disk.chunks.keys().map(|chunk| (*id, *chunk)))
-            .collect();
-        for (disk, chunk) in all {
+        let (disk, chunk) = search.next;
+        let disks = self.holdings.disks.range(disk..);
+        let chunks = disks.flat_map(|(id, state)| {
+            let from = if *id == disk { chunk } else { 0 };
+            state.chunks.range(from..).map(|(chunk, _)| (*id, *chunk))
+        });
+        let some: Vec<(DiskId, u64)> = chunks.take(SEARCHED_AT_ONCE).collect();
+        if some.is_empty() {
+            self.start_checkpoint();
+            return false;
+        }
+        for (disk, chunk) in some {
+            search.next = (disk, chunk + 1);
+            if self.search_chunk(disk, chunk, &search.regions) {
+                break;
+            }
+        }
+        self.note_finds();
+        self.scrubbing.search = Some(search);
+        true
+    }
+
+    /// True: it had to be read. It is not kept in memory for this, unless it refers to something.
+    fn search_chunk(&mut self, disk: DiskId, chunk: u64, regions: &[Region]) -> bool {
+        let within = |place: Place| regions.iter().any(|region| region.contains(place));
+        self.find_spoilt_index(disk, chunk, within);
+        let state = self.holdings.disks.get(&disk);
+        let Some(slot) = state.and_then(|state| state.chunks.get(&chunk)) else {
+            return false;
+        };
+        let refers = |content: &Chunk| {
+            let mut regions = regions.iter();
+            regions.any(|region| content.may_refer_to(region.first.segment, &region.units()))
+        };
+        let (found, read) = match &slot.chunk {
+            Some(content) => (refers(content), false),
+            None => {
+                let files = &mut self.log.files;
+                let content = read_blob(files, self.id, disk, chunk, &slot.blob);
+                (content.is_ok_and(|(content, _)| refers(&content)), true)
+            }
+        };
+        if found {
             self.find_spoilt(disk, blocks_of(chunk), within);
         }
-        self.find_spoilt_index(&within);
+        read
     }
 
     /// A part of the index that is in memory is written anew by the next checkpoint. One that is not is lost.
-    fn find_spoilt_index(&mut self, at: &dyn Fn(Place) -> bool) {
-        let mut lost = Vec::new();
-        for (id, disk) in &mut self.holdings.disks {
-            for (chunk, slot) in &mut disk.chunks {
-                if !slot.blob.iter().any(|place| at(*place)) {
-                    continue;
-                }
-                if slot.chunk.is_some() {
-                    slot.dirty = true;
-                    count_dirty(&mut self.holdings.dirty_bytes, slot);
-                } else {
-                    lost.push((*id, blocks_of(*chunk)));
-                }
-            }
+    fn find_spoilt_index(&mut self, disk: DiskId, chunk: u64, at: impl Fn(Place) -> bool) {
+        let state = self.holdings.disks.get_mut(&disk);
+        let Some(slot) = state.and_then(|state| state.chunks.get_mut(&chunk)) else {
+            return;
+        };
+        if !slot.blob.iter().any(|place| at(*place)) {
+            return;
         }
-        for (disk, blocks) in lost {
+        if slot.chunk.is_some() {
+            slot.dirty = true;
+            count_dirty(&mut self.holdings.dirty_bytes, slot);
+        } else {
             tracing::error!(
-                store = %self.id, %disk, %blocks,
+                store = %self.id, %disk, blocks = %blocks_of(chunk),
                 "the index of these blocks is damaged: this store cannot read them any more"
             );
         }
@@ -291,7 +375,13 @@ impl<M: Media> Store<M> {
 
     /// What to put into the file `scrub` by [`save`], if that says something else.
     pub fn scrub_to_save(&mut self) -> Option<Vec<u8>> {
-        let LogPoint { segment, .. } = self.scrubbing.next;
+        let mut next = self.scrubbing.next;
+        // What is not looked for to the end is found once more.
+        if let Some(search) = &self.scrubbing.search {
+            next = next.min(search.regions[0].first.point());
+            next.offset = 0;
+        }
+        let LogPoint { segment, .. } = next;
         let at = LogPoint { segment, offset: 0 };
         let now = (at, self.scrubbing.passes, self.damages.len());
         if self.scrubbing.saved == Some(now) {
@@ -300,7 +390,7 @@ impl<M: Media> Store<M> {
         self.scrubbing.saved = Some(now);
         Some(encode(
             self.id,
-            self.scrubbing.next,
+            next,
             self.scrubbing.passes,
             self.damages.all(),
         ))
@@ -341,7 +431,7 @@ fn look(store: StoreId, from: LogPoint, bytes: &[u8], end: u64) -> (Vec<Bad>, u6
     let mut region: Option<Place> = None;
     let close = |region: &mut Option<Place>, bad: &mut Vec<Bad>, end: u64| {
         if let Some(first) = region.take() {
-            bad.push(Bad::Region { first, end });
+            bad.push(Bad::Region(Region { first, end }));
         }
     };
     while at + HEADER_BYTES <= stretch_end {

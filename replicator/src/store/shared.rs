@@ -811,8 +811,16 @@ impl Shared {
                 took = began.elapsed();
                 let store = core.store.as_mut().expect("closing waits for what runs");
                 store.finish_scrub(scrub, read);
+                self.search_spoilt(&mut core);
             }
             self.save_scrub(&mut core);
+        }
+    }
+
+    /// Looks through the index for what the media spoilt. The lock goes with each step: others need the store meanwhile.
+    fn search_spoilt(&self, core: &mut MutexGuard<'_, Core>) {
+        while !core.closing && core.store.as_mut().is_some_and(Store::search_spoilt) {
+            self.unlocked(core, std::thread::yield_now);
         }
     }
 

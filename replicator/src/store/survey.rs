@@ -69,9 +69,8 @@ impl<M: Media> Store<M> {
             above,
         };
         let mut blocks: Vec<ListedBlock> = Vec::new();
-        let mut more = false;
         let proof = |replica: &Replica| replica.proof(replica.from);
-        while !more {
+        loop {
             let next = self.look_through(look, proof, |block, find| {
                 let listed = find(&|_| true).filter(|entry| {
                     let deleted = entry.zeroes && planted(Plant::DiscardDeletes);
@@ -79,7 +78,6 @@ impl<M: Media> Store<M> {
                 });
                 if let Some(entry) = listed {
                     if blocks.len() == MAX_LISTED {
-                        more = true;
                         return ControlFlow::Break(());
                     }
                     blocks.push(ListedBlock {
@@ -91,11 +89,14 @@ impl<M: Media> Store<M> {
                 ControlFlow::Continue(())
             })?;
             match next {
-                Some(next) => look.start = next,
-                None => break,
+                // Whoever asks goes on behind the last block that is named: there must be one.
+                Some(next) if blocks.is_empty() => look.start = next,
+                next => {
+                    let more = next.is_some();
+                    return Ok(Reply::Listed { blocks, more });
+                }
             }
         }
-        Ok(Reply::Listed { blocks, more })
     }
 
     /// Shows `each` the blocks that have any version, in order, with the way to find its newest proven version

@@ -6,6 +6,7 @@ use crate::store::place::Place;
 use crate::words::{Epoch, Seq, Version};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// What the index knows of one version of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -269,6 +270,15 @@ impl Chunk {
             }
         }
         kept
+    }
+
+    /// Whether a data frame that this chunk refers to may stand among these units of a segment.
+    pub fn may_refer_to(&self, segment: u32, units: &Range<u32>) -> bool {
+        let mut runs = self.pages.iter().flat_map(|page| &page.runs);
+        let mut older = self.older.values();
+        runs.any(|run| run.may_stand_in(segment, units))
+            || older
+                .any(|older| older.place.segment == segment && units.contains(&older.place.unit))
     }
 
     /// Everything that this chunk refers to, block by block.

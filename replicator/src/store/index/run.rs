@@ -14,6 +14,7 @@
 use crate::store::frame::{ALIGN, DATA_FRAME_BYTES};
 use crate::store::place::{MAX_UNITS, Place};
 use crate::words::Seq;
+use std::ops::Range;
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -89,6 +90,14 @@ impl Run {
             segment: self.segment.get(),
             unit: self.unit.get() + behind,
         }
+    }
+
+    /// Whether it may have a data frame among these units of a segment.
+    pub fn may_stand_in(&self, segment: u32, units: &Range<u32>) -> bool {
+        let first = self.unit.get();
+        self.segment.get() == segment
+            && first < units.end
+            && units.start < first.saturating_add(self.len() * FRAME_UNITS)
     }
 
     /// The part from `first` to `last`.

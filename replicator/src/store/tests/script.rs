@@ -317,6 +317,37 @@ fn lists_name_what_is_above_a_version_in_order_and_in_parts() {
 }
 
 #[test]
+fn a_list_of_much_comes_in_parts_and_each_goes_on_behind_the_last() {
+    const CHUNKS: u64 = 200;
+    let mut bench = Bench::new();
+    bench.seal(1);
+    let extents = 0..16 * CHUNKS as u32;
+    bench.join(extents.clone(), 1);
+    for chunk in 0..CHUNKS {
+        bench.write(4096 * chunk, 1, true);
+    }
+    let mut listed = Vec::new();
+    loop {
+        let request = Request::List {
+            asker: bench.asker(),
+            extents: Extents::new(Extent(extents.start), Extent(extents.end)),
+            above: Version::ZERO,
+            start: Block(listed.last().map_or(0, |last: &u64| last + 1)),
+        };
+        let Reply::Listed { blocks, more } = bench.ask(request) else {
+            panic!("a list is answered with one");
+        };
+        assert!(blocks.len() <= 64, "no more chunks are looked at at once");
+        listed.extend(blocks.iter().map(|listed| listed.block.0));
+        if !more {
+            break;
+        }
+    }
+    let all: Vec<u64> = (0..CHUNKS).map(|chunk| 4096 * chunk).collect();
+    assert_eq!(listed, all);
+}
+
+#[test]
 fn a_write_that_fails_is_another_incarnation() {
     let mut bench = Bench::ready();
     let before = bench.store.incarnation();

@@ -7,7 +7,7 @@ use crate::store::frame::{Kind, RawHeader};
 use crate::store::media::Media;
 use crate::store::place::Place;
 use crate::store::segment::parse_name;
-use crate::words::{Block, Blocks, Epoch, Version};
+use crate::words::{Block, Blocks, Epoch, Seq, Version};
 
 /// One pass over everything.
 fn pass(bench: &mut Bench) -> usize {
@@ -15,6 +15,7 @@ fn pass(bench: &mut Bench) -> usize {
     while let Some(scrub) = bench.store.next_scrub() {
         let read = scrub.run();
         bench.store.finish_scrub(scrub, read);
+        while bench.store.search_spoilt() {}
         stretches += 1;
         assert!(stretches < 10_000, "it comes to an end");
     }
@@ -170,4 +171,76 @@ fn media_that_fail_to_read_are_found_too_and_cleaning_in_between_does_no_harm() 
     }
     pass(&mut bench);
     bench.check(true);
+}
+
+/// Blocks in many chunks of the index, none of which is in memory.
+fn scattered(chunks: u64) -> Bench {
+    let mut bench = Bench::new();
+    bench.seal(1);
+    bench.join(0..16 * chunks as u32, 1);
+    for chunk in 0..chunks {
+        bench.write(4096 * chunk, 2, false);
+    }
+    bench.flush();
+    bench.store.start_checkpoint();
+    bench.tidy();
+    bench.kill()
+}
+
+fn in_memory(bench: &Bench) -> usize {
+    let slots = bench.store.holdings.disks[&DISK].chunks.values();
+    slots.filter(|slot| slot.chunk.is_some()).count()
+}
+
+#[test]
+fn where_no_header_is_left_the_index_is_looked_through_a_little_at_a_time() {
+    const CHUNKS: u64 = 100;
+    let mut bench = scattered(CHUNKS);
+    let spoilt = [7, 50].map(|chunk| Block(4096 * chunk));
+    for block in spoilt {
+        let version = bench.newest()[&block];
+        let (name, frame) = frame_of(&bench, block.0, version);
+        for at in 0..64 {
+            bench.media.change(&name, frame + at, |_| 0);
+        }
+    }
+    let mut steps = 0;
+    while let Some(scrub) = bench.store.next_scrub() {
+        let read = scrub.run();
+        bench.store.finish_scrub(scrub, read);
+        assert!(in_memory(&bench) <= 2, "nothing is looked through here");
+        loop {
+            let before = bench.media.work().bytes_read;
+            if !bench.store.search_spoilt() {
+                break;
+            }
+            let read = bench.media.work().bytes_read - before;
+            assert!(read < 4096, "one chunk at a time");
+            steps += 1;
+        }
+    }
+    assert!(steps >= CHUNKS, "{steps}");
+    assert_eq!(bench.store.damaged_blocks(), 2);
+    assert_eq!(in_memory(&bench), 2, "only what refers to them stays");
+}
+
+#[test]
+fn where_nothing_stands_any_more_nothing_is_looked_for() {
+    let mut bench = Bench::ready();
+    for _ in 0..9 {
+        bench.write(0, 8, false);
+        bench.flush();
+    }
+    let (name, frame) = frame_of(&bench, 3, Version::new(bench.epoch, Seq(1)));
+    for at in 0..64 {
+        bench.media.change(&name, frame + at, |_| 0);
+    }
+    let segment = parse_name(&name).unwrap();
+    assert!(bench.store.holdings.live.is_dead(segment));
+    while let Some(scrub) = bench.store.next_scrub() {
+        let read = scrub.run();
+        bench.store.finish_scrub(scrub, read);
+        assert!(!bench.store.search_spoilt());
+    }
+    assert_eq!(bench.store.damaged_blocks(), 0);
 }
