@@ -21,7 +21,7 @@ use super::clean::Scan;
 use super::directory::{Directory, names};
 use super::disk::Slot;
 use super::frame::{Header, Kind, LogPoint, MAX_PAYLOAD, frame_bytes};
-use super::holdings::{Holdings, blob_weight};
+use super::holdings::{Holdings, PRUNED_AT_ONCE, blob_weight};
 use super::identity::write_whole;
 use super::index::blocks_of;
 use super::media::{Media, is_full};
@@ -184,7 +184,7 @@ impl<M: Media> Store<M> {
             });
         }
         if self.holdings.prunable(self.log.synced()) {
-            self.holdings.prune(self.log.synced());
+            self.holdings.prune(self.log.synced(), PRUNED_AT_ONCE);
             return Some(Chore::Stepped);
         }
         if let Some(job) = self.log.begin_spare() {

@@ -44,6 +44,9 @@ pub struct Superseded {
     pub at: LogPoint,
 }
 
+/// How many of them are looked through at once where nobody is in a hurry.
+pub const PRUNED_AT_ONCE: usize = 256;
+
 /// Why a part of the index could not be loaded.
 #[derive(Debug)]
 pub enum LoadFault {
@@ -134,11 +137,13 @@ impl Holdings {
                 |block, before| {
                     let block = Block(base + u64::from(block));
                     displaced(block, before);
-                    self.superseded.push_back(Superseded {
-                        disk,
-                        block,
-                        at: entry.place.point(),
-                    });
+                    if !entry.hides(&before) {
+                        self.superseded.push_back(Superseded {
+                            disk,
+                            block,
+                            at: entry.place.point(),
+                        });
+                    }
                 },
                 |freed| {
                     if counting {
@@ -321,20 +326,21 @@ impl Holdings {
 
     /// Looks through some of the blocks whose successors are synced now, and drops the predecessors
     /// that nobody needs. Bounded, so that nobody waits for a million overwrites to be looked through.
-    pub fn prune(&mut self, synced: LogPoint) {
-        const MOST: usize = 256;
-        for _ in 0..self.superseded.len().min(MOST) {
-            let Some(next) = self.superseded.front().copied() else {
-                return;
+    pub fn prune(&mut self, synced: LogPoint, most: usize) {
+        for _ in 0..self.superseded.len().min(most) {
+            let next = self.superseded.front().copied();
+            let Some(next) = next.filter(|next| next.at < synced) else {
+                break;
             };
-            if next.at >= synced {
-                return;
-            }
             self.superseded.pop_front();
             if self.prune_block(next, synced) {
                 // Waits for the writer's word that all members have it: look again at a later sync.
                 self.superseded.push_back(Superseded { at: synced, ..next });
             }
+        }
+        // Once there were many.
+        if self.superseded.len() < self.superseded.capacity() / 8 {
+            self.superseded.shrink_to(PRUNED_AT_ONCE);
         }
     }
 

@@ -22,6 +22,9 @@ pub struct Options {
     pub garbage_percent: u64,
     /// ...until this share is garbage.
     pub roomy_garbage_percent: u64,
+    /// Overwritten versions that may still be asked for are looked through, and a sync is wanted for that, when there are so
+    /// many: bounds the memory that they take, some 100 bytes each.
+    pub most_superseded: usize,
     /// How many segments' files are kept open.
     pub open_files: usize,
     /// How fast all of it is read and checked, again and again.
@@ -39,6 +42,7 @@ impl Default for Options {
             checkpoint_bytes: 256 << 20,
             garbage_percent: 25,
             roomy_garbage_percent: 50,
+            most_superseded: 1 << 20,
             open_files: 512,
             scrub: ScrubRate::Monthly,
             run: 0,
@@ -52,6 +56,7 @@ impl Options {
         Options {
             segment_bytes: 64 << 10,
             checkpoint_bytes: 256 << 10,
+            most_superseded: 1 << 12,
             open_files: 4,
             roomy_garbage_percent: 25,
             ..Options::default()

@@ -112,6 +112,7 @@ impl<M: Media> Store<M> {
         &mut self,
         writes: impl IntoIterator<Item = Request>,
     ) -> SmallVec<[Reply; 1]> {
+        let superseded = self.superseded();
         let took = writes.into_iter().map(|write| match write {
             Request::Write {
                 asker,
@@ -126,6 +127,7 @@ impl<M: Media> Store<M> {
         });
         let mut replies: SmallVec<[Reply; 1]> = took.collect();
         self.write_out();
+        self.keep_superseded_few(self.superseded() - superseded);
         if self.has_failed() {
             // Nobody knows what of it reached the media.
             let held = replies

@@ -22,6 +22,8 @@ const LOW_LEAST: u64 = 4;
 const LOW_MOST: u64 = 64;
 /// What a writer is slowed down to half-way between no pause and no room.
 const SLOW_BYTES_A_SECOND: u64 = 64 << 20;
+/// What a version that is superseded costs while there are far too many of them.
+const SUPERSEDED_PRICE: Duration = Duration::from_micros(1);
 /// The longest that anybody waits for one step.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// The most that is credited to who was slower than it might be: writes come in bursts.
@@ -104,6 +106,15 @@ impl<M: Media> Store<M> {
         let (slow, headroom) = (u128::from(slow), u128::from(headroom.max(slow / 64)));
         let nanos = nanos * slow.saturating_sub(headroom) * slow / (headroom * headroom);
         Duration::from_nanos(nanos.min(LONGEST_PAUSE.as_nanos()) as u64)
+    }
+
+    /// The same of writes that have superseded so many versions, where there are far too many of those: what lets go
+    /// of them, a sync and the looking through, is under way.
+    pub fn price_of_superseded(&self, added: usize) -> Duration {
+        match self.superseded() > 2 * self.options.most_superseded {
+            true => SUPERSEDED_PRICE.saturating_mul(added as u32),
+            false => Duration::ZERO,
+        }
     }
 
     /// Housekeeping should look after so many bytes of writes.

@@ -381,9 +381,11 @@ impl SharedStore {
             let refused = |_| Reply::Refused(Refusal::Failed);
             return writes.into_iter().map(refused).collect();
         };
-        let before = store.appended();
+        let (before, superseded) = (store.appended(), store.superseded());
         let replies = store.handle_writes(writes);
+        let added = store.superseded().saturating_sub(superseded);
         let price = store.price_of(store.appended() - before);
+        let price = price.max(store.price_of_superseded(added));
         shared.wake_for_appended(&mut core);
         let full = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Full { .. }));
         if !price.is_zero() || replies.iter().any(full) {

@@ -2,6 +2,7 @@
 
 use super::append::Purpose;
 use super::frame::LogPoint;
+use super::holdings::PRUNED_AT_ONCE;
 use super::media::Media;
 use super::{Handled, Store, SyncJob, segment};
 use crate::message::{Refusal, Reply};
@@ -62,7 +63,7 @@ impl<M: Media> Store<M> {
             false => result,
         };
         if self.log.finish_sync(job, result) {
-            self.holdings.prune(self.log.synced());
+            self.holdings.prune(self.log.synced(), PRUNED_AT_ONCE);
         } else {
             self.note_failed_sync();
         }
@@ -100,8 +101,22 @@ impl<M: Media> Store<M> {
     /// Whether so much was appended since the last sync that one should run though nobody asked.
     pub fn wants_sync(&self) -> bool {
         self.checkpoint_waits_for_sync()
-            || self.holdings.superseded.len() > MOST_SUPERSEDED
+            || self.holdings.superseded.len() > self.options.most_superseded
             || self.needs_sync_for_room()
+    }
+
+    /// Overwritten versions that may still be asked for.
+    pub(super) fn superseded(&self) -> usize {
+        self.holdings.superseded.len()
+    }
+
+    /// Writes have superseded so many versions. Where there are too many already, whoever adds to them looks through twice
+    /// as many here and now: a discard of a whole disk comes faster than housekeeping looks.
+    pub(super) fn keep_superseded_few(&mut self, added: usize) {
+        if self.holdings.superseded.len() > self.options.most_superseded {
+            let most = 2 * added + PRUNED_AT_ONCE;
+            self.holdings.prune(self.log.synced(), most);
+        }
     }
 
     /// Whether a sync has left so much to do that housekeeping should look now, and not only when it does anyway.
@@ -161,5 +176,3 @@ pub(super) fn note_failure<M: Media>(media: &M) {
 
 /// Overwritten versions that are worth looking through after a sync. Fewer wait until somebody looks anyway.
 const MANY_SUPERSEDED: usize = 1 << 10;
-/// Bounds the memory that overwritten versions take while nobody syncs: some 100 MB.
-const MOST_SUPERSEDED: usize = 1 << 20;

@@ -113,7 +113,8 @@ impl Chunk {
 
     /// Makes `entry` the newest of `count` blocks from `first` on; data frames stand one behind
     /// another from `entry.place` on. Where the block already has
-    /// - an older entry: that becomes a predecessor, told to `displaced` with its block;
+    /// - an older entry: that is told to `displaced` with its block, and becomes a predecessor, or is told to `freed`
+    ///   where [`Entry::hides`] says that nobody will ask for it;
     /// - the same version: its place changes, and the place before is told to `freed`;
     /// - a newer entry: only a predecessor of this very version changes its place.
     ///
@@ -142,8 +143,12 @@ impl Chunk {
                         let before = self.entry(&old, block);
                         put.was_data += u32::from(!before.zeroes);
                         let block = unsplit(page, block);
-                        self.older.insert((block, before.version), before.into());
                         displaced(block, before);
+                        if entry.hides(&before) {
+                            freed(before);
+                        } else {
+                            self.older.insert((block, before.version), before.into());
+                        }
                     }
                 }
                 put.newest += u32::from(to - from) + 1;
@@ -172,8 +177,13 @@ impl Chunk {
                             Some(before) => {
                                 put.was_data += u32::from(!before.zeroes);
                                 put.newest += 1;
-                                self.older.insert((absolute, before.version), before.into());
                                 displaced(absolute, before);
+                                if one.hides(&before) {
+                                    freed(before);
+                                } else {
+                                    let key = (absolute, before.version);
+                                    self.older.insert(key, before.into());
+                                }
                             }
                             None => put.newest += 1,
                         }
@@ -492,6 +502,13 @@ impl Entry {
             unit: self.place.unit + units,
         };
         Entry { place, ..self }
+    }
+
+    /// Whether nobody will ask for the older entry `before` of a block that has this one. Reads of older entries of a
+    /// history are bounded by epochs (rule R2), and what proves the one proves the other (rule R1), so that they find
+    /// this one. True of any two such versions; said of zeroes alone, because discards come by the million blocks.
+    pub fn hides(&self, before: &Entry) -> bool {
+        self.zeroes && self.version.epoch == before.version.epoch && self.filled == before.filled
     }
 
     /// What an entry counts for in its segment: zero only if nothing refers to the segment. Blocks

@@ -57,13 +57,22 @@ fn it_says_what_a_plain_map_says() {
             if stale {
                 continue;
             }
+            let mut freed = Vec::new();
             chunk
-                .put(first, count, new, |_, _| (), |_| panic!("nothing moves"))
+                .put(first, count, new, |_, _| (), |e| freed.push(e))
                 .unwrap();
+            let mut hidden = Vec::new();
             for i in 0..count {
                 let versions = model.entry(first + i as u16).or_default();
+                if versions
+                    .last_key_value()
+                    .is_some_and(|(_, old)| new.hides(old))
+                {
+                    hidden.extend(versions.pop_last().map(|(_, old)| old));
+                }
                 versions.insert(new.version, new.nth(i));
             }
+            assert_eq!(freed, hidden, "nothing else is let go of");
         }
         let mut decoded = Chunk::decode(&chunk.encode()).unwrap();
         assert_eq!(chunk.encode().len(), chunk.encoded_bytes());

@@ -268,3 +268,68 @@ fn a_full_store_with_much_of_its_index_changed_gets_its_space_back_by_discards()
         assert_eq!(bench.write(5, 8, false), Reply::WRITTEN);
     }
 }
+
+/// Blocks of which the index has more than the newest version.
+fn with_predecessors(bench: &Bench) -> usize {
+    let slots = bench.store.holdings.disks[&DISK].chunks.values();
+    let chunks = slots.filter_map(|slot| slot.chunk.as_ref());
+    chunks.map(|chunk| chunk.with_older().len()).sum()
+}
+
+/// Discards all of the disk: 16384 blocks. The most superseded versions that there were at any time.
+fn discard_all(bench: &mut Bench) -> usize {
+    let mut most = 0;
+    for extent in 0..64 {
+        assert_eq!(bench.write(256 * extent, 256, true), Reply::WRITTEN);
+        most = most.max(bench.store.holdings.superseded.len());
+        if bench.store.wants_sync() {
+            bench.flush();
+        }
+    }
+    most
+}
+
+#[test]
+fn what_is_discarded_again_takes_no_memory_while_the_epoch_lasts() {
+    let mut bench = Bench::ready();
+    for _ in 0..3 {
+        assert_eq!(discard_all(&mut bench), 0);
+        assert_eq!(with_predecessors(&bench), 0);
+    }
+    for first in 0..40 {
+        bench.write(first * 8, 8, false);
+    }
+    bench.flush();
+    discard_all(&mut bench);
+    bench.flush();
+    bench.tidy();
+    assert!(
+        bench.store.usage().used <= 4 * (64 << 10),
+        "the data is dead"
+    );
+    bench.check(true);
+    bench.kill().check(true);
+}
+
+#[test]
+fn discards_in_another_epoch_take_bounded_memory() {
+    let mut bench = Bench::ready();
+    discard_all(&mut bench);
+    for epoch in 2..5 {
+        bench.seal(epoch);
+        let most = discard_all(&mut bench);
+        let bound = bench.options.most_superseded;
+        assert!(bound < most && most < bound + bound / 2, "{most}");
+        assert!(with_predecessors(&bench) <= most);
+    }
+    // The writer's word that all members have them comes with later writes.
+    for _ in 0..8 {
+        bench.write(0, 1, true);
+    }
+    bench.flush();
+    bench.tidy();
+    assert!(bench.store.holdings.superseded.capacity() < 4096);
+    assert_eq!(with_predecessors(&bench), 0);
+    bench.check(true);
+    bench.kill().check(true);
+}
