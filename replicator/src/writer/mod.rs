@@ -361,7 +361,10 @@ impl Writer {
             self.switching = None;
         }
         if copies && self.blocked.is_some() {
-            self.consider_ejection();
+            match self.phase {
+                Phase::Settling(_) => self.try_plan(),
+                _ => self.consider_ejection(),
+            }
         }
         self.find_jobs();
         self.verify_as_ordered();

@@ -253,14 +253,18 @@ impl Script {
     /// Of a record that was left open, by order; its epoch is ours, and nobody is sealed yet.
     fn taking_over(record: DiskRecord) -> Script {
         let mut script = Script::new(record);
-        script.start(TakeOver::Ordered);
-        let (call, record) = (script.inspections.remove(0), script.record.clone());
-        script.event(Event::Inspected {
+        script.take_over();
+        script
+    }
+
+    fn take_over(&mut self) {
+        self.start(TakeOver::Ordered);
+        let (call, record) = (self.inspections.remove(0), self.record.clone());
+        self.event(Event::Inspected {
             call,
             record: Some(Box::new(record)),
         });
-        script.commit();
-        script
+        self.commit();
     }
 
     fn start(&mut self, take_over: TakeOver) {

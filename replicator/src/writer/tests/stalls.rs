@@ -118,6 +118,22 @@ fn without_the_placement_service_the_guest_goes_on_when_the_service_comes_back()
 }
 
 #[test]
+fn a_take_over_that_waits_for_copies_goes_on_when_fewer_are_asked_for() {
+    let mut script = Script::new(left_open(&[A, B]));
+    min_copies(&mut script, 2);
+    script.take_over();
+    script.seal(A, 1, 1, false);
+    script.wait(60);
+    assert_eq!(script.writer.stall(), Some(&Stall::SettleWaits(vec![B])));
+    min_copies(&mut script, 1);
+    script.answer(A, Reply::Synced);
+    let change = script.commit();
+    assert!(matches!(change, Change::Settle { drop, .. } if drop == [B]));
+    assert!(script.writer.is_serving());
+    assert_eq!(script.writer.stall(), None);
+}
+
+#[test]
 fn an_ejection_that_leaves_too_few_copies_is_not_made() {
     let mut script = Script::open(&[A, B]);
     min_copies(&mut script, 2);
