@@ -166,7 +166,8 @@ pub enum Request {
     /// Somebody joins beside this member at epoch `below`, and will be filled: keep of each block the newest
     /// version below that, though it is written over. This member may be the only one that has it, and
     /// an entry that it is in is read below that epoch, also when it is a member no more (rule R2). Durable
-    /// before it is answered; ends with a Collapse.
+    /// before it is answered; ends with a Collapse, or with the next Keep where the record that was told names no entry
+    /// any more that began then.
     Keep {
         asker: Asker,
         extents: Extents,

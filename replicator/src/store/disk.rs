@@ -6,7 +6,7 @@ use super::place::Place;
 use super::replica::Replicas;
 use crate::message::Digest;
 use crate::plant::{Plant, planted};
-use crate::words::{Block, Epoch, Extent, ExtentSize, Version};
+use crate::words::{self, Block, DiskRecord, Epoch, Extent, ExtentSize, Extents, Version};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -67,6 +67,32 @@ impl Disk {
         let size = self.extent_size?;
         let extent = block.0 / u64::from(size.blocks());
         u32::try_from(extent).ok().map(Extent)
+    }
+
+    /// Which of the epochs below which something of `extents` is kept are needed still (rule R2): those with which an entry
+    /// of the disk's record begins. Who joined then may have left since, before it was whole. What the record cannot
+    /// know is needed.
+    pub fn is_bound(&self, extents: Extents) -> impl Fn(Epoch) -> bool + use<> {
+        let record = match self.replicas.keep_any(extents) {
+            true => DiskRecord::from_kept(&self.record).ok(),
+            false => None,
+        };
+        move |below| {
+            let Some(record) = record.as_ref().filter(|record| below <= record.epoch) else {
+                return true;
+            };
+            let mut ranges = record.map.iter();
+            ranges.any(|range| {
+                let begins = |entry: &words::Entry| entry.from == below;
+                range.extents.overlaps(extents) && range.history.0.iter().any(begins)
+            })
+        }
+    }
+
+    /// Somebody joins beside this member of `extents` at epoch `below` (rule R2).
+    pub fn keep(&mut self, extents: Extents, below: Epoch) {
+        let is_bound = self.is_bound(extents);
+        self.replicas.keep(extents, below, is_bound);
     }
 
     /// Whether a predecessor must be kept (rule R2): its successor may be unsynced or unacknowledged,

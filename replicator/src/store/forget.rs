@@ -103,7 +103,9 @@ impl<M: Media> Store<M> {
         if below > asker.epoch {
             return Err(invalid("an epoch that is not the disk's"));
         }
-        if disk.replicas.may_keep(extents, below).map_err(invalid)? {
+        let is_bound = disk.is_bound(extents);
+        let is_news = disk.replicas.may_keep(extents, below, &is_bound);
+        if is_news.map_err(invalid)? {
             let change = ReplicaChange {
                 extents,
                 extent_size: disk.extent_size.expect("a replica has joined"),
@@ -116,7 +118,10 @@ impl<M: Media> Store<M> {
             };
             self.append_control(header, change.encode().as_bytes())?;
             let disk = self.holdings.disk(asker.disk);
-            disk.replicas.keep(extents, below);
+            disk.replicas.keep(extents, below, is_bound);
+            // Below other epochs nothing may be needed any more.
+            let (first, end) = block_range(extents, change.extent_size);
+            self.look_again(asker.disk, first, end);
         }
         Ok(self.promise(asker.disk, asker.epoch, Reply::Kept(self.reach())))
     }

@@ -481,7 +481,7 @@ impl Holdings {
                 None => return false,
             },
             Kind::Keep => match ReplicaChange::decode(payload) {
-                Some(change) => disk.replicas.keep(change.extents, change.from),
+                Some(change) => disk.keep(change.extents, change.from),
                 None => return false,
             },
             Kind::Record => disk.keep_record(Bytes::copy_from_slice(payload), place.point()),

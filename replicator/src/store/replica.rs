@@ -12,6 +12,9 @@ use smallvec::SmallVec;
 /// How many earlier memberships a replica remembers. More than a history has entries: those that ended with
 /// an ejection are named by none, and stay until a collapse says so.
 const MOST_MEMBERSHIPS: usize = 64;
+/// Below how many epochs a replica keeps what stood there. More than a history has entries: where the store does not know
+/// the disk's record, those that no entry begins with any more stay until a collapse says so.
+const MOST_KEPT: usize = 2 * History::MAX_ENTRIES;
 
 /// One range's record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -184,8 +187,19 @@ impl Replicas {
         })
     }
 
-    /// Whether something of `extents` is not kept below an epoch yet; or why it cannot be.
-    pub fn may_keep(&self, extents: Extents, below: Epoch) -> Result<bool, &'static str> {
+    /// Whether something of `extents` is kept though it is written over.
+    pub fn keep_any(&self, extents: Extents) -> bool {
+        self.touched(extents)
+            .any(|replica| !replica.kept.is_empty())
+    }
+
+    /// Whether something of `extents` is not kept below an epoch yet; or why it cannot be, beside what is needed still.
+    pub fn may_keep(
+        &self,
+        extents: Extents,
+        below: Epoch,
+        is_needed: impl Fn(Epoch) -> bool,
+    ) -> Result<bool, &'static str> {
         let mut lacking = self
             .touched(extents)
             .filter(|replica| !replica.kept.contains(&below))
@@ -193,16 +207,20 @@ impl Replicas {
         if lacking.peek().is_none() {
             return Ok(false);
         }
-        match lacking.any(|replica| replica.kept.len() >= 2 * History::MAX_ENTRIES) {
+        let needed =
+            |replica: &Replica| replica.kept.iter().filter(|kept| is_needed(**kept)).count();
+        match lacking.any(|replica| needed(replica) >= MOST_KEPT) {
             true => Err("the replica keeps too many older versions already"),
             false => Ok(true),
         }
     }
 
-    /// Of `extents`, what stands below an epoch is kept though it is written over.
-    pub fn keep(&mut self, extents: Extents, below: Epoch) {
+    /// Of `extents`, what stands below an epoch is kept though it is written over. What was kept below others is kept
+    /// on as far as it is needed.
+    pub fn keep(&mut self, extents: Extents, below: Epoch, is_needed: impl Fn(Epoch) -> bool) {
         self.split_at(extents);
         for replica in self.0.iter_mut().filter(|r| overlap(r.extents, extents)) {
+            replica.kept.retain(|kept| is_needed(*kept));
             if let Err(at) = replica.kept.binary_search(&below) {
                 replica.kept.insert(at, below);
             }

@@ -1,7 +1,8 @@
 //! A disk's record as stores keep it, beside the epoch that they were shown: if the catalog is lost, the
 //! disks are known from their stores (`ukai placement rebuild`).
 //!
-//! Bytes: 1, then the record as JSON, compressed with zstd. To the stores they are opaque.
+//! Bytes: 1, then the record as JSON, compressed with zstd. Stores read in them which of two is the older one, and with
+//! which epochs entries begin.
 
 use super::{DiskRecord, RecordFault};
 use crate::compression::{compress, decompress};

@@ -7,9 +7,9 @@
 //!   Open, a member missed a write ---- Swap(Eject) ----> Opening: Seal each member -------> Open
 //! ```
 
-use super::calls::Purpose;
+use super::calls::{Call, Purpose};
 use super::switch::{differing, joiners};
-use super::{Aim, Effect, Hindrance, NotStarted, Now, Phase, TakeOver, Writer};
+use super::{Aim, CallId, Effect, Hindrance, NotStarted, Now, Phase, TakeOver, Writer};
 use crate::message::{ReplicaState, Request, Sealed};
 use crate::plant::{Plant, planted};
 use crate::words::{
@@ -303,6 +303,27 @@ impl Writer {
         keeps
     }
 
+    /// A member cannot keep what those need who joined beside it. It has missed nothing: they leave, where it can be
+    /// done without them, and may join again when it was told what nobody needs any more.
+    pub(super) fn keep_refused(&mut self, id: CallId, call: Call, extents: Extents, below: Epoch) {
+        let ranges = self.record.map.iter();
+        let live = ranges
+            .filter(|range| range.extents.overlaps(extents))
+            .flat_map(|range| range.history.live());
+        let joined: Vec<StoreId> = live
+            .filter(|entry| entry.from == below && !entry.whole)
+            .flat_map(|entry| entry.stores.iter().copied())
+            .collect();
+        let opening = matches!(self.phase, Phase::Opening(_));
+        if !opening || !self.leaves_members(&joined) || !self.leaves_copies(&joined) {
+            return self.hold(id, call);
+        }
+        for store in joined {
+            self.peer(store).lost = true;
+        }
+        self.consider_ejection();
+    }
+
     /// Tells a store which of its older memberships no history names any more. What it no longer needs
     /// may go; if it does not hear of it, that costs space.
     pub(super) fn collapse(&mut self, store: StoreId, extents: Extents) {
@@ -375,6 +396,7 @@ impl Writer {
         self.opened = self.now;
         let epoch = self.record.epoch;
         self.effects.push_back(Effect::Opened { epoch });
+        self.collapse_whole();
         self.send_ready();
         self.retry_reads();
         self.admit_waiting();

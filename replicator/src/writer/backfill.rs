@@ -692,9 +692,22 @@ impl Writer {
         self.swap(Change::Complete { by, extents, from });
     }
 
-    /// Some entries are whole now: where all are, nobody needs what older ones had.
-    pub(super) fn collapse_whole(&mut self, extents: Extents) {
-        let of = |range: &&MapRange| range.extents.overlaps(extents) && range.history.is_whole();
+    /// The map is about to change: what is not whole may be so then.
+    pub(super) fn note_unfinished(&mut self) {
+        let ranges = self.record.map.iter();
+        let unfinished = ranges.filter(|range| !range.history.is_whole());
+        let noted = &mut self.fill.unfinished;
+        noted.extend(unfinished.map(|range| range.extents));
+        noted.sort_unstable_by_key(|extents| (extents.first, extents.end));
+        noted.dedup();
+    }
+
+    /// Some entries are whole now, or those who were not have left: where all that are live are whole, nobody needs
+    /// what older ones had.
+    pub(super) fn collapse_whole(&mut self) {
+        let unfinished = std::mem::take(&mut self.fill.unfinished);
+        let was = |range: &MapRange| unfinished.iter().any(|of| of.overlaps(range.extents));
+        let of = |range: &&MapRange| range.history.is_whole() && was(range);
         let ranges: Vec<MapRange> = self.record.map.iter().filter(of).cloned().collect();
         for range in ranges {
             for store in range.history.members() {

@@ -63,12 +63,12 @@ impl Writer {
         self.swap(Change::Eject { by, stores });
     }
 
-    fn leaves_members(&self, out: &[StoreId]) -> bool {
+    pub(super) fn leaves_members(&self, out: &[StoreId]) -> bool {
         self.record.may_remove(out)
     }
 
     /// Whether no range of extents would have fewer complete copies than are ordered, because of `out`.
-    fn leaves_copies(&self, out: &[StoreId]) -> bool {
+    pub(super) fn leaves_copies(&self, out: &[StoreId]) -> bool {
         let least = usize::from(self.orders.min_copies);
         self.record.map.iter().all(|range| {
             let whole = range.history.live().filter(|entry| entry.whole);

@@ -204,6 +204,7 @@ impl Writer {
             "I3: what we opened or changed is ours"
         );
         let before = self.record.epoch;
+        self.note_unfinished();
         self.record = record;
         self.stale = false;
         match change {
@@ -231,11 +232,11 @@ impl Writer {
                 };
                 self.begin_opening(before, fresh);
             }
-            Change::Complete { extents, .. } => {
+            Change::Complete { .. } => {
                 self.fill.look_for_whole = true;
                 // Before anybody lets go of what only the former record names.
                 self.tell_record();
-                self.collapse_whole(extents);
+                self.collapse_whole();
                 self.consider_ejection();
             }
             Change::Settle { .. } => {

@@ -25,6 +25,8 @@ pub(super) struct Fill {
     pub works: BTreeMap<u64, Work>,
     pub last_work: u64,
     pub completing: Option<Completing>,
+    /// Extents that were not whole in maps of before: their members may keep what nobody needs any more.
+    pub unfinished: Vec<Extents>,
     /// Seeded stores that were made to join, in this epoch, and those that were asked to.
     pub joined: BTreeSet<(StoreId, Extent)>,
     pub joining: BTreeSet<(StoreId, Extent)>,

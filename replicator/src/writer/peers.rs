@@ -317,6 +317,9 @@ impl Writer {
             _ if let Purpose::Through { piece } = call.purpose => {
                 return self.pull_through_refused(piece, &refusal);
             }
+            Refusal::Invalid { .. } if let Request::Keep { extents, below, .. } = call.request => {
+                return self.keep_refused(id, call, extents, below);
+            }
             Refusal::Full { .. } => {
                 self.full = Some(store);
                 return self.hold(id, call);

@@ -1,8 +1,8 @@
 //! A store on simulated media, with an oracle that knows all that was ever written.
 
 use crate::message::{
-    Asker, Content, Fetch, Found, Payload, Pulled, ReadBlocks, Refusal, Reply, Request, Sealed,
-    checksum,
+    Asker, Content, Fetch, Found, Known, Payload, Pulled, ReadBlocks, Refusal, Reply, Request,
+    Sealed, checksum,
 };
 use crate::store::media::sim::SimMedia;
 use crate::store::{BootId, Filling, Handled, Options, Promise, Recovery, Store, StoreError};
@@ -159,9 +159,21 @@ impl Bench {
     }
 
     pub fn seal(&mut self, epoch: u64) -> Sealed {
+        self.seal_with(epoch, Bytes::new())
+    }
+
+    /// The same, by a writer that tells the disk's record.
+    pub fn seal_with(&mut self, epoch: u64, record: Bytes) -> Sealed {
         let epoch = Epoch::from_u64(epoch);
         self.oracle.asked = self.oracle.asked.max(epoch);
-        match self.ask(Request::seal(DISK, epoch)) {
+        let request = Request::Seal {
+            disk: DISK,
+            epoch,
+            grant: Bytes::new(),
+            record,
+            known: Known::default(),
+        };
+        match self.ask(request) {
             Reply::Sealed(sealed) => {
                 self.oracle.sealed = self.oracle.sealed.max(epoch);
                 if epoch > self.epoch {

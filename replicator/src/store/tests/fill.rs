@@ -1,8 +1,15 @@
 //! Scripts of joining again, filling, adopting and dropping.
 
+use super::bench::STORE;
 use super::{Bench, DISK};
 use crate::message::{Fetch, Found, Pulled, Refusal, Reply, Request};
-use crate::words::{Block, Blocks, Epoch, Extent, Extents, Seq, Version};
+use crate::words::{
+    Block, Blocks, DiskName, DiskRecord, Entry, Epoch, Extent, ExtentSize, Extents, History,
+    MapRange, Revision, Seq, State, StoreId, Version,
+};
+use bytes::Bytes;
+
+const ALL: Extents = Extents::new(Extent(0), Extent(64));
 
 fn v(epoch: u64, seq: u64) -> Version {
     Version::new(Epoch::from_u64(epoch), Seq(seq))
@@ -391,6 +398,85 @@ fn a_collapse_lets_predecessors_go_and_allows_joining_for_ever() {
     bench.oracle.bounds.clear();
     bench.check(true);
     bench.kill().check(true);
+}
+
+/// As its writer tells it: the store is whole since epoch 1, and others joined at these epochs and are being filled.
+fn record(epoch: u64, joined: &[u64]) -> Bytes {
+    let mut entries = vec![Entry::whole(Epoch::from_u64(1), [STORE])];
+    let younger = joined.iter().map(|from| {
+        let other = StoreId::from_u128(u128::from(*from));
+        Entry::new(Epoch::from_u64(*from), [other])
+    });
+    entries.extend(younger);
+    entries.reverse();
+    let record = DiskRecord {
+        id: DISK,
+        name: DiskName::new("web1").unwrap(),
+        bytes: 64 << 20,
+        extent_size: ExtentSize::new(1 << 20).unwrap(),
+        copies: 2,
+        revision: Revision(epoch),
+        epoch: Epoch::from_u64(epoch),
+        even_below: Epoch::from_u64(epoch),
+        state: State::Closed {
+            last: v(1, 1),
+            successor: None,
+        },
+        map: vec![MapRange {
+            extents: ALL,
+            history: History(entries),
+        }],
+    };
+    record.check().unwrap();
+    record.to_kept()
+}
+
+fn keep(bench: &mut Bench, below: u64) -> Reply {
+    let request = Request::Keep {
+        asker: bench.asker(),
+        extents: ALL,
+        below: Epoch::from_u64(below),
+    };
+    bench.ask(request)
+}
+
+#[test]
+fn what_is_kept_for_those_who_left_before_they_were_whole_is_let_go_when_another_joins() {
+    let mut bench = Bench::ready();
+    bench.write(0, 1, false);
+    let was = says(&mut bench, 0, 1, 1, 2);
+    // One joins at epoch 2 and is filled for long. Others come and go, and nobody tells the store the record.
+    let mut last = 2;
+    bench.seal(last);
+    while keep(&mut bench, last) == Reply::KEPT {
+        for _ in 0..6 {
+            bench.write(0, 1, false);
+        }
+        bench.flush();
+        last += 1;
+        bench.seal(last);
+    }
+    assert!(last > 2 + History::MAX_ENTRIES as u64);
+    let full = keep(&mut bench, last);
+    assert!(matches!(full, Reply::Refused(Refusal::Invalid { .. })));
+    // Whoever is the writer next has told it.
+    for epoch in last + 1..last + 40 {
+        bench.seal_with(epoch, record(epoch, &[2, epoch]));
+        assert_eq!(keep(&mut bench, epoch), Reply::KEPT);
+        for _ in 0..6 {
+            bench.write(0, 1, false);
+        }
+        bench.flush();
+        bench.tidy();
+        assert_eq!(says(&mut bench, 0, 1, 1, 2), was, "it is needed still");
+        // What stood there when somebody joined who has left is not.
+        if epoch > last + 2 {
+            assert_eq!(says(&mut bench, 0, 1, 1, epoch - 1), was);
+        }
+    }
+    for mut bench in restarts(bench) {
+        assert_eq!(says(&mut bench, 0, 1, 1, 2), was);
+    }
 }
 
 #[test]

@@ -374,6 +374,70 @@ fn a_member_that_others_are_filled_from_may_be_ejected_and_is_still_asked() {
 }
 
 #[test]
+fn who_leaves_before_it_is_whole_leaves_nothing_to_be_kept_for_it() {
+    let mut script = switched(&[A], &[A, B], paused());
+    script.write(0, 4096, 1);
+    script.answer(A, Reply::WRITTEN);
+    let now = Incarnation(2);
+    script.answer(B, Reply::Refused(Refusal::OtherIncarnation { now }));
+    assert!(matches!(script.commit(), Change::Eject { stores, .. } if stores == [B]));
+    script.seal(A, 1, 1, false);
+    let request = script.answer(A, Reply::Collapsed);
+    assert!(
+        matches!(request, Request::Collapse { extents, oldest, .. }
+            if (extents, oldest) == (all(), script.record.epoch)),
+        "{request:?}"
+    );
+}
+
+#[test]
+fn who_takes_over_lets_go_of_what_was_kept_for_one_that_is_gone() {
+    let record = switched(&[A], &[A, B], paused()).record;
+    let mut script = Script::taking_over(record);
+    script.seal(A, 1, 1, false);
+    script.wait(6);
+    assert!(matches!(
+        script.answer(A, Reply::KEPT),
+        Request::Keep { .. }
+    ));
+    script.answer(A, Reply::Synced);
+    let change = script.commit();
+    assert!(matches!(change, Change::Settle { drop, .. } if drop == [B]));
+    assert!(script.writer.is_serving());
+    let request = script.answer(A, Reply::Collapsed);
+    assert!(matches!(request, Request::Collapse { oldest, .. } if oldest == script.record.epoch));
+}
+
+#[test]
+fn a_member_that_cannot_keep_what_a_new_one_needs_stays_and_the_new_one_leaves() {
+    let mut script = Script::open(&[A, B]);
+    script.orders(&[(0, 4, &[A, B, C])], paused());
+    script.seal(C, 1, 0, false);
+    for store in [A, B] {
+        script.answer(store, Reply::Synced);
+    }
+    assert!(matches!(script.commit(), Change::Switch { .. }));
+    for store in [A, B] {
+        script.seal(store, 1, 1, false);
+    }
+    let why = "it keeps too much already";
+    let request = script.answer(A, Reply::Refused(Refusal::Invalid { why }));
+    assert!(matches!(request, Request::Keep { .. }), "{request:?}");
+    assert!(matches!(script.commit(), Change::Eject { stores, .. } if stores == [C]));
+    script.asked.clear();
+    for store in [A, B] {
+        script.event(Event::Disconnected { store });
+        script.event(Event::Connected { store });
+        script.seal(store, 1, 1, false);
+    }
+    assert!(script.writer.is_serving());
+    for store in [A, B] {
+        let request = script.answer(store, Reply::Collapsed);
+        assert!(matches!(request, Request::Collapse { .. }), "{request:?}");
+    }
+}
+
+#[test]
 fn a_live_store_is_asked_without_a_bound() {
     // It may have let go of what stood there before, and holds whatever came since.
     let mut script = switched(&[B], &[B, A], paused());
