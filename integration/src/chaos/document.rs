@@ -229,7 +229,7 @@ fn said(fault: Fault) -> Said {
             what: "A store's file system is full (ENOSPC)",
             guest: "writes and flushes wait until there is room: no error, and nothing is acknowledged that only some copies have; reads go on",
             operator: "`ukai status` says which disk's guest waits for which store, `ukai store list` that it has no room",
-            repair: "room, given back or added: it goes on by itself within a second. A store that cannot have any: `ukai store evacuate`, or its node stopped: it is ejected like one that fails",
+            repair: "room, given back or added: it goes on by itself within a second. A store that cannot have any: its node stopped, or `ukai store lost`: it leaves the disks like one that fails. `ukai store evacuate` comes before that: it keeps each copy until another one is complete, and changes no members of a disk while one of its writes waits",
         },
         Fault::WriterStoreFrozen => Said {
             what: "The file system under the writer's own store is frozen (fsfreeze)",

@@ -376,6 +376,10 @@ pub enum Hindrance {
     Refused(ChangeRefused),
     #[error("stores {0:?} are to join, and do not answer")]
     NoAnswer(Vec<StoreId>),
+    #[error(
+        "members are changed between two writes, and some that are in flight do not end: what the guest waits for has to end first"
+    )]
+    InFlight,
     #[error("store {0} is full: it is filled on when it has room")]
     Full(StoreId),
     #[error("what is to be copied stands on stores {0:?}, and none of them gives it")]

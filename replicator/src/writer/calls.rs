@@ -19,6 +19,8 @@ pub(super) struct Call {
     pub sent: bool,
     /// Not before then: the store was full, or could not take it.
     pub hold_until: Option<Now>,
+    /// The store had no room for it.
+    pub full: bool,
 }
 
 /// What to do with the answer.
@@ -138,6 +140,7 @@ impl Writer {
             issued: self.now,
             sent: false,
             hold_until: None,
+            full: false,
         };
         self.calls.put_back(id, call);
         self.connect(store);

@@ -357,8 +357,8 @@ impl Writer {
         let copies = self.orders.min_copies != orders.min_copies;
         self.orders = orders;
         self.orders_are_new = true;
-        if again && !self.holds_writes() {
-            self.switching = None;
+        if again && !matches!(self.phase, Phase::Switching) {
+            self.let_go_of_switch();
         }
         if copies && self.blocked.is_some() {
             match self.phase {

@@ -322,6 +322,7 @@ impl Writer {
             }
             Refusal::Full { .. } => {
                 self.full = Some(store);
+                call.full = true;
                 return self.hold(id, call);
             }
             // What was damaged on the way is sent once more; where it is damaged each time, the store is of no use.

@@ -19,7 +19,12 @@
 //! without the sync, the entries that begin or end there would claim what a power loss could take.
 //! Reads go on, but while the new epoch is shown. What cannot be done is said once, and looked at again
 //! when the orders or the record change.
+//!
+//! Nobody else's write waits behind one that does not end, because a store is full, say: then the switch waits. A full
+//! store that the orders want gone leaves like one that failed, where the others suffice; else that write waits for it,
+//! and the switch for that write.
 
+use super::calls::Purpose;
 use super::{Hindrance, Now, Phase, Writer};
 use crate::plant::{Plant, planted};
 use crate::words::{Change, ChangeRefused, DiskRecord, NewSet, StoreId};
@@ -28,14 +33,16 @@ pub(super) struct Switching {
     sets: Vec<NewSet>,
     stage: Stage,
     since: Now,
+    /// What was in flight did not end: not before then again.
+    drains_at: Option<Now>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     /// Who is to join shows that it is there. The guest notices nothing.
     Calling,
-    /// New writes are held, those in flight end.
-    Draining,
+    /// New writes are held since then, those in flight end.
+    Draining(Now),
     /// The sync round that covers them all.
     Syncing(u64),
     Committing,
@@ -54,17 +61,22 @@ impl Writer {
         match stage {
             // What is about to be whole is so first: that needs a member less, perhaps.
             Stage::Calling if self.fill.completing.is_none() && self.joiners_answered() => {
-                self.switching.as_mut().expect("it was begun").stage = Stage::Draining;
+                if !self.may_drain() {
+                    return;
+                }
+                let stage = Stage::Draining(self.now);
+                self.switching.as_mut().expect("it was begun").stage = stage;
                 self.orders_hindrance = None;
                 if planted(Plant::SwitchWithoutDrain) {
                     return self.commit_switch();
                 }
                 self.go_on_switching();
             }
-            Stage::Draining if self.sequencer.is_idle() && planted(Plant::SwitchWithoutSync) => {
+            Stage::Draining(_) | Stage::Syncing(_) if self.is_held_up() => self.drain_later(),
+            Stage::Draining(_) if self.sequencer.is_idle() && planted(Plant::SwitchWithoutSync) => {
                 self.commit_switch();
             }
-            Stage::Draining if self.sequencer.is_idle() => {
+            Stage::Draining(_) if self.sequencer.is_idle() => {
                 let round = self.start_round();
                 self.switching.as_mut().expect("it was begun").stage = Stage::Syncing(round);
             }
@@ -95,8 +107,75 @@ impl Writer {
             sets,
             stage: Stage::Calling,
             since: self.now,
+            drains_at: None,
         });
         true
+    }
+
+    /// Whether what is in flight is about to end, as far as anybody knows.
+    fn may_drain(&mut self) -> bool {
+        let switching = self.switching.as_ref().expect("only while switching");
+        let waits = switching.drains_at.is_some_and(|at| at > self.now);
+        let patience = self.config.settle_patience;
+        let is_stuck = self.calls.iter().any(|(_, call)| {
+            matches!(call.purpose, Purpose::Write { .. }) && call.begun + patience <= self.now
+        });
+        let full = self.waits_for_room();
+        if !is_stuck && full.is_none() && self.blocked.is_none() {
+            return !waits;
+        }
+        self.orders_hindrance = Some(Hindrance::InFlight);
+        if let Some((store, since)) = full {
+            self.eject_full(store, since);
+        }
+        false
+    }
+
+    /// A member that has no room for what it was asked, and since when it has been asked.
+    fn waits_for_room(&self) -> Option<(StoreId, Now)> {
+        let full = self.calls.iter().filter(|(_, call)| call.full);
+        let members = full.filter(|(_, call)| self.is_member(call.store));
+        members
+            .map(|(_, call)| (call.store, call.begun))
+            .min_by_key(|(_, begun)| *begun)
+    }
+
+    /// A member that has been full for long, and that the switch lets go of: what waits for it need not.
+    fn eject_full(&mut self, store: StoreId, since: Now) {
+        let patience = self.config.eject_after;
+        if patience.is_none_or(|patience| since + patience > self.now) {
+            return;
+        }
+        let switching = self.switching.as_ref().expect("only while switching");
+        let (by, sets) = (
+            (self.owner.backend, self.owner.life),
+            switching.sets.clone(),
+        );
+        let change = Change::Switch { by, sets };
+        let after = self.record.apply(self.record.epoch.generation(), &change);
+        let leaves = after.is_ok_and(|after| !after.members().contains(&store));
+        if leaves && self.leaves_members(&[store]) && self.leaves_copies(&[store]) {
+            self.member_lost(store);
+        }
+    }
+
+    /// Whether what the held writes wait for does not end.
+    fn is_held_up(&self) -> bool {
+        let switching = self.switching.as_ref().expect("only while switching");
+        let patience = self.config.settle_patience;
+        let too_long =
+            matches!(switching.stage, Stage::Draining(since) if since + patience <= self.now);
+        too_long || self.waits_for_room().is_some()
+    }
+
+    /// Lets writes go on, and tries again when those that are in flight now had some time.
+    fn drain_later(&mut self) {
+        let drains_at = Some(self.now + self.config.settle_patience * 2);
+        let switching = self.switching.as_mut().expect("only while switching");
+        switching.stage = Stage::Calling;
+        switching.drains_at = drains_at;
+        self.orders_hindrance = Some(Hindrance::InFlight);
+        self.send_ready();
     }
 
     /// Whether every store that is to join was shown this epoch, and is connected.
@@ -121,14 +200,23 @@ impl Writer {
         missing.is_empty()
     }
 
-    /// When a store that was ejected may be called again.
+    /// When a store that was ejected may be called again, or writes may be held, or were held for too long.
     pub(super) fn switch_timeout(&self) -> Option<Now> {
         let switching = self.switching.as_ref()?;
-        let open = matches!(self.phase, Phase::Open) && switching.stage == Stage::Calling;
-        let joiners = joiners(&self.record, &switching.sets);
-        let at = |store: &StoreId| self.peers.get(store)?.rejoins_at;
-        let next = joiners.iter().filter_map(at).filter(|at| *at > self.now);
-        next.min().filter(|_| open)
+        if !matches!(self.phase, Phase::Open) {
+            return None;
+        }
+        let ahead = |at: &Now| *at > self.now;
+        match switching.stage {
+            Stage::Calling => {
+                let joiners = joiners(&self.record, &switching.sets);
+                let at = |store: &StoreId| self.peers.get(store)?.rejoins_at;
+                let next = joiners.iter().filter_map(at).chain(switching.drains_at);
+                next.filter(ahead).min()
+            }
+            Stage::Draining(since) => Some(since + self.config.settle_patience).filter(ahead),
+            Stage::Syncing(_) | Stage::Committing => None,
+        }
     }
 
     pub(super) fn switch_synced(&mut self, round: u64) {

@@ -145,7 +145,11 @@ impl Script {
 
     /// Time passes, and the writer's timeouts with it.
     fn wait(&mut self, seconds: u64) {
-        let end = self.now + Duration::from_secs(seconds);
+        self.wait_ms(seconds * 1000);
+    }
+
+    fn wait_ms(&mut self, ms: u64) {
+        let end = self.now + Duration::from_millis(ms);
         while let Some(at) = self.writer.next_timeout().filter(|at| *at <= end) {
             self.now = at.max(self.now);
             self.event(Event::Timeout);

@@ -138,6 +138,133 @@ fn a_store_that_does_not_answer_keeps_nobody_waiting() {
     assert!(script.swaps.is_empty());
 }
 
+const FULL: Reply = Reply::Refused(Refusal::Full { free: 0, needed: 1 });
+
+/// A write is held by A, and B has no room for it.
+fn held_up(script: &mut Script) -> RequestId {
+    let id = script.write(0, 4096, 1);
+    script.answer(A, Reply::WRITTEN);
+    script.answer(B, FULL);
+    id
+}
+
+/// B is asked for the write again and again.
+fn still_full(script: &mut Script, seconds: u64) {
+    for _ in 0..seconds * 4 {
+        script.wait_ms(250);
+        while script.is_asked(B) {
+            script.answer(B, FULL);
+        }
+    }
+}
+
+#[test]
+fn no_write_waits_for_a_switch_that_waits_for_a_full_store() {
+    let mut script = Script::open(&[A, B]);
+    let stuck = held_up(&mut script);
+    script.orders(&[(0, 4, &[A, B, C])], paused());
+    script.seal(C, 1, 0, false);
+    still_full(&mut script, 10);
+    assert_eq!(script.writer.hindrance(), Some(&Hindrance::InFlight));
+    assert_eq!(script.writer.stall(), Some(&Stall::Full(B)));
+    // It has room for another one, but not for that.
+    let other = script.write(EXTENT, 4096, 2);
+    script.answer(A, Reply::WRITTEN);
+    let (call, _) = script.asked(B);
+    let reply = Reply::WRITTEN;
+    script.event(Event::Reply { call, reply });
+    assert_eq!(script.is_done(other), Some(Ok(())));
+    assert!(script.swaps.is_empty(), "B is to stay");
+    // And now it has.
+    script.wait(1);
+    script.answer(B, Reply::WRITTEN);
+    assert_eq!(script.is_done(stuck), Some(Ok(())));
+    for store in [A, B] {
+        script.answer(store, Reply::Synced);
+    }
+    assert!(matches!(script.commit(), Change::Switch { .. }));
+    assert_eq!(script.writer.hindrance(), None);
+}
+
+#[test]
+fn a_switch_that_does_not_drain_lets_writes_go_on_and_is_tried_again() {
+    let mut script = Script::open(&[A, B]);
+    script.write(0, 4096, 1);
+    script.orders(&[(0, 4, &[A, B, C])], paused());
+    script.seal(C, 1, 0, false);
+    let held = script.write(EXTENT, 4096, 2);
+    script.answer(A, Reply::WRITTEN);
+    assert!(!script.is_asked(A), "W8");
+    script.answer(B, FULL);
+    for store in [A, B] {
+        script.answer(store, Reply::WRITTEN);
+    }
+    assert_eq!(script.is_done(held), Some(Ok(())));
+    script.wait(1);
+    script.answer(B, Reply::WRITTEN);
+    assert!(script.asked.is_empty(), "not at once");
+    script.wait(10);
+    for store in [A, B] {
+        script.answer(store, Reply::Synced);
+    }
+    assert!(matches!(script.commit(), Change::Switch { .. }));
+}
+
+#[test]
+fn other_orders_end_a_switch_that_drains() {
+    let mut script = Script::open(&[A, B]);
+    script.write(0, 4096, 1);
+    script.orders(&[(0, 4, &[A, B, C])], paused());
+    script.seal(C, 1, 0, false);
+    let held = script.write(EXTENT, 4096, 2);
+    script.orders(&[], paused());
+    for store in [A, B, A, B] {
+        script.answer(store, Reply::WRITTEN);
+    }
+    assert_eq!(script.is_done(held), Some(Ok(())));
+    // And one that syncs.
+    script.orders(&[(0, 4, &[A, B, C])], paused());
+    script.answer(A, Reply::Synced);
+    let held = script.write(EXTENT, 4096, 2);
+    script.orders(&[], paused());
+    script.answer(A, Reply::WRITTEN);
+    script.answer(B, Reply::Synced);
+    script.answer(B, Reply::WRITTEN);
+    assert_eq!(script.is_done(held), Some(Ok(())));
+    script.wait(60);
+    assert!(script.swaps.is_empty() && script.asked.is_empty());
+}
+
+#[test]
+fn a_full_store_that_is_to_go_leaves_if_the_others_suffice() {
+    let orders = |min_copies| Orders {
+        sets: vec![NewSet {
+            extents: all(),
+            stores: vec![A, C],
+        }],
+        fill: paused(),
+        min_copies,
+        ..Orders::default()
+    };
+    let mut script = Script::open(&[A, B]);
+    let stuck = held_up(&mut script);
+    script.event(Event::Orders(orders(2)));
+    script.seal(C, 1, 0, false);
+    still_full(&mut script, 60);
+    assert!(script.swaps.is_empty());
+    assert_eq!(script.writer.stall(), Some(&Stall::Full(B)));
+    script.event(Event::Orders(orders(1)));
+    let change = script.commit();
+    assert!(matches!(change, Change::Eject { stores, .. } if stores == [B]));
+    script.seal(A, 1, 1, false);
+    script.answer(A, Reply::WRITTEN);
+    assert_eq!(script.is_done(stuck), Some(Ok(())));
+    script.seal(C, 1, 0, false);
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Switch { .. }));
+    assert_eq!(script.record.members(), [A, C]);
+}
+
 #[test]
 fn orders_that_are_met_change_nothing() {
     let mut script = Script::open(&[A, B]);
