@@ -125,7 +125,7 @@ impl Writer {
             return;
         }
         self.complete_if_whole();
-        if self.orders.fill.paused || self.fill.not_before.is_some_and(|at| at > self.now) {
+        if !self.may_begin_pulls() || self.fill.not_before.is_some_and(|at| at > self.now) {
             return;
         }
         self.fill.not_before = None;
@@ -150,8 +150,13 @@ impl Writer {
         matches!(self.phase, Phase::Open) && self.stopping.is_none()
     }
 
+    /// Pulls under way end also where none may begin.
+    fn may_begin_pulls(&self) -> bool {
+        self.may_fill() && !self.orders.fill.paused
+    }
+
     pub(super) fn fill_timeout(&self) -> Option<super::Now> {
-        if !self.may_fill() || self.orders.fill.paused || self.fill.jobs.is_empty() {
+        if !self.may_begin_pulls() || self.fill.jobs.is_empty() {
             return None;
         }
         // Where something else than the limit is waited for, an event says when that is there.
@@ -217,8 +222,8 @@ impl Writer {
             return;
         }
         match stage {
-            Stage::Choosing => self.choose_source(id),
-            Stage::Surveying => {}
+            Stage::Choosing if self.may_begin_pulls() => self.choose_source(id),
+            Stage::Choosing | Stage::Surveying => {}
             Stage::Pulling => self.pull_more(id),
         }
     }
@@ -397,7 +402,7 @@ impl Writer {
             if work.again || work.is_all_asked() {
                 break;
             }
-            if !open {
+            if !open || !self.may_begin_pulls() {
                 return;
             }
             if self.peers[&holder.store].sealed.is_none() {

@@ -606,6 +606,59 @@ fn the_limit_is_kept_and_a_full_store_is_said_and_tried_again() {
     assert_eq!(script.writer.hindrance(), None);
 }
 
+/// What A is asked to pull now.
+fn pulls(script: &Script) -> usize {
+    let asked = script.asked.iter();
+    asked
+        .filter(|(to, _, request)| *to == A && matches!(request, Request::Pull { .. }))
+        .count()
+}
+
+#[test]
+fn what_is_paused_begins_no_pull_and_goes_on_when_it_is_resumed() {
+    let order = |script: &mut Script, fill| script.orders(&[(0, 4, &[A])], fill);
+    let mut script = switched(&[B], &[A], FillOrders::default());
+    script.seal(B, 1, 1, false);
+    order(&mut script, paused());
+    // Each too far from the next to be pulled with it.
+    let runs: Vec<(u64, u32)> = (0..20).map(|i| (i * 20, 1)).collect();
+    script.answer(B, surveyed(&runs));
+    script.wait(60);
+    assert_eq!(pulls(&script), 0);
+    order(&mut script, FillOrders::default());
+    assert_eq!(pulls(&script), 8);
+    script.answer(A, copied(1));
+    assert_eq!(pulls(&script), 8);
+    order(&mut script, paused());
+    for left in (0..8).rev() {
+        script.answer(A, copied(1));
+        assert_eq!(pulls(&script), left, "no other one begins");
+    }
+    script.wait(60);
+    assert!(script.asked.is_empty());
+    order(&mut script, FillOrders::default());
+    for _ in 9..20 {
+        script.answer(A, copied(1));
+    }
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Complete { .. }));
+}
+
+#[test]
+fn who_stops_begins_no_pull() {
+    let mut script = switched(&[B], &[A], FillOrders::default());
+    script.seal(B, 1, 1, false);
+    let runs: Vec<(u64, u32)> = (0..20).map(|i| (i * 20, 1)).collect();
+    script.answer(B, surveyed(&runs));
+    script.event(Event::Stop { successor: None });
+    for left in (0..8).rev() {
+        script.answer(A, copied(1));
+        assert_eq!(pulls(&script), left);
+    }
+    script.answer(A, Reply::Synced);
+    assert!(matches!(script.commit(), Change::Close { .. }));
+}
+
 /// How long the disk's 4 MiB take at 1 MiB/s, beside a guest that writes all the time or not at all.
 fn time_to_fill(yields: bool, guest_writes: bool) -> Duration {
     let fill = FillOrders {
