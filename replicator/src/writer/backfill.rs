@@ -16,7 +16,8 @@
 //! ```
 //!
 //! Guest writes go on throughout: a fill never replaces what a store can prove, and a write goes to every
-//! live store anyway. A crash of anybody begins the survey anew; what is there is not copied again.
+//! live store anyway. What nobody gives now is put off, and others are filled meanwhile. A crash of anybody
+//! begins the survey anew; what is there is not copied again.
 //! The first store of an entry pulls from afar; the others pull from it.
 
 use super::calls::Purpose;
@@ -130,19 +131,29 @@ impl Writer {
         }
         self.fill.not_before = None;
         self.fill.bucket.is_open(self.fill_rate(), self.now);
+        self.fill.take_up(self.now);
+        loop {
+            self.begin_works();
+            for id in self.fill.works.keys().copied().collect::<Vec<_>>() {
+                self.go_on_work(id);
+            }
+            // Where some were put off at once, others begin.
+            if self.fill.exhausted || self.fill.works.len() >= MAX_WORKS {
+                break;
+            }
+        }
+    }
+
+    fn begin_works(&mut self) {
         while self.fill.works.len() < MAX_WORKS && !self.fill.exhausted {
             let usable = |store: StoreId| {
                 let peer = self.peers.get(&store);
                 peer.is_some_and(|peer| peer.connected && !peer.lost)
             };
-            let Some(span) = self.fill.next_span(self.now, usable) else {
-                self.fill.exhausted = true;
-                break;
-            };
-            self.begin_work(span);
-        }
-        for id in self.fill.works.keys().copied().collect::<Vec<_>>() {
-            self.go_on_work(id);
+            match self.fill.next_span(self.now, usable) {
+                Some(span) => self.begin_work(span),
+                None => self.fill.exhausted = true,
+            }
         }
     }
 
@@ -168,7 +179,8 @@ impl Writer {
         // The rate grows when the guest comes to rest, which is no event.
         let look = self.now + BUSY_FOR;
         let opens = opens.map(|rate| self.fill.bucket.opens_at(rate).min(look));
-        self.fill.not_before.or(opens).map(|at| at.max(self.now))
+        let next = opens.into_iter().chain(self.fill.put_off_until()).min();
+        self.fill.not_before.or(next).map(|at| at.max(self.now))
     }
 
     /// Bytes a second that may be copied now.
@@ -284,11 +296,7 @@ impl Writer {
             if since + self.config.settle_patience <= self.now {
                 self.fill.hindrance = Some(Hindrance::NoSource(stores));
             }
-            self.pause_filling();
-            if let Some(work) = self.fill.works.get_mut(&id) {
-                work.useless.clear();
-            }
-            return;
+            return self.put_off(id);
         };
         if self.peers[&holder.store].sealed.is_none() {
             return self.seal(holder.store);
@@ -298,6 +306,25 @@ impl Writer {
         work.stage = Stage::Surveying;
         let start = work.todo.first().expect("else it is done").first;
         self.survey(id, start);
+    }
+
+    /// Nobody gives what it lacks now: others have its place meanwhile.
+    fn put_off(&mut self, id: u64) {
+        let work = self.fill.works.get_mut(&id).expect("it was there");
+        if !work.vanished.is_empty() {
+            // What is known of these blocks is not to be forgotten.
+            work.useless.clear();
+            return self.pause_filling();
+        }
+        let span = work.span;
+        // Where nobody answers, nobody does for any extent of the job; what some have spoilt is a matter of each.
+        let extents = match work.useless.is_empty() && work.below >= span.from {
+            true => span.of,
+            false => span.extents,
+        };
+        self.fill.works.remove(&id);
+        self.fill
+            .put_off(span.target, extents, self.now, self.config.pause);
     }
 
     /// Who can say what the target lacks: the entries of this level, and live stores that have all.

@@ -32,6 +32,8 @@ pub(super) struct Fill {
     pub joining: BTreeSet<(StoreId, Extent)>,
     /// Something could not be done; not before then again.
     pub not_before: Option<Now>,
+    /// The same of some extents at a store, by the first of them: others are filled meanwhile.
+    put_off: BTreeMap<(StoreId, Extent), PutOff>,
     pub hindrance: Option<Hindrance>,
     /// Since when nobody was found who could give what is missing.
     pub sourceless_since: Option<Now>,
@@ -64,6 +66,11 @@ pub(super) struct Span {
     pub seed: bool,
     /// All extents of the job.
     pub of: Extents,
+}
+
+struct PutOff {
+    end: Extent,
+    until: Now,
 }
 
 #[derive(Default)]
@@ -137,6 +144,7 @@ impl Fill {
         self.joined.clear();
         self.joining.clear();
         self.not_before = None;
+        self.put_off.clear();
         self.exhausted = false;
         self.look_for_whole = true;
     }
@@ -153,6 +161,44 @@ impl Fill {
         self.jobs = jobs;
         self.look_for_whole = true;
         self.exhausted = false;
+    }
+
+    /// Nobody gives now what `extents` lack at `store`: others come first for a while, longer where there are many.
+    pub fn put_off(&mut self, store: StoreId, extents: Extents, now: Now, pause: Duration) {
+        let until = now + pause * (5 + self.put_off.len() as u32);
+        // They stand side by side, so that one look says whether an extent is among them.
+        self.put_off
+            .retain(|(of, first), _| *of != store || !extents.contains(*first));
+        let put_off = PutOff {
+            end: extents.end,
+            until,
+        };
+        self.put_off.insert((store, extents.first), put_off);
+    }
+
+    fn is_put_off(&self, store: StoreId, extent: Extent, now: Now) -> bool {
+        let before = self.put_off.range(..=(store, extent)).next_back();
+        before.is_some_and(|((of, _), put_off)| {
+            *of == store && extent < put_off.end && now < put_off.until
+        })
+    }
+
+    /// When something that was put off is looked at again.
+    pub fn put_off_until(&self) -> Option<Now> {
+        self.put_off.values().map(|put_off| put_off.until).min()
+    }
+
+    /// A store is there that was not.
+    pub fn look_again(&mut self) {
+        self.put_off.clear();
+        self.exhausted = false;
+    }
+
+    /// What was put off until now is no more.
+    pub fn take_up(&mut self, now: Now) {
+        let before = self.put_off.len();
+        self.put_off.retain(|_, put_off| now < put_off.until);
+        self.exhausted &= self.put_off.len() == before;
     }
 
     /// The jobs of an entry that are done, as one range of extents where they stand side by side.
@@ -184,7 +230,7 @@ impl Fill {
         let members = || self.jobs.iter().filter(|job| !job.seed);
         let coldest = |job: &Job| {
             let mut extents = job.extents.iter();
-            extents.find_map(|extent| self.span_at(job, extent, SPAN_EXTENTS, &usable))
+            extents.find_map(|extent| self.span_at(job, extent, SPAN_EXTENTS, now, &usable))
         };
         let mut endangered: Vec<usize> = members().map(|job| job.copies).collect();
         endangered.sort_unstable();
@@ -194,19 +240,20 @@ impl Fill {
             let hottest = hot.iter().find_map(|extent| {
                 alike()
                     .filter(|job| job.extents.contains(*extent))
-                    .find_map(|job| self.span_at(job, *extent, 1, &usable))
+                    .find_map(|job| self.span_at(job, *extent, 1, now, &usable))
             });
             hottest.or_else(|| alike().find_map(coldest))
         });
         of_members.or_else(|| self.jobs.iter().filter(|job| job.seed).find_map(coldest))
     }
 
-    /// The extents from `first` on, up to `most`, that the same target lacks and nobody works on.
+    /// The extents from `first` on, up to `most`, that the same target lacks, nobody works on, and somebody may have.
     fn span_at(
         &self,
         job: &Job,
         first: Extent,
         most: u32,
+        now: Now,
         usable: &impl Fn(StoreId) -> bool,
     ) -> Option<Span> {
         let target_of = |extent: Extent| {
@@ -216,7 +263,11 @@ impl Fill {
             });
             let lacks =
                 |store: &&StoreId| usable(**store) && !self.is_done(**store, job.from, extent);
-            job.targets.iter().find(lacks).filter(|_| !busy).copied()
+            // Who is filled after another has no other sources than that one and its own.
+            let put_off = |store: &StoreId| self.is_put_off(*store, extent, now);
+            let mut targets = job.targets.iter();
+            let target = targets.find(lacks).copied();
+            target.filter(|store| !busy && !put_off(store))
         };
         let target = target_of(first)?;
         let mut end = Extent(first.0 + 1);

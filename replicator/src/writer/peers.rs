@@ -87,7 +87,7 @@ impl Writer {
 
     fn may_be_asked(&mut self, store: StoreId) {
         self.peer(store).connected = true;
-        self.fill.exhausted = false;
+        self.fill.look_again();
         for id in self
             .calls
             .ids(|call| call.store == store && !call.sent && call.hold_until.is_none())

@@ -794,6 +794,51 @@ fn a_source_that_never_gives_what_it_has_is_said() {
     assert_eq!(hindrance, Some(&Hindrance::NoSource(vec![B])));
 }
 
+/// In epoch 2 A is to have all; each extent has one source, of which B and D are away.
+fn sources_away() -> Script {
+    let mut record = used(&[C]);
+    record.bytes = 5 * EXTENT;
+    (record.epoch, record.even_below, record.revision) = (two(), two(), Revision(7));
+    let range = |(i, store): (usize, &StoreId)| MapRange {
+        extents: Extents::new(Extent(i as u32), Extent(i as u32 + 1)),
+        history: History(vec![
+            Entry::new(two(), [A]),
+            Entry::whole(Epoch::from_u64(1), [*store]).sealed(two()),
+        ]),
+    };
+    record.map = [B, D, B, D, C].iter().enumerate().map(range).collect();
+    record.check().unwrap();
+    let mut script = Script::new(record);
+    script.start(TakeOver::Own);
+    script.commit();
+    for store in [B, D] {
+        script.event(Event::Disconnected { store });
+        script.asked.retain(|(to, ..)| *to != store);
+    }
+    script.seal(A, 1, 2, false);
+    script
+}
+
+#[test]
+fn what_nobody_gives_now_keeps_nothing_else_from_being_filled() {
+    let mut script = sources_away();
+    script.seal(C, 1, 1, false);
+    let request = script.answer(C, surveyed(&[(1024, 1)]));
+    assert!(matches!(request, Request::Survey { .. }), "{request:?}");
+    script.answer(A, copied(1));
+    assert_eq!(script.writer.progress().extents_done, 1);
+    script.wait(10);
+    let missing = script.writer.hindrance();
+    assert!(matches!(missing, Some(Hindrance::NoSource(_))));
+    // As soon as one is back it is asked.
+    script.event(Event::Connected { store: B });
+    script.seal(B, 1, 1, false);
+    for _ in 0..2 {
+        script.answer(B, surveyed(&[]));
+    }
+    assert_eq!(script.writer.progress().extents_done, 3);
+}
+
 #[test]
 fn a_copy_ahead_that_was_deleted_begins_anew_and_its_store_is_not_lost() {
     let mut script = Script::open(&[A]);
