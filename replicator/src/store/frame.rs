@@ -331,7 +331,8 @@ impl Header {
     }
 }
 
-/// Blocks of a disk are below this: 2^32 extents of the smallest size.
+/// Blocks of a disk are below this: 2^32 extents of the smallest size. What comes from media is refused beyond it, so
+/// no request may bring anything there (`Store::join`, `Store::check_blocks`).
 pub const MAX_BLOCK: u64 = (ExtentSize::MIN_BYTES / BLOCK_BYTES) << 32;
 
 /// Payload of an Opened frame.

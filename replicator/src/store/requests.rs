@@ -1,8 +1,8 @@
 //! Requests: who may ask, and what each one does, except for writes (write.rs).
 
 use super::append::Purpose;
-use super::frame::{Header, Kind, LogPoint, ReplicaChange};
-use super::holdings::LoadFault;
+use super::frame::{Header, Kind, LogPoint, MAX_BLOCK, ReplicaChange};
+use super::holdings::{LoadFault, block_range};
 use super::index::Entry;
 use super::media::Media;
 use super::read::{Planned, ReadPlan};
@@ -271,6 +271,9 @@ impl<M: Media> Store<M> {
         if extents.count() == 0 {
             return Err(invalid("a join of no extents"));
         }
+        if block_range(extents, extent_size).1.0 > MAX_BLOCK {
+            return Err(invalid("extents beyond any disk"));
+        }
         if from > asker.epoch || from <= disk.dropped {
             return Err(invalid("a join at an epoch that is not the disk's"));
         }
@@ -415,7 +418,8 @@ impl<M: Media> Store<M> {
         all
     }
 
-    /// Blocks of a request: some, not too many, in one extent that has a replica here.
+    /// Blocks of a request: some, not too many, in one extent that has a replica here, and none that a recovery
+    /// would not take for one (a replica that reaches further was let in by a program that did not look).
     pub(super) fn check_blocks(
         &self,
         disk: DiskId,
@@ -428,13 +432,14 @@ impl<M: Media> Store<M> {
                 why: "no blocks, or too many at once",
             });
         }
-        let Some(last) = blocks.first.0.checked_add(u64::from(blocks.count) - 1) else {
+        let end = blocks.first.0.checked_add(u64::from(blocks.count));
+        let Some(end) = end.filter(|end| *end <= MAX_BLOCK) else {
             return Err(Refusal::Invalid {
                 why: "blocks beyond any disk",
             });
         };
         let extent = disk.extent_of(blocks.first).ok_or(Refusal::NoReplica)?;
-        if disk.extent_of(Block(last)) != Some(extent) {
+        if disk.extent_of(Block(end - 1)) != Some(extent) {
             return Err(Refusal::Invalid {
                 why: "blocks of more than one extent",
             });

@@ -3,6 +3,7 @@
 use super::{Bench, DISK};
 use crate::message::{Found, Refusal, Reply, Request};
 use crate::store::Handled;
+use crate::store::frame::{MAX_BLOCK, ReplicaChange};
 use crate::words::{
     Block, Blocks, DiskName, DiskRecord, Entry, Epoch, Extent, ExtentSize, Extents, History,
     MapRange, Revision, Seq, State, StoreId, Version,
@@ -457,4 +458,58 @@ fn what_a_store_was_shown_is_told_once_it_is_on_media() {
         assert!(bench.flush());
         assert_eq!(epochs(&bench), (vec![2], true));
     }
+}
+
+/// A disk with extents of 64 MiB, for which the store is about to be asked for what lies at the end of all blocks.
+fn far_join(bench: &Bench, first: u32) -> (Request, ReplicaChange) {
+    let change = ReplicaChange {
+        extents: Extents::new(Extent(first), Extent(first + 1)),
+        extent_size: ExtentSize::DEFAULT,
+        from: bench.epoch,
+        incarnation: bench.store.incarnation(),
+    };
+    let join = Request::Join {
+        asker: bench.asker(),
+        extents: change.extents,
+        extent_size: change.extent_size,
+        from: change.from,
+    };
+    (join, change)
+}
+
+#[test]
+fn blocks_that_a_recovery_would_not_take_for_any_are_refused_so_that_the_store_can_be_opened_again()
+{
+    let behind_last = (MAX_BLOCK / u64::from(ExtentSize::DEFAULT.blocks())) as u32;
+    let mut bench = Bench::new();
+    bench.seal(1);
+    let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::Invalid { .. }));
+    let (join, _) = far_join(&bench, behind_last - 1);
+    assert_eq!(bench.ask(join), Reply::JOINED);
+    let (beyond, _) = far_join(&bench, behind_last);
+    assert!(refused(&bench.ask(beyond)));
+    for (zero, first) in [(false, MAX_BLOCK - 4), (true, MAX_BLOCK - 2)] {
+        assert_eq!(bench.write(first, 2, zero), Reply::WRITTEN);
+    }
+    let mut bench = bench.kill();
+    bench.check(true);
+    let (media, oracle, options) = bench.close();
+    Bench::open(media, options, oracle).unwrap().check(true);
+}
+
+#[test]
+fn where_a_replica_reaches_too_far_already_nothing_is_written_there() {
+    let behind_last = (MAX_BLOCK / u64::from(ExtentSize::DEFAULT.blocks())) as u32;
+    let mut bench = Bench::new();
+    bench.seal(1);
+    // As a program let it in that did not look.
+    let (_, change) = far_join(&bench, behind_last);
+    bench.store.holdings.disk(DISK).join(&change, 1);
+    for zero in [false, true] {
+        let write = bench.write_request(1, Blocks::new(Block(MAX_BLOCK), 1), zero);
+        let reply = bench.ask(write);
+        assert!(matches!(reply, Reply::Refused(Refusal::Invalid { .. })));
+    }
+    let (media, oracle, options) = bench.close();
+    assert!(Bench::open(media, options, oracle).is_ok());
 }
