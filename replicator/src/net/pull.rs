@@ -22,7 +22,8 @@ use tokio::runtime::Builder;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
-/// Pulls under way at once. Each may hold 2 MiB: what arrived, and the same unpacked.
+/// Pulls under way at once, of all peers. Each may hold 2 MiB: what arrived, and the same unpacked. Others wait
+/// without any of that, as many as each session lets in (session.rs).
 const AT_ONCE: usize = 32;
 /// A source that cannot be reached within this, or from which nothing comes for so long, is away.
 const PATIENCE: Duration = Duration::from_secs(2);

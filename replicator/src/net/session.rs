@@ -326,10 +326,9 @@ fn weight(request: &Request) -> usize {
             ..
         } => payload.data.len(),
         Request::Read { blocks, .. } => blocks.count as usize * BLOCK_BYTES as usize,
-        // What arrived for it, and the same unpacked.
-        Request::Pull { blocks, .. } | Request::Heal { blocks, .. } => {
-            2 * blocks.count as usize * BLOCK_BYTES as usize
-        }
+        // Only what waits for its turn, and the answer's table at worst: what a pull brings is bounded where it is
+        // carried out (pull.rs). A source may hang, and a guest's writes behind the pulls must not wait for it.
+        Request::Pull { .. } | Request::Heal { .. } => 4 << 10,
         Request::Fetch { blocks, .. } => {
             let count: usize = blocks.iter().map(|part| part.count as usize).sum();
             count * BLOCK_BYTES as usize

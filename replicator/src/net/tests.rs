@@ -3,7 +3,7 @@
 
 use super::identity::{Credentials, DEFAULT_VALIDITY, Dial, Expected, Gate, Pki, Role};
 use super::*;
-use crate::message::{Asker, Content, Found, Payload, ReadBlocks, Refusal, Reply, Request};
+use crate::message::{Asker, Content, Found, Payload, ReadBlocks, Refusal, Reply, Request, Source};
 use crate::wire::{ALPN, Call, Decoder, Hello, Message, Verdict, VersionRange, Welcome};
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, Extents, HostName, Incarnation, Seq, Version,
@@ -330,6 +330,39 @@ async fn answers_come_in_any_order_and_find_their_link() {
     drop(one);
     two.send(CallId(9), &Request::Sync { asker: asker() });
     assert_eq!(heard_two.reply().await, (CallId(9), Reply::Synced));
+}
+
+#[tokio::test]
+async fn pulls_whose_source_hangs_do_not_hold_up_what_comes_behind_them() {
+    let cluster = Cluster::start().await;
+    let (link, mut heard) = link(&cluster.links, STORE);
+    assert_eq!(heard.next().await, LinkEvent::Connected);
+    let shelf = &cluster.node.shelf;
+    shelf.hold();
+    // As many as 32 disks have under way, each of as many blocks as there may be.
+    let pulls = 256;
+    for n in 0..pulls {
+        let pull = Request::Pull {
+            asker: asker(),
+            source: Source {
+                store: StoreId::from_u128(43),
+                incarnation: Incarnation(1),
+            },
+            from: Epoch::ZERO,
+            below: Epoch::MAX,
+            blocks: Blocks::new(Block(n * 256), 256),
+        };
+        link.send(CallId(n), &pull);
+    }
+    link.send(CallId(pulls), &Request::Sync { asker: asker() });
+    let all = timeout(PATIENCE, async {
+        while *shelf.submitted.lock() < pulls as usize + 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    all.await.expect("the sync was read");
+    shelf.release(|held| held.reverse());
+    assert_eq!(heard.reply().await, (CallId(pulls), Reply::Synced));
 }
 
 #[tokio::test]
