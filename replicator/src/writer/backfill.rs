@@ -20,10 +20,10 @@
 //! begins the survey anew; what is there is not copied again.
 //! The first store of an entry pulls from afar; the others pull from it.
 
+use super::answers::are_parts;
 use super::calls::Purpose;
 use super::fill::Span;
 use super::read::{Holder, Holders};
-use super::read_through::checked;
 use super::{Aim, FillOrders, Hindrance, Phase, Writer};
 use crate::message::{MAX_DATA_BLOCKS, Pulled, Refusal, Request, SourceFault};
 use crate::plant::{Plant, planted};
@@ -385,14 +385,12 @@ impl Writer {
         let end = size.blocks_of(work.span.extents.end).first;
         let from = work.found.last().map_or(first, |run| run.end());
         let all = Blocks::new(from, (end.0 - from.0) as u32);
-        let (Some(runs), true) = (
-            checked(runs, all),
-            next.is_none_or(|next| from <= next && next < end),
-        ) else {
+        let goes_on = next.is_none_or(|next| from <= next && next < end);
+        if !are_parts(runs, all) || !goes_on {
             let source = work.source.expect("it was asked");
             work.useless.push(source.store);
             return work.begin_level();
-        };
+        }
         work.found.extend(runs);
         let much = count(&work.found) > MAX_SPAN_BLOCKS;
         match next {
@@ -465,7 +463,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn pulled(&mut self, id: u64, blocks: Blocks, wanted: u32, pulled: &Pulled) {
+    pub(super) fn pulled(&mut self, id: u64, wanted: u32, pulled: &Pulled) {
         self.count_pulled(pulled);
         let estimated = u64::from(wanted) * BLOCK_BYTES;
         self.fill.bucket.give_back(estimated, pulled.bytes);
@@ -475,10 +473,7 @@ impl Writer {
             return;
         };
         work.pulls -= 1;
-        match checked(&pulled.absent, blocks) {
-            Some(absent) => work.absent.extend(absent),
-            None => work.again = true,
-        }
+        work.absent.extend(&pulled.absent);
         self.go_on_work(id);
     }
 

@@ -191,15 +191,9 @@ impl Writer {
         let Some(cursor) = evening.cursors.get_mut(&store) else {
             return;
         };
-        let start = cursor.next.expect("a page was asked for");
-        let in_order = blocks.windows(2).all(|pair| pair[0].block < pair[1].block)
-            && blocks.first().is_none_or(|first| first.block >= start);
-        let last = blocks.last().map(|last| Block(last.block.0 + 1));
-        if !in_order || (more && last.is_none()) {
-            return self.restart_settling();
-        }
+        let behind = blocks.last().map(|last| Block(last.block.0 + 1));
         cursor.asked = false;
-        cursor.next = if more { last } else { None };
+        cursor.next = behind.filter(|_| more);
         cursor.page = blocks.into();
         self.go_on_evening();
     }

@@ -34,6 +34,7 @@
 //! even_out.rs, and close.rs; a move in switch.rs, fill.rs (what there is to do), heat.rs and backfill.rs.
 //! The rules (W1, S3...) and invariants (I1...) that comments cite stand in docs/protocol.md.
 
+mod answers;
 mod api;
 mod attach;
 mod backfill;

@@ -203,6 +203,7 @@ impl Writer {
             return;
         };
         let store = call.store;
+        let reply = self.fitting(&call.request, reply);
         self.peer(store).overdue = false;
         for refuses in [&mut self.full, &mut self.ungranted] {
             refuses.take_if(|refuses| *refuses == store);
@@ -239,14 +240,9 @@ impl Writer {
             (Purpose::Survey { work }, Reply::Surveyed { runs, next }) => {
                 self.surveyed(work, &runs, next);
             }
-            (
-                Purpose::Pull {
-                    work,
-                    blocks,
-                    wanted,
-                },
-                Reply::Pulled(pulled),
-            ) => self.pulled(work, blocks, wanted, &pulled),
+            (Purpose::Pull { work, wanted, .. }, Reply::Pulled(pulled)) => {
+                self.pulled(work, wanted, &pulled);
+            }
             (Purpose::Heal { block }, Reply::Pulled(pulled)) => {
                 self.heal_answered(store, block, pulled.copied);
             }

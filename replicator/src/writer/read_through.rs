@@ -73,12 +73,8 @@ impl Writer {
             self.seek(piece);
             return self.route(piece);
         }
-        let Some(absent) = checked(&pulled.absent, blocks) else {
-            let why = "the answer does not fit the question";
-            return self.pull_through_refused(piece, &Refusal::Invalid { why });
-        };
         let mut next = blocks.first;
-        for gone in absent {
+        for gone in pulled.absent {
             let here = Blocks::new(next, (gone.first.0 - next.0) as u32);
             self.read_near(piece, here);
             if holder.last {
@@ -128,16 +124,4 @@ impl Writer {
         self.reads.get_mut(&piece).expect("it was there").through = None;
         self.route(piece);
     }
-}
-
-/// Parts of `blocks` as an answer names them; `None` if it names others, or not in order.
-pub(super) fn checked(parts: &[Blocks], blocks: Blocks) -> Option<Vec<Blocks>> {
-    let mut next = blocks.first;
-    for part in parts {
-        if part.first < next || part.is_empty() || part.end() > blocks.end() {
-            return None;
-        }
-        next = part.end();
-    }
-    Some(parts.to_vec())
 }

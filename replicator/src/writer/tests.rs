@@ -664,6 +664,25 @@ fn a_take_over_rewrites_what_differs_with_the_newest_content_before_it_serves() 
 }
 
 #[test]
+fn a_list_of_blocks_that_the_disk_does_not_have_begins_a_take_over_anew() {
+    for (block, more) in [(4 * 256, false), (u64::MAX, true)] {
+        let mut script = Script::taking_over(left_open(&[A, B]));
+        script.seal(A, 1, 1, false);
+        script.seal(B, 1, 1, false);
+        let blocks = vec![ListedBlock {
+            block: Block(block),
+            version: Version::new(Epoch::from_u64(2), Seq(1)),
+            zeroes: false,
+        }];
+        script.answer(A, Reply::Listed { blocks, more });
+        script.asked.clear();
+        script.wait(1);
+        assert!(matches!(script.commit(), Change::TakeOver { .. }));
+        assert_eq!(script.writer.record().epoch, Epoch::from_u64(4));
+    }
+}
+
+#[test]
 fn a_take_over_drops_who_lost_its_tail_but_waits_for_all_when_all_did() {
     let start = |lost_b| {
         let mut script = Script::taking_over(left_open(&[A, B]));

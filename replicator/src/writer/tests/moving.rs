@@ -371,6 +371,35 @@ fn the_second_store_is_filled_from_the_first() {
 }
 
 #[test]
+fn what_a_pull_cannot_have_brought_is_not_counted_and_is_asked_for_again() {
+    let pulled = |copied, bytes, absent| {
+        Reply::Pulled(Pulled {
+            absent,
+            copied,
+            bytes,
+            ..Pulled::default()
+        })
+    };
+    let mut script = switched(&[B], &[A], FillOrders::default());
+    script.seal(B, 1, 1, false);
+    script.answer(B, surveyed(&[(0, 2)]));
+    let beyond = vec![Blocks::new(Block(2), 1)];
+    for nonsense in [
+        pulled(2, u64::MAX, vec![]),
+        pulled(u32::MAX, 0, vec![]),
+        pulled(0, 0, beyond),
+    ] {
+        let request = script.answer(A, nonsense);
+        assert!(matches!(request, Request::Pull { .. }), "{request:?}");
+        script.wait(1);
+        script.answer(B, surveyed(&[(0, 2)]));
+    }
+    assert_eq!(script.writer.progress().link_bytes, 0);
+    script.answer(A, copied(2));
+    assert_eq!(script.writer.progress().link_bytes, 2 * 4096);
+}
+
+#[test]
 fn an_ejection_before_the_swap_voids_a_completion() {
     let mut script = switched(&[B], &[A, C], FillOrders::default());
     script.seal(B, 1, 1, false);

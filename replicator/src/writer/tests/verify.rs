@@ -357,3 +357,69 @@ fn unasked_it_looks_now_and_then_and_says_only_what_is_wrong() {
     );
     assert!(script.writer.verdict().is_none(), "nobody had ordered it");
 }
+
+/// As of [`listed`], and more is to follow.
+fn page(blocks: &[(u64, u64)]) -> Reply {
+    match listed(blocks) {
+        Reply::Listed { blocks, .. } => Reply::Listed { blocks, more: true },
+        other => other,
+    }
+}
+
+#[test]
+fn a_list_that_leaves_what_was_asked_or_does_not_go_on_ends_with_the_store_left_out() {
+    // The third extent is asked for: blocks 512 to 768.
+    let nonsense: [&[Reply]; 5] = [
+        &[page(&[(u64::MAX, 3)])],
+        &[page(&[(768, 3)])],
+        &[page(&[(511, 3)])],
+        &[page(&[(513, 3)]), page(&[(513, 3)])],
+        &[page(&[])],
+    ];
+    for pages in nonsense {
+        let mut script = Script::open(&[A, B]);
+        script.verify(false);
+        script.extents_asked(A, digested(&[1, 2, 3, 4]));
+        script.extents_asked(B, digested(&[1, 2, 9, 4]));
+        for page in pages {
+            let request = script.answer(B, page.clone());
+            assert!(matches!(request, Request::List { .. }), "{request:?}");
+        }
+        script.asked.clear();
+        script.wait(1);
+        script.extents_asked(A, digested(&[1, 2, 3, 4]));
+        assert!(!script.is_asked(B), "{pages:?}");
+        let verdict = script.verdict();
+        assert_eq!((verdict.finished, verdict.silent), (true, vec![B]));
+    }
+}
+
+#[test]
+fn damage_beyond_what_was_read_back_is_no_answer() {
+    // Only the first extent was ever written.
+    let Reply::Digested(mut first) = digested(&[1, 2, 3, 4]) else {
+        unreachable!("digests");
+    };
+    first.digests[1..].fill(Digest::default());
+    for block in [256, 1 << 40, u64::MAX] {
+        let mut script = Script::open(&[A, B]);
+        script.verify(true);
+        for store in [A, B] {
+            script.extents_asked(store, Reply::Digested(first.clone()));
+        }
+        let verified = |blocks, damaged| Reply::Verified(Verified { blocks, damaged });
+        script.answer(A, verified(u64::MAX, vec![]));
+        let damaged = DamagedBlock {
+            block: Block(block),
+            version: v(2, 1),
+        };
+        script.answer(B, verified(u64::MAX, vec![damaged]));
+        script.wait(1);
+        script.extents_asked(A, Reply::Digested(first.clone()));
+        assert!(!script.is_asked(B));
+        script.answer(A, verified(u64::MAX, vec![]));
+        let verdict = script.verdict();
+        assert_eq!((verdict.damaged_blocks, verdict.blocks_read), (0, u64::MAX));
+        assert_eq!(verdict.silent, [B]);
+    }
+}
