@@ -20,11 +20,18 @@ pub trait Message: Sized + Debug + PartialEq + Clone {
     fn decode(header: &[u8], payload: Bytes) -> Result<(Call, Self), WireError>;
 }
 
+/// A chunk keeps the memory of the datagram that brought it, and of others that were received with that, up to 64 KiB.
+/// One that is shorter than this is copied, so that a peer that sends a byte a datagram does not make us keep a
+/// datagram a byte; a copy of so little costs no more than keeping it would.
+const COPIED_BELOW: usize = 1 << 10;
+
 /// Takes chunks as they arrive and gives messages.
 ///
-/// It holds at most what was pushed: nothing is allocated because a header announced it.
+/// It holds what was pushed: nothing is allocated because a header announced it.
 pub struct Decoder<M> {
     chunks: VecDeque<Bytes>,
+    /// What came behind the chunks in short ones.
+    tail: BytesMut,
     held: usize,
     message: PhantomData<M>,
 }
@@ -33,16 +40,22 @@ impl<M: Message> Decoder<M> {
     pub fn new() -> Self {
         Decoder {
             chunks: VecDeque::new(),
+            tail: BytesMut::new(),
             held: 0,
             message: PhantomData,
         }
     }
 
     pub fn push(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() {
-            self.held += chunk.len();
-            self.chunks.push_back(chunk);
+        self.held += chunk.len();
+        if chunk.len() < COPIED_BELOW {
+            return self.tail.extend_from_slice(&chunk);
         }
+        if !self.tail.is_empty() {
+            self.chunks.push_back(Bytes::copy_from_slice(&self.tail));
+            self.tail.clear();
+        }
+        self.chunks.push_back(chunk);
     }
 
     /// Bytes that arrived and were not given out: part of a frame, once [`Decoder::next`] gave `None`.
@@ -74,21 +87,29 @@ impl<M: Message> Decoder<M> {
             return false;
         }
         let mut done = 0;
-        for chunk in &self.chunks {
-            let now = chunk.len().min(into.len() - done);
-            into[done..done + now].copy_from_slice(&chunk[..now]);
-            done += now;
-            if done == into.len() {
-                break;
-            }
+        for piece in self.pieces(into.len()) {
+            into[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
         }
         true
     }
 
+    /// The first bytes, of which there are as many, in the pieces in which they are held.
+    fn pieces(&self, bytes: usize) -> impl Iterator<Item = &[u8]> {
+        let chunks = self.chunks.iter().map(|chunk| &chunk[..]);
+        let mut left = bytes;
+        chunks.chain([&self.tail[..]]).map_while(move |piece| {
+            let piece = &piece[..piece.len().min(left)];
+            left -= piece.len();
+            (!piece.is_empty()).then_some(piece)
+        })
+    }
+
     fn skip(&mut self, mut bytes: usize) {
         self.held -= bytes;
-        while bytes > 0 {
-            let first = self.chunks.front_mut().expect("as many bytes are held");
+        while let Some(first) = self.chunks.front_mut()
+            && bytes > 0
+        {
             let now = first.len().min(bytes);
             first.advance(now);
             bytes -= now;
@@ -96,6 +117,7 @@ impl<M: Message> Decoder<M> {
                 self.chunks.pop_front();
             }
         }
+        self.tail.advance(bytes);
     }
 
     /// The next `bytes`, as a slice of the chunk where they came in one, otherwise copied together.
@@ -103,8 +125,9 @@ impl<M: Message> Decoder<M> {
         if bytes == 0 {
             return Bytes::new();
         }
-        let first = self.chunks.front_mut().expect("as many bytes are held");
-        if first.len() >= bytes {
+        if let Some(first) = self.chunks.front_mut()
+            && first.len() >= bytes
+        {
             let taken = first.split_to(bytes);
             if first.is_empty() {
                 self.chunks.pop_front();
@@ -113,12 +136,8 @@ impl<M: Message> Decoder<M> {
             return taken;
         }
         let mut joined = BytesMut::with_capacity(bytes);
-        for chunk in &self.chunks {
-            let now = chunk.len().min(bytes - joined.len());
-            joined.extend_from_slice(&chunk[..now]);
-            if joined.len() == bytes {
-                break;
-            }
+        for piece in self.pieces(bytes) {
+            joined.extend_from_slice(piece);
         }
         self.skip(bytes);
         joined.freeze()

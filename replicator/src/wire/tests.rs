@@ -13,6 +13,7 @@ use crate::words::{
     Block, Blocks, DiskId, Epoch, Extent, Extents, Incarnation, Seq, Starts, StoreId, Version,
 };
 use bytes::BytesMut;
+use std::sync::Arc;
 
 /// A small generator (splitmix64): the tests need variety, not quality, and the same one each run.
 struct Dice(u64);
@@ -391,7 +392,8 @@ fn decoded_in_pieces<M: Message>(stream: &Bytes, dice: &mut Dice) -> Vec<M> {
     let mut messages = Vec::new();
     let mut at = 0;
     while at < stream.len() {
-        let end = (at + 1 + dice.below(9000) as usize).min(stream.len());
+        let most = [20, 2000, 9000][dice.below(3) as usize];
+        let end = (at + 1 + dice.below(most) as usize).min(stream.len());
         decoder.push(stream.slice(at..end));
         at = end;
         while let Some((call, message)) = decoder.next().unwrap() {
@@ -515,6 +517,49 @@ fn data_that_came_in_one_chunk_is_not_copied() {
     };
     assert!(range.contains(&payload.data.as_ptr()));
     assert_eq!(payload.sums[0], checksum(&payload.data));
+}
+
+/// What arrives in one piece of memory, and somebody who counts how many of them are kept.
+struct Datagram {
+    bytes: Vec<u8>,
+    _kept: Arc<()>,
+}
+
+impl AsRef<[u8]> for Datagram {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[test]
+fn what_comes_a_few_bytes_a_datagram_does_not_keep_the_datagrams() {
+    let mut dice = Dice(5);
+    let request = Request::Write {
+        asker: dice.asker(),
+        seq: Seq(1),
+        watermark: Seq::ZERO,
+        blocks: Blocks::new(Block(7), 4),
+        content: Content::Data(Payload::new(dice.data(4))),
+    };
+    let stream = stream_of(std::slice::from_ref(&request));
+    let kept = Arc::new(());
+    let mut decoder = Decoder::<Request>::new();
+    let mut at = 0;
+    while at < stream.len() {
+        assert_eq!(decoder.next(), Ok(None), "there is less than a frame");
+        // Now and then a long piece comes between short ones.
+        let most = if dice.below(1000) == 0 { 2000 } else { 3 };
+        let len = (1 + dice.below(most) as usize).min(stream.len() - at);
+        let mut bytes = stream[at..at + len].to_vec();
+        bytes.resize(6400, 0);
+        let _kept = kept.clone();
+        decoder.push(Bytes::from_owner(Datagram { bytes, _kept }).slice(..len));
+        at += len;
+        let datagrams = Arc::strong_count(&kept) - 1;
+        assert!(datagrams * 1024 <= decoder.held(), "{datagrams} are kept");
+    }
+    assert_eq!(decoder.next(), Ok(Some((Call(0), request))));
+    assert_eq!((decoder.held(), Arc::strong_count(&kept)), (0, 1));
 }
 
 #[test]
