@@ -577,8 +577,13 @@ impl Writer {
             if useless && !work.useless.contains(&source) {
                 work.useless.push(source);
             }
-            if *refusal == Refusal::Source(SourceFault::Unsealed) && !self.is_member(source) {
-                self.peer(source).sealed = None;
+            if *refusal == Refusal::Source(SourceFault::Unsealed) {
+                // Or both were shown other grants of the epoch.
+                self.show_again(store);
+                match self.is_member(source) {
+                    true => self.show_again(source),
+                    false => self.peer(source).sealed = None,
+                }
             }
         }
         match refusal {

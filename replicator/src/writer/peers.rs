@@ -135,11 +135,18 @@ impl Writer {
     pub(super) fn tell_record(&mut self) {
         self.forget_strangers();
         for store in self.record.stores() {
-            let sealed = |peer: &Peer| peer.connected && peer.sealed.is_some();
-            if self.peers.get(&store).is_some_and(sealed) {
-                let request = self.seal_request(store);
-                self.call(store, request, Aim::Nowhere, Purpose::Collapse);
-            }
+            self.show_again(store);
+        }
+    }
+
+    /// Shows the epoch once more to a store that was sealed in it, with the record and the grant of now. The grant is
+    /// made anew for each answer of the placement service, and a store that pulls has to quote the very one that
+    /// its source has kept.
+    pub(super) fn show_again(&mut self, store: StoreId) {
+        let sealed = |peer: &Peer| peer.connected && peer.sealed.is_some();
+        if self.peers.get(&store).is_some_and(sealed) {
+            let request = self.seal_request(store);
+            self.call(store, request, Aim::Nowhere, Purpose::Collapse);
         }
     }
 

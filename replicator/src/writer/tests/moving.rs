@@ -896,6 +896,35 @@ fn a_copy_ahead_that_was_deleted_begins_anew_and_its_store_is_not_lost() {
     assert!(script.writer.is_serving() && script.swaps.is_empty());
 }
 
+/// Each was shown another grant of the epoch, say.
+#[test]
+fn where_a_source_does_not_take_what_is_quoted_both_stores_are_shown_the_epoch_once_more() {
+    let mut script = Script::open(&[A]);
+    let seed = vec![NewSet {
+        extents: all(),
+        stores: vec![C],
+    }];
+    script.event(Event::Orders(Orders {
+        seed,
+        ..Orders::default()
+    }));
+    script.seal(C, 1, 0, false);
+    script.answer(C, Reply::Refused(Refusal::NoReplica));
+    script.answer(C, Reply::JOINED);
+    script.answer(A, surveyed(&[(0, 1)]));
+    let unsealed = Reply::Refused(Refusal::Source(SourceFault::Unsealed));
+    let request = script.answer(C, unsealed);
+    assert!(matches!(request, Request::Pull { .. }), "{request:?}");
+    for store in [C, A] {
+        script.seal(store, 1, 1, false);
+    }
+    script.wait(1);
+    script.answer(A, surveyed(&[(0, 1)]));
+    let request = script.answer(C, copied(1));
+    assert!(matches!(request, Request::Pull { .. }), "{request:?}");
+    assert!(script.writer.is_serving() && script.swaps.is_empty());
+}
+
 #[test]
 fn a_copy_ahead_joins_nothing_and_is_pulled_like_any_other() {
     let mut script = Script::open(&[A]);
