@@ -5,7 +5,7 @@ use bytes::Bytes;
 use replicator::words::{BLOCK_BYTES, SECTOR_BYTES};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
@@ -42,14 +42,15 @@ pub enum ImageError {
     Disk(#[from] IoError),
 }
 
-/// Writes the raw image `from` to the disk and flushes it.
+/// Writes the raw image `from`, a regular file or a block device, to the disk and flushes it.
 pub async fn import(
     io: &mut DiskIo,
-    from: &File,
+    mut from: &File,
     before: Before,
     mut show: impl FnMut(Progress),
 ) -> Result<Progress, ImageError> {
-    let image = from.metadata()?.len();
+    // Of a block device the metadata say nothing.
+    let image = from.seek(SeekFrom::End(0))?;
     let total = io.len();
     if image > total {
         return Err(ImageError::TooLarge { image, disk: total });
@@ -94,7 +95,7 @@ pub async fn import(
     Ok(progress)
 }
 
-/// Writes the disk to `to` as a raw image, with holes where it is zero. What `to` held is lost.
+/// Writes the disk to the regular file `to` as a raw image, with holes where it is zero. What `to` held is lost.
 pub async fn export(
     io: &mut DiskIo,
     to: &File,
@@ -180,7 +181,7 @@ fn next_data(from: &File, at: u64) -> io::Result<Option<u64>> {
     }
     match io::Error::last_os_error() {
         error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-        // A file system that knows no holes.
+        // A file system that knows no holes, or a block device.
         error if error.raw_os_error() == Some(libc::EINVAL) => Ok(Some(at)),
         error => Err(error),
     }

@@ -2,19 +2,18 @@
 //!
 //! This process becomes the disk's writer for the time being, with an attachment of its own.
 
+use super::image_file::{Target, to_read};
 use crate::addresses::Addresses;
 use crate::commands::node::DEFAULT_EJECT_AFTER;
 use crate::exit::{Code, Failure};
 use crate::operator::{Connection, Service};
 use crate::output::{Output, human_bytes};
-use anyhow::Context;
 use placement_service::api::{Detach, Detached, Disk, StoreAddress, TakeWriter, Writer};
 use placement_service::client::PlacementClient;
 use replicator::net::{Links, Place};
 use replicator::words::{DiskName, Epoch, Life, Owner};
 use replicator::writer::{self, NotStarted, TakeOver};
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 )]
 pub struct ImportArgs {
     disk: DiskName,
-    /// A raw image, no larger than the disk; what is behind its end becomes zero.
+    /// A raw image, no larger than the disk: a file or a block device; what is behind its end becomes zero.
     file: PathBuf,
     /// Overwrite a disk that holds data.
     #[arg(long)]
@@ -50,7 +49,7 @@ pub struct ImportArgs {
 )]
 pub struct ExportArgs {
     disk: DiskName,
-    /// The image to make.
+    /// The image to make: a file.
     file: PathBuf,
     /// Replace a file that exists.
     #[arg(long)]
@@ -67,8 +66,7 @@ struct Copied {
 }
 
 pub fn import(args: ImportArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let file =
-        File::open(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let file = to_read(&args.file)?;
     let service = connection.service()?;
     let disk: Disk = service.get(&format!("/v1/disks/{}", args.disk))?;
     // What its stores last said of its bytes may be old; whether it ever was open is certain.
@@ -99,27 +97,23 @@ pub fn import(args: ImportArgs, connection: &Connection, output: Output) -> anyh
 }
 
 pub fn export(args: ExportArgs, connection: &Connection, output: Output) -> anyhow::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true);
-    if args.overwrite {
-        options.create(true)
-    } else {
-        options.create_new(true)
-    };
     let service = connection.service()?;
     let disk: Disk = service.get(&format!("/v1/disks/{}", args.disk))?;
-    let file = options.open(&args.file).with_context(|| {
-        format!(
-            "cannot make {} (--overwrite replaces a file)",
-            args.file.display()
-        )
-    })?;
+    let target = Target::open(&args.file, args.overwrite)?;
     let bar = output.progress(disk.bytes, "exporting");
+    let file = &target.file;
     let done = with_disk(&args.disk, connection, &service, async |io| {
-        let done = image::export(io, &file, |progress| bar.set_position(progress.done)).await?;
+        let done = image::export(io, file, |progress| bar.set_position(progress.done)).await?;
         file.sync_all()?;
         Ok::<_, ImageError>(done)
-    })?;
+    });
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => {
+            target.give_up();
+            return Err(error);
+        }
+    };
     bar.finish_and_clear();
     show(args.disk, args.file, done, "exported", output);
     Ok(())

@@ -5,6 +5,7 @@ mod create;
 mod deletions;
 mod explain;
 mod image;
+mod image_file;
 mod list;
 mod map;
 mod order;
