@@ -2,6 +2,7 @@
 
 mod away;
 mod image;
+mod node;
 
 use placement_service::api::Wanted;
 use placement_service::client::PlacementClient;

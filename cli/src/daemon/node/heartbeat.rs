@@ -3,6 +3,7 @@
 use super::Config;
 use super::backend::Spawn;
 use super::kept::{self, Kept};
+use super::runs;
 use super::supervisor::Supervisor;
 use parking_lot::Mutex;
 use placement_service::brief::Brief;
@@ -16,6 +17,7 @@ use replicator::net::{LinkMeasurement, Links};
 use replicator::store::{LogPoint, LogSpan, SharedStore, ShownDisks, Usage};
 use replicator::words::{DatacenterName, DiskId, RackName};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,6 +40,8 @@ pub struct Heart {
     store: Option<SharedStore>,
     /// The store's, newest first.
     runs: Vec<StoreRun>,
+    /// Where to note that the placement service has accepted the newest; none: that was done.
+    to_note: Option<PathBuf>,
     looked: Looked,
     seen: u64,
     brief: Brief,
@@ -93,6 +97,7 @@ impl Heart {
             client,
             store,
             runs,
+            to_note: config.store.clone(),
             looked: Looked::default(),
             seen: 0,
             brief: Brief::new(Uuid::new_v4().as_u64_pair().0),
@@ -134,6 +139,7 @@ impl Heart {
                     // A backend would read from the store beside it, which is not what it says that it is.
                     if desired.refused.is_empty() {
                         supervisor.follow(&desired);
+                        self.note_told();
                     }
                     self.drop_disks(&desired.drop);
                     self.drop_replicas(&desired.drop_replicas);
@@ -217,6 +223,21 @@ impl Heart {
                 scrub_permille: usage.scrub.permille,
             },
         }
+    }
+
+    /// The placement service has accepted this run of the store: noted once, on a thread that may have to wait.
+    fn note_told(&mut self) {
+        let (Some(dir), Some(run)) = (self.to_note.take(), self.runs.first().copied()) else {
+            return;
+        };
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = runs::note_told(&dir, run) {
+                tracing::warn!(
+                    "cannot note in {} that the placement service knows of this start: {error}",
+                    dir.display()
+                );
+            }
+        });
     }
 
     /// Asks the store how it is, on a thread that may have to wait: a store whose media hang is no reason to

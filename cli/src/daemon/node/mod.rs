@@ -30,8 +30,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use supervisor::Supervisor;
 use tokio::sync::Notify;
@@ -67,16 +67,7 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let began = Instant::now();
     super::files::allow_many();
     let host = config.credentials.identity().host.clone();
-    let store = config
-        .store
-        .as_deref()
-        .map(|dir| open_store(dir, config.capacity_bytes, config.scrub))
-        .transpose()?;
-    let runs = match &config.store {
-        Some(dir) => runs::begin(dir)
-            .with_context(|| format!("cannot note in {} that the store runs", dir.display()))?,
-        None => Vec::new(),
-    };
+    // First all that may fail because of the host: a start that fails then leaves no trace in the store.
     std::fs::create_dir_all(&config.sockets).with_context(|| {
         format!(
             "cannot make the folder for sockets {}",
@@ -91,16 +82,33 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
         Puller::spawn(move || Links::new(&credentials, move |store| addresses.place(store)))
             .context("cannot start a thread that pulls from other nodes")?
     };
-    let (served, pulls) = (store.clone(), puller.clone());
+    let served: Arc<OnceLock<SharedStore>> = Arc::default();
+    let (opened, pulls) = (served.clone(), puller.clone());
     let find = move |id| {
-        let store = served.clone().filter(|store| store.id() == id)?;
-        let puller = pulls.clone();
-        Some(PullingStore { store, puller })
+        let store = opened.get().filter(|store| store.id() == id)?;
+        Some(PullingStore {
+            store: store.clone(),
+            puller: pulls.clone(),
+        })
     };
-    let serving = Serving::start(&config, find)?;
+    let mut serving = Serving::bind(&config, find)?;
     let listen = serving.listen;
     let client = PlacementClient::new(&config.credentials, config.placement.clone())?;
     let reactors = Reactors::spawn(config.threads).context("cannot start a thread")?;
+    let store = config
+        .store
+        .as_deref()
+        .map(|dir| open_store(dir, config.capacity_bytes, config.scrub))
+        .transpose()?;
+    let runs = match &config.store {
+        Some(dir) => runs::begin(dir)
+            .with_context(|| format!("cannot note in {} that the store runs", dir.display()))?,
+        None => Vec::new(),
+    };
+    if let Some(store) = &store {
+        let _ = served.set(store.clone());
+    }
+    serving.begin();
     tracing::info!(%host, datacenter = %config.datacenter, rack = %config.rack, %listen, threads = config.threads, took_ms = millis(began), "node is up");
 
     let probing = puller.links().clone();

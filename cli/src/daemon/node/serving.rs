@@ -1,6 +1,9 @@
 //! The threads on which other nodes' writers are served. Each listens for itself on the node's address, and all of a
 //! connection is done on the thread that it came to, as it is with disks: no request wakes a second thread.
 //!
+//! They listen before the store is opened, since a start that fails there must leave no trace in it, and begin to serve when
+//! it is open. Who comes meanwhile waits, unanswered: another node that runs here in our place would suffer from answers.
+//!
 //! Sessions write to the store: where that hangs, these threads do, and the rest of the node goes on.
 
 use super::Config;
@@ -26,12 +29,14 @@ pub struct Serving {
 }
 
 struct Thread {
+    begin: Option<oneshot::Sender<()>>,
     close: Box<dyn Fn() + Send + Sync>,
     over: oneshot::Receiver<()>,
 }
 
 impl Serving {
-    pub fn start<S: Serve>(
+    /// Listens, and serves nobody before [`Serving::begin`].
+    pub fn bind<S: Serve>(
         config: &Config,
         find: impl Fn(StoreId) -> Option<S> + Send + Sync + 'static,
     ) -> anyhow::Result<Serving> {
@@ -54,6 +59,15 @@ impl Serving {
         }
         threads.push(Thread::spawn(first.take(), server)?);
         Ok(Serving { listen, threads })
+    }
+
+    pub fn begin(&mut self) {
+        for thread in &mut self.threads {
+            if let Some(begin) = thread.begin.take() {
+                // It waits for nothing else.
+                let _ = begin.send(());
+            }
+        }
     }
 
     pub async fn stop(self) {
@@ -93,12 +107,16 @@ impl Drop for Unused {
 impl Thread {
     fn spawn<S: Serve>(runtime: Runtime, server: Server<S>) -> anyhow::Result<Thread> {
         let endpoint = server.endpoint();
+        let (begin, begun) = oneshot::channel();
         let (done, over) = oneshot::channel();
         let closing = endpoint.clone();
         let close = move || closing.close(0u32.into(), b"this node is stopping");
         thread::Builder::new()
             .name("store-server".into())
             .spawn(move || {
+                if begun.blocking_recv().is_err() {
+                    return;
+                }
                 runtime.block_on(async {
                     server.run().await;
                     let _ = timeout(FAREWELL, endpoint.wait_idle()).await;
@@ -108,6 +126,7 @@ impl Thread {
             })
             .context("cannot start a thread for other nodes")?;
         Ok(Thread {
+            begin: Some(begin),
             close: Box::new(close),
             over,
         })
