@@ -9,6 +9,7 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use placement_service::api::ErrorBody;
+use placement_service::service_name::ServiceName;
 use replicator::net::identity::{Credentials, Dial, Expected, Role, Verdict};
 use replicator::words::HostName;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -74,31 +75,6 @@ pub fn pki_dir(said: Option<&Path>) -> PathBuf {
     }
 }
 
-/// Resolves `HOST[:PORT]`: all addresses that the name has, in the order to try them.
-pub fn resolve(text: &str, default_port: u16) -> anyhow::Result<Vec<SocketAddr>> {
-    if let Ok(addr) = text.parse::<SocketAddr>() {
-        return Ok(vec![addr]);
-    }
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, default_port)]);
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => {
-            let port = port
-                .parse()
-                .with_context(|| format!("{port:?} in {text} is not a port"))?;
-            (host, port)
-        }
-        None => (text, default_port),
-    };
-    let found = (host, port)
-        .to_socket_addrs()
-        .with_context(|| format!("{text} is not an address that can be found"))?;
-    let found: Vec<SocketAddr> = found.collect();
-    anyhow::ensure!(!found.is_empty(), "{text} has no address");
-    Ok(found)
-}
-
 impl Connection {
     /// The folder with certificates, where one was named.
     pub fn pki(&self) -> Option<PathBuf> {
@@ -113,15 +89,15 @@ impl Connection {
         })
     }
 
-    pub fn service_addrs(&self) -> anyhow::Result<Vec<SocketAddr>> {
+    pub fn service_names(&self) -> anyhow::Result<Vec<ServiceName>> {
         let all = self.service.iter();
-        let all = all.map(|text| resolve(text, DEFAULT_PORT));
-        Ok(all.collect::<anyhow::Result<Vec<_>>>()?.concat())
+        let all = all.map(|text| ServiceName::parse(text, DEFAULT_PORT));
+        Ok(all.collect::<Result<_, _>>()?)
     }
 
     pub fn service(&self) -> anyhow::Result<Service> {
         let credentials = self.credentials()?;
-        let addrs = self.service_addrs()?;
+        let names = self.service_names()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -131,7 +107,8 @@ impl Connection {
                 Expected::role(Role::Placement),
                 &[b"http/1.1"],
             ),
-            addrs,
+            names,
+            said_missing: Cell::new(false),
             runtime,
             patience: None,
         })
@@ -141,7 +118,9 @@ impl Connection {
 /// The placement service, for one command.
 pub struct Service {
     dial: Dial,
-    addrs: Vec<SocketAddr>,
+    names: Vec<ServiceName>,
+    /// That some of them cannot be found.
+    said_missing: Cell<bool>,
     runtime: tokio::runtime::Runtime,
     patience: Option<Patience>,
 }
@@ -286,10 +265,16 @@ impl Service {
         let left = || patience.map_or(Duration::ZERO, Patience::left);
         let until = Instant::now() + ELECTION_PATIENCE.max(left());
         loop {
-            let mut to_ask: VecDeque<SocketAddr> = self.addrs.iter().copied().collect();
+            let mut away = None;
+            let mut to_ask = match self.found().await {
+                Ok(found) => found,
+                Err(failure) => {
+                    away = Some(failure);
+                    VecDeque::new()
+                }
+            };
             let mut hints = 0..MAX_HINTS;
             let mut standing_by = None;
-            let mut away = None;
             while let Some(addr) = to_ask.pop_front() {
                 let stream = match self.dialled(addr).await {
                     Ok(stream) => stream,
@@ -332,6 +317,26 @@ impl Service {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Where the names lead now. Those that lead nowhere are left out, unless none is left then.
+    async fn found(&self) -> Result<VecDeque<SocketAddr>, Failure> {
+        let mut found = VecDeque::new();
+        let mut missing = Vec::new();
+        for name in &self.names {
+            match name.find().await {
+                Ok(addrs) => found.extend(addrs),
+                Err(error) => missing.push(format!("{name} cannot be found: {error}")),
+            }
+        }
+        let missing = missing.join("; ");
+        if found.is_empty() {
+            return Err(self.unreachable(anyhow::anyhow!(missing)));
+        }
+        if !missing.is_empty() && !self.said_missing.replace(true) {
+            tracing::warn!("{missing}; the others are asked");
+        }
+        Ok(found)
     }
 
     /// A connection on which nothing was said yet.
@@ -394,7 +399,7 @@ impl Service {
     }
 
     fn places(&self) -> String {
-        let places: Vec<String> = self.addrs.iter().map(ToString::to_string).collect();
+        let places: Vec<String> = self.names.iter().map(ToString::to_string).collect();
         places.join(" or ")
     }
 

@@ -11,6 +11,7 @@ use crate::node_protocol::{
     ALPN, CALL_TIMEOUT, Desired, Grant, Granted, HEARTBEAT_WAIT, Heartbeat, Hello, Leader,
     OLDEST_VERSION, Records, Refusal, Request, Response, VERSION, Welcome,
 };
+use crate::service_name::ServiceName;
 use replicator::net::identity::{Credentials, Dial, DialError, Expected, Role};
 use replicator::net::transport as quic;
 use replicator::words::{BackendId, Change, ChangeRefused, DiskId, Revision, StoreId};
@@ -44,18 +45,25 @@ struct Shared {
     dial: Dial,
     v4: quinn::Endpoint,
     v6: Option<quinn::Endpoint>,
-    servers: Vec<SocketAddr>,
     search: Mutex<Search>,
 }
 
 /// The connection, or where to look for the service that leads.
-#[derive(Default)]
 struct Search {
     live: Option<Live>,
-    /// Of `servers`: the one that was connected to last.
+    named: Vec<Named>,
+    /// Of all addresses that are known: the one that was connected to last.
     last: usize,
     /// Where one that stands by says that the leader is.
     hint: Option<SocketAddr>,
+}
+
+/// A placement service as it was named to us, and where it was when it was looked up last.
+struct Named {
+    name: ServiceName,
+    addrs: Vec<SocketAddr>,
+    /// That has been said.
+    cannot_be_found: bool,
 }
 
 #[derive(Clone)]
@@ -66,7 +74,7 @@ struct Live {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no address of a placement service was given")]
+    #[error("no address of a placement service is known")]
     NoServers,
     #[error("placement service: {0}")]
     Dial(Box<DialError>),
@@ -99,10 +107,18 @@ impl From<DialError> for ClientError {
 }
 
 impl PlacementClient {
-    /// Connects on first use, to whichever of `servers` leads. Has to be called inside a tokio runtime, which carries the connection.
-    pub fn new(credentials: &Credentials, servers: Vec<SocketAddr>) -> io::Result<Self> {
+    /// Connects on first use, to whichever of `servers` leads. Names among them are looked up then, and again when none of
+    /// the addresses that are known leads to it. Has to be called inside a tokio runtime, which carries the connection.
+    pub fn new(
+        credentials: &Credentials,
+        servers: Vec<impl Into<ServiceName>>,
+    ) -> io::Result<Self> {
         let any = |ip: IpAddr| quic::connecting(UdpSocket::bind(SocketAddr::new(ip, 0))?);
-        let needs_v6 = servers.iter().any(SocketAddr::is_ipv6);
+        let named: Vec<Named> = servers
+            .into_iter()
+            .map(|server| Named::new(server.into()))
+            .collect();
+        let may_need_v6 = named.iter().any(|named| named.name.may_be_ipv6());
         let dial = Dial::new(credentials, Expected::role(Role::Placement), &[ALPN])
             .with_transport(Arc::new(transport()));
         Ok(PlacementClient {
@@ -110,11 +126,16 @@ impl PlacementClient {
                 runtime: Handle::current(),
                 dial,
                 v4: any(Ipv4Addr::UNSPECIFIED.into())?,
-                v6: needs_v6
-                    .then(|| any(Ipv6Addr::UNSPECIFIED.into()))
-                    .transpose()?,
-                servers,
-                search: Mutex::default(),
+                // A host without IPv6 finds nobody there.
+                v6: may_need_v6
+                    .then(|| any(Ipv6Addr::UNSPECIFIED.into()).ok())
+                    .flatten(),
+                search: Mutex::new(Search {
+                    live: None,
+                    named,
+                    last: 0,
+                    hint: None,
+                }),
             }),
         })
     }
@@ -274,18 +295,28 @@ impl Shared {
             return Ok(live.clone());
         }
         let lost = search.live.take().is_some();
+        let found = self.find(&mut search, lost).await;
+        if found.is_err() && search.look_up().await {
+            return self.find(&mut search, false).await;
+        }
+        found
+    }
+
+    /// Asks at each address that is known.
+    async fn find(&self, search: &mut Search, lost: bool) -> Result<Live, ClientError> {
+        let servers = search.addrs();
         let mut last = ClientError::NoServers;
-        let count = self.servers.len();
+        let count = servers.len();
         // The one that was just lost comes last.
         let first = search.last + usize::from(lost);
         let mut hints = 0..MAX_LEADERS;
         for step in 0..count {
             let index = (first + step) % count;
-            let mut to = Some(self.servers[index]);
+            let mut to = Some(servers[index]);
             while let Some(at) = search.hint.take().or(to.take()) {
                 match timeout(CONNECT_TIMEOUT, self.connect(at)).await {
                     Ok(Ok(live)) => {
-                        let known = self.servers.iter().position(|server| *server == at);
+                        let known = servers.iter().position(|server| *server == at);
                         search.last = known.unwrap_or(index);
                         search.live = Some(live.clone());
                         return Ok(live);
@@ -315,7 +346,7 @@ impl Shared {
         // Another call may have been here already.
         if current.is_some_and(|c| c.connection.stable_id() == live.connection.stable_id()) {
             search.live = None;
-            search.last = (search.last + 1) % self.servers.len();
+            search.last = (search.last + 1) % search.addrs().len().max(1);
             search.hint = leader.as_ref().and_then(|leader| leader.at);
         }
         live.connection.close(0u32.into(), b"another one leads");
@@ -353,6 +384,53 @@ impl Shared {
             )));
         }
         Ok(welcome)
+    }
+}
+
+impl Search {
+    fn addrs(&self) -> Vec<SocketAddr> {
+        let all = self.named.iter().flat_map(|named| &named.addrs);
+        all.copied().collect()
+    }
+
+    /// Looks all names up. Whether another address is known now.
+    async fn look_up(&mut self) -> bool {
+        let before = self.addrs();
+        for named in &mut self.named {
+            named.look_up().await;
+        }
+        self.addrs().iter().any(|addr| !before.contains(addr))
+    }
+}
+
+impl Named {
+    fn new(name: ServiceName) -> Named {
+        Named {
+            addrs: match &name {
+                ServiceName::At(addr) => vec![*addr],
+                ServiceName::Named { .. } => Vec::new(),
+            },
+            name,
+            cannot_be_found: false,
+        }
+    }
+
+    /// While its name cannot be found it is looked for where it was.
+    async fn look_up(&mut self) {
+        match self.name.find().await {
+            Ok(addrs) => {
+                self.addrs = addrs;
+                self.cannot_be_found = false;
+            }
+            Err(error) if !self.cannot_be_found => {
+                tracing::warn!(
+                    "the placement service {} cannot be found: {error}",
+                    self.name
+                );
+                self.cannot_be_found = true;
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -27,4 +27,5 @@ pub mod planner;
 pub mod policy;
 pub mod server;
 pub mod service;
+pub mod service_name;
 mod text;

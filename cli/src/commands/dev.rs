@@ -74,7 +74,7 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
             credentials: Credentials::load(&pki, Role::Node, &HostName::new(host)?)?,
             datacenter: DatacenterName::new(datacenter)?,
             rack: RackName::new(rack)?,
-            placement: vec![at(0)],
+            placement: vec![at(0).into()],
             listen: at(2 + i as u16),
             via: Default::default(),
             store: Some(dir.join(host).join("store")),

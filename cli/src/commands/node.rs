@@ -2,9 +2,10 @@
 
 use crate::daemon::upgrade::Successor;
 use crate::daemon::{self, Asked, node};
-use crate::operator::{pki_dir, resolve};
+use crate::operator::pki_dir;
 use crate::settings::{self, Gateway, Patience, Scrub, Size};
 use anyhow::Context;
+use placement_service::service_name::ServiceName;
 use replicator::net::identity::{Credentials, Role};
 use replicator::words::{DatacenterName, HostName, RackName};
 use std::net::SocketAddr;
@@ -158,9 +159,8 @@ fn config(settings: NodeSettings, pki: Option<PathBuf>) -> anyhow::Result<node::
         .unwrap_or_else(|| vec!["127.0.0.1".into()]);
     let placement = placement
         .iter()
-        .map(|text| resolve(text, PLACEMENT_PORT))
-        .collect::<anyhow::Result<Vec<_>>>()?
-        .concat();
+        .map(|text| ServiceName::parse(text, PLACEMENT_PORT))
+        .collect::<Result<_, _>>()?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(node::Config {
         credentials,

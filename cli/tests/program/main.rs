@@ -2,6 +2,7 @@
 
 mod away;
 mod image;
+mod names;
 mod node;
 
 use placement_service::api::Wanted;
@@ -68,10 +69,15 @@ impl Cluster {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_at(&self.operators.to_string(), arguments)
+    }
+
+    /// With another word for where the placement service is.
+    fn command_at(&self, service: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ukai"));
         command
             .arg("--service")
-            .arg(self.operators.to_string())
+            .arg(service)
             .arg("--pki")
             .arg(self.dir.path())
             .args(arguments)
@@ -86,8 +92,7 @@ impl Cluster {
     }
 
     async fn ended(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output();
-        timeout(SOON, output).await.expect("it ends").unwrap()
+        ended(self.command(arguments)).await
     }
 
     async fn ask(&self, arguments: &[&str]) -> Value {
@@ -132,6 +137,11 @@ impl Cluster {
             }
         })
     }
+}
+
+async fn ended(mut command: Command) -> Output {
+    let output = timeout(SOON, command.output()).await;
+    output.expect("it ends").unwrap()
 }
 
 fn serving(desired: &Desired) -> Vec<BackendReport> {

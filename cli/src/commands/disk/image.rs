@@ -14,7 +14,6 @@ use replicator::net::{Links, Place};
 use replicator::words::{DiskName, Epoch, Life, Owner};
 use replicator::writer::{self, NotStarted, TakeOver};
 use serde::Serialize;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -185,12 +184,9 @@ pub(super) fn stopped_early() -> anyhow::Error {
 
 async fn open(connection: &Connection, writer: Writer) -> anyhow::Result<DiskIo> {
     let credentials = connection.credentials()?;
-    let placement = connection.service_addrs()?;
-    let placement = placement
-        .iter()
-        .map(|addr| SocketAddr::new(addr.ip(), writer.node_port))
-        .collect();
-    let client = PlacementClient::new(&credentials, placement)?;
+    let placement = connection.service_names()?.into_iter();
+    let placement = placement.map(|name| name.at_port(writer.node_port));
+    let client = PlacementClient::new(&credentials, placement.collect())?;
     let addresses = Addresses::default();
     for StoreAddress {
         store,

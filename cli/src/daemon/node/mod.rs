@@ -20,6 +20,7 @@ use anyhow::Context;
 use backend::Backends;
 use heartbeat::Heart;
 use placement_service::client::PlacementClient;
+use placement_service::service_name::ServiceName;
 use reactor::Reactors;
 use replicator::net::identity::Credentials;
 use replicator::net::{Links, Puller, PullingStore};
@@ -46,7 +47,7 @@ pub struct Config {
     pub credentials: Credentials,
     pub datacenter: DatacenterName,
     pub rack: RackName,
-    pub placement: Vec<SocketAddr>,
+    pub placement: Vec<ServiceName>,
     pub listen: SocketAddr,
     pub via: BTreeMap<HostName, SocketAddr>,
     pub store: Option<PathBuf>,
