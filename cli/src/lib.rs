@@ -12,6 +12,7 @@ mod operator;
 mod output;
 mod places;
 mod settings;
+mod signals;
 
 pub use settings::fuzz_settings;
 
@@ -71,6 +72,7 @@ impl Command {
 
 /// The whole program: reads its arguments, and does what they say.
 pub fn main() -> ExitCode {
+    signals::ignore_upgrades();
     let ukai = Ukai::parse();
     let output = Output::new(ukai.json);
     log::start(ukai.command.usual_log());

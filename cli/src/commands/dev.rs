@@ -3,6 +3,7 @@
 use crate::commands::node::DEFAULT_EJECT_AFTER;
 use crate::daemon::{self, node};
 use crate::output::Output;
+use crate::signals;
 use anyhow::Context;
 use placement_service::server;
 use replicator::net::identity::{Credentials, DEFAULT_VALIDITY, Pki, Role};
@@ -100,7 +101,7 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
     };
     output.show(&up, describe);
     let early = tokio::select! {
-        () = daemon::asked_to_stop() => None,
+        () = signals::asked_to_stop() => None,
         ended = &mut service => Some(ended?.map_err(anyhow::Error::from)),
         Some(ended) = nodes.join_next() => Some(ended?),
     };

@@ -1,9 +1,10 @@
 //! `ukai node`: the daemon of a host.
 
 use crate::daemon::upgrade::Successor;
-use crate::daemon::{self, Asked, node};
+use crate::daemon::{self, node};
 use crate::operator::pki_dir;
 use crate::settings::{self, Gateway, Patience, Scrub, Size};
+use crate::signals::{self, Stop, Upgrades};
 use anyhow::Context;
 use placement_service::service_name::ServiceName;
 use replicator::net::identity::{Credentials, Role};
@@ -21,7 +22,7 @@ const PLACEMENT_PORT: u16 = 7400;
 /// Run a host's node: its replica store, the backends of the VMs on it, or both.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  ukai node --config /etc/ukai/node.toml\n  \
-    kill -USR2 $(pidof ukai)   # after the program was replaced: upgrade it under running guests\n\n\
+    pkill -USR2 -f '^[^ ]*ukai node'   # after the program was replaced: upgrade it under running guests\n\n\
     /etc/ukai/node.toml:\n  host = \"tokyo-1\"\n  datacenter = \"tokyo\"\n  rack = \"r1\"\n  placement = [\"control-1:7400\"]\n  \
     listen = \"10.0.0.11:7410\"\n  store = \"/var/lib/ukai/store\"")]
 pub struct Args {
@@ -119,26 +120,43 @@ pub fn run(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    let mut successor = None;
-    runtime.block_on(node::run(config, async {
-        successor = asked_to_end().await
-    }))?;
-    match successor {
-        Some(successor) => {
-            // Its threads end with the program; nothing of theirs may be waited for now.
-            runtime.shutdown_background();
-            Err(successor.take_over())
-        }
+    let ended = runtime.block_on(serve(config));
+    // Its threads end with the program; nothing of theirs may be waited for now.
+    runtime.shutdown_background();
+    match ended? {
+        Some(successor) => Err(successor.take_over()),
         None => Ok(()),
     }
 }
 
+/// Runs the node until somebody asks for its end. Returns whom it makes room for, if for anybody.
+async fn serve(config: node::Config) -> anyhow::Result<Option<Successor>> {
+    // From now on, while the store is opened: nobody dies of it, and nobody's wish is lost. Being asked to stop ends
+    // the process until it serves.
+    let mut upgrades = Upgrades::listen();
+    let mut stop = None;
+    let mut successor = None;
+    node::run(config, async {
+        let stop = stop.insert(Stop::of_daemon());
+        successor = asked_to_end(&mut upgrades, stop).await;
+    })
+    .await?;
+    if let (Some(_), Some(stop)) = (&successor, &mut stop) {
+        signals::hand_over();
+        // Asked to stop while it made room: then nobody comes after it.
+        if stop.was_asked().await {
+            return Ok(None);
+        }
+    }
+    Ok(successor)
+}
+
 /// Whom the node makes room for, if for anybody. A successor that does not run is none.
-async fn asked_to_end() -> Option<Successor> {
+async fn asked_to_end(upgrades: &mut Upgrades, stop: &mut Stop) -> Option<Successor> {
     loop {
-        match daemon::asked().await {
-            Asked::Stop => return None,
-            Asked::Upgrade => {}
+        tokio::select! {
+            () = stop.asked() => return None,
+            () = upgrades.asked() => {}
         }
         match tokio::task::spawn_blocking(Successor::find).await {
             Ok(Ok(successor)) => return Some(successor),

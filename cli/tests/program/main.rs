@@ -4,6 +4,7 @@ mod away;
 mod image;
 mod names;
 mod node;
+mod signals;
 
 use placement_service::api::Wanted;
 use placement_service::client::PlacementClient;

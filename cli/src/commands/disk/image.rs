@@ -8,6 +8,7 @@ use crate::commands::node::DEFAULT_EJECT_AFTER;
 use crate::exit::{Code, Failure};
 use crate::operator::{Connection, Service};
 use crate::output::{Output, human_bytes};
+use crate::signals::Stop;
 use placement_service::api::{Detach, Detached, Disk, StoreAddress, TakeWriter, Writer};
 use placement_service::client::PlacementClient;
 use replicator::net::{Links, Place};
@@ -17,7 +18,6 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::signal::ctrl_c;
 use tokio::task::LocalSet;
 use uuid::Uuid;
 use vhost_backend::disk::image::{self, Before, ImageError, Progress};
@@ -136,32 +136,37 @@ fn show(disk: DiskName, file: PathBuf, done: Progress, verb: &str, output: Outpu
 }
 
 /// Becomes the disk's writer, lets `work` use it, closes it and gives the attachment back, also when
-/// `work` failed or the user pressed ctrl-c.
+/// `work` failed or somebody stopped it: by ctrl-c, SIGTERM, or a terminal that hung up.
 pub(super) fn with_disk<T, E: Into<anyhow::Error>>(
     name: &DiskName,
     connection: &Connection,
     service: &Service,
     work: impl AsyncFnOnce(&mut DiskIo) -> Result<T, E>,
 ) -> anyhow::Result<T> {
-    let writer: Writer =
-        service.post(&format!("/v1/disks/{name}/writer"), &TakeWriter::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    // From before the disk is ours, so that it does not stay so.
+    let mut stop = {
+        let _inside = runtime.enter();
+        Stop::of_command()
+    };
+    let writer: Writer =
+        service.post(&format!("/v1/disks/{name}/writer"), &TakeWriter::default())?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let mut io = tokio::select! {
             io = open(connection, writer) => io?,
-            _ = ctrl_c() => return Err(stopped_early()),
+            () = stop.asked() => return Err(stopped_early()),
         };
         let result = tokio::select! {
             result = work(&mut io) => result.map_err(Into::into),
-            _ = ctrl_c() => Err(stopped_early()),
+            () = stop.asked() => Err(stopped_early()),
         };
-        // A second ctrl-c does not wait for stores that are away.
+        // Who is asked again does not wait for stores that are away.
         tokio::select! {
             _ = io.close() => {}
-            _ = ctrl_c() => {}
+            () = stop.asked() => {}
         }
         result
     });

@@ -5,13 +5,13 @@ use super::image::{stopped_early, with_disk};
 use crate::exit::{Code, Failure};
 use crate::operator::{Connection, Service};
 use crate::output::{Output, human_bytes};
+use crate::signals::Stop;
 use indicatif::ProgressBar;
 use placement_service::api::{Disk, Verification, VerifyDisk};
 use replicator::words::{BLOCK_BYTES, Block, DiskName, StoreId, Version};
 use replicator::writer::{CopyOfBlock, Verdict, VerifyOrder};
 use serde::Serialize;
 use std::time::Duration;
-use tokio::signal::ctrl_c;
 
 /// Between two looks at how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -81,10 +81,11 @@ fn where_it_is(
     let order = VerifyDisk { deep: args.deep };
     let begun: Verification = service.post(&path, &order)?;
     let watched: anyhow::Result<Option<Verdict>> = service.run(async {
+        let mut stop = Stop::of_command();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
-                _ = ctrl_c() => return Ok(None),
+                () = stop.asked() => return Ok(None),
             }
             let now: Verification = service.look(&path).await?;
             if now.order != begun.order {

@@ -5,7 +5,7 @@ mod catalog;
 use crate::daemon;
 use crate::operator::{Connection, pki_dir};
 use crate::output::Output;
-use crate::settings;
+use crate::{settings, signals};
 use anyhow::Context;
 use placement_service::server;
 use replicator::net::identity::{Credentials, Role};
@@ -119,5 +119,5 @@ fn serve(args: Args, pki: Option<PathBuf>) -> anyhow::Result<()> {
         credentials,
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
-    Ok(runtime.block_on(server::run(config, daemon::asked_to_stop()))?)
+    Ok(runtime.block_on(server::run(config, signals::asked_to_stop()))?)
 }
