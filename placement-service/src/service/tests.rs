@@ -4,6 +4,7 @@ mod fleet;
 mod lost;
 mod moving;
 mod repair;
+mod verify;
 
 use super::*;
 use crate::api::{Attach, CreateDisk, Detach, Liveness, MoveStore, Place, TakeWriter, Wanted};

@@ -90,31 +90,60 @@ impl Service {
         Ok(verification)
     }
 
+    /// How far it is. An order whose backend does not have the disk any more is over: nobody would ever
+    /// end it.
     pub fn verification(&self, name: &DiskName) -> Result<Verification, ServiceError> {
         let disk = self.disk_named(name)?.value;
-        let course = self.course();
+        let attachments = self.attachments(disk.id)?;
+        let owner = disk.owner().map(|owner| owner.backend);
+        let goes_on = |backend: BackendId| {
+            let mut all = attachments.iter().flat_map(|kept| &kept.value.0);
+            owner.is_none_or(|owner| owner == backend)
+                && all.any(|attachment| attachment.backend == backend)
+        };
+        let mut course = self.course();
         let ordered = course.verifications.0.get(&disk.id);
-        ordered.map(|ordered| ordered.view(name)).ok_or_else(|| {
-            ServiceError::new(
-                Kind::NoSuchThing,
-                format!("disk {name} is not being verified"),
-                "nobody has asked for it, or the placement service was restarted since",
-                format!("ukai disk verify {name}"),
-            )
-        })
+        let ordered = ordered.ok_or_else(|| not_ordered(name))?;
+        if ordered.is_finished() || goes_on(ordered.backend) {
+            return Ok(ordered.view(name));
+        }
+        course.verifications.forget(disk.id);
+        drop(course);
+        self.touch(disk.id);
+        Err(ServiceError::new(
+            Kind::NotNow,
+            format!("disk {name} was not verified to the end"),
+            "the backend that did it does not have the disk any more",
+            format!("ukai disk verify {name}"),
+        ))
     }
 
     /// Stops it, or forgets what it came to.
     pub fn stop_verifying(&self, name: &DiskName) -> Result<Verification, ServiceError> {
-        let verification = self.verification(name)?;
         let disk = self.disk_named(name)?.value;
-        self.course().verifications.forget(disk.id);
+        let ordered = self.course().verifications.0.remove(&disk.id);
+        let ordered = ordered.ok_or_else(|| not_ordered(name))?;
         self.touch(disk.id);
-        Ok(verification)
+        Ok(ordered.view(name))
     }
 }
 
+fn not_ordered(name: &DiskName) -> ServiceError {
+    ServiceError::new(
+        Kind::NoSuchThing,
+        format!("disk {name} is not being verified"),
+        "nobody has asked for it, or the placement service was restarted since",
+        format!("ukai disk verify {name}"),
+    )
+}
+
 impl Ordered {
+    fn is_finished(&self) -> bool {
+        self.verdict
+            .as_ref()
+            .is_some_and(|verdict| verdict.finished)
+    }
+
     fn view(&self, name: &DiskName) -> Verification {
         Verification {
             disk: name.clone(),

@@ -11,10 +11,13 @@ use placement_service::api::{Disk, Verification, VerifyDisk};
 use replicator::words::{BLOCK_BYTES, Block, DiskName, StoreId, Version};
 use replicator::writer::{CopyOfBlock, Verdict, VerifyOrder};
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks at how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// When nothing new was heard for so long it is asked whether the disk is open at all: longer than a node takes
+/// to be started anew.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Compare a disk's copies, and heal what is damaged of them.
 ///
@@ -80,12 +83,13 @@ fn where_it_is(
     let path = format!("/v1/disks/{}/verify", args.disk);
     let order = VerifyDisk { deep: args.deep };
     let begun: Verification = service.post(&path, &order)?;
-    let watched: anyhow::Result<Option<Verdict>> = service.run(async {
+    let watched: anyhow::Result<Watched> = service.run(async {
         let mut stop = Stop::of_command();
+        let mut heard: (Option<Verdict>, Instant) = (None, Instant::now());
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = stop.asked() => return Ok(None),
+                () = stop.asked() => return Ok(Watched::Stopped),
             }
             let now: Verification = service.look(&path).await?;
             if now.order != begun.order {
@@ -94,18 +98,44 @@ fn where_it_is(
                     .because("a later order took the place of this one")
                     .into());
             }
-            if let Some(verdict) = now.verdict {
-                shown(&verdict);
-                if verdict.finished {
-                    return Ok(Some(verdict));
+            if now.verdict != heard.0 {
+                heard = (now.verdict, Instant::now());
+            }
+            match &heard.0 {
+                Some(verdict) if verdict.finished => return Ok(Watched::Finished(verdict.clone())),
+                Some(verdict) => shown(verdict),
+                None => {}
+            }
+            if heard.1.elapsed() >= SILENCE {
+                let disk: Disk = service.look(&format!("/v1/disks/{}", args.disk)).await?;
+                if disk.open_for.is_none() {
+                    return Ok(Watched::Closed);
                 }
+                heard.1 = Instant::now();
             }
         }
     });
     if watched.is_ok() {
         let _: Verification = service.delete(&path)?;
     }
-    watched?.ok_or_else(stopped_early)
+    match watched? {
+        Watched::Finished(verdict) => Ok(verdict),
+        Watched::Stopped => Err(stopped_early()),
+        Watched::Closed => Err(Failure::new(
+            Code::Refused,
+            format!("{} was not verified to the end", args.disk),
+        )
+        .because("it is attached, but not open any more: its VM has stopped")
+        .try_next("verify it again when its VM runs, or detach it first")
+        .into()),
+    }
+}
+
+/// How an order ended that nobody else took the place of.
+enum Watched {
+    Finished(Verdict),
+    Stopped,
+    Closed,
 }
 
 fn here(
