@@ -4,7 +4,7 @@
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use anyhow::Context;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -37,8 +37,9 @@ const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(300);
 /// How often one that stands by may send us on.
 const MAX_HINTS: u32 = 3;
-/// Far above any answer; a peer cannot make us allocate more.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// The largest answer is the whole catalog, at some 2 KiB a disk: half a million disks. A peer cannot make us
+/// allocate more.
+const MAX_ANSWER_BYTES: usize = 1 << 30;
 
 /// How to reach the placement service.
 #[derive(clap::Args, Clone, Debug)]
@@ -388,13 +389,19 @@ impl Service {
             .await
             .map_err(|error| self.broken(error))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await;
+        let bytes = whole(response.into_body(), MAX_ANSWER_BYTES).await;
         driver.abort();
-        let bytes = body
-            .map_err(|error| self.unreachable(anyhow::Error::from_boxed(error)))?
-            .to_bytes();
+        let bytes = bytes.map_err(|error| match error {
+            Cut::TooLong { most } => Failure::new(
+                Code::Failed,
+                format!(
+                    "the placement service's answer is larger than {} MiB",
+                    most >> 20
+                ),
+            )
+            .because(format!("{path} has more to say than this command takes")),
+            Cut::Ended(error) => self.unreachable(error),
+        })?;
         Ok((status, bytes))
     }
 
@@ -438,6 +445,24 @@ impl Service {
     }
 }
 
+/// Why there is no whole answer.
+enum Cut {
+    TooLong { most: usize },
+    Ended(anyhow::Error),
+}
+
+async fn whole<B>(body: B, most: usize) -> Result<Bytes, Cut>
+where
+    B: hyper::body::Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    match Limited::new(body, most).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Cut::TooLong { most }),
+        Err(error) => Err(Cut::Ended(anyhow::Error::from_boxed(error))),
+    }
+}
+
 /// The fault of TLS that is behind an error, if one is.
 fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
@@ -477,4 +502,17 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Failure {
     failure.why = text("why");
     failure.next = text("try");
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_told_from_one_that_never_came() {
+        let body = || Full::new(Bytes::from_static(b"1234"));
+        assert!(matches!(whole(body(), 4).await, Ok(bytes) if bytes == "1234"));
+        let cut = whole(body(), 3).await;
+        assert!(matches!(cut, Err(Cut::TooLong { most: 3 })));
+    }
 }
