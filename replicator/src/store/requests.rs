@@ -127,7 +127,7 @@ impl<M: Media> Store<M> {
         });
         let mut replies: SmallVec<[Reply; 1]> = took.collect();
         self.write_out();
-        self.keep_superseded_few(self.superseded() - superseded);
+        self.keep_superseded_few(self.superseded().saturating_sub(superseded));
         if self.has_failed() {
             // Nobody knows what of it reached the media.
             let held = replies
