@@ -452,6 +452,9 @@ pub struct Detach {
     /// Only what is attached, or stands by, there. None: everything.
     #[serde(default)]
     pub node: Option<HostName>,
+    /// Only this one: for whoever has become a disk's writer, and would end nobody else's attachment.
+    #[serde(default)]
+    pub backend: Option<BackendId>,
     /// Forget the attachment without waiting for its writer, which then can write no more. What it
     /// had not acknowledged is lost to it, nothing else.
     #[serde(default)]

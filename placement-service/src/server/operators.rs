@@ -260,7 +260,7 @@ async fn detach(
     let asked = name.clone();
     let Json((backends, state)) = desk
         .ask(move |service, now| {
-            let backends = service.attached_backends(&asked, request.node.as_ref())?;
+            let backends = service.attached_backends(&asked, &request)?;
             Ok((backends, service.detach(&asked, &request, now)?))
         })
         .await?;

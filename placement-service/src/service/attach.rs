@@ -243,17 +243,9 @@ impl Service {
             let Some(kept) = kept else {
                 return Ok(DetachState::Done(detached(&record.value)));
             };
-            let meant = |a: &&Attachment| match &request.node {
-                Some(node) => a.place.node() == Some(node),
-                None => true,
-            };
-            let backends: Vec<BackendId> = kept
-                .value
-                .0
-                .iter()
-                .filter(meant)
-                .map(|a| a.backend)
-                .collect();
+            let meant = |a: &&Attachment| request.means(a);
+            let here = kept.value.0.iter().filter(meant);
+            let backends: Vec<BackendId> = here.map(|a| a.backend).collect();
             let mut after = kept.clone().into_value();
             for attachment in kept.value.0.iter().filter(meant) {
                 after = match self.without(&record.value, attachment, request.force)? {
@@ -322,15 +314,15 @@ impl Service {
         }
     }
 
-    /// The backends that a disk is attached to, or only the one at that node.
+    /// The backends that an order to detach is about.
     pub fn attached_backends(
         &self,
         name: &DiskName,
-        node: Option<&HostName>,
+        request: &Detach,
     ) -> Result<Vec<BackendId>, ServiceError> {
         let (_, kept) = self.disk_and_attachments(name)?;
         let attachments = kept.map(|kept| kept.value).unwrap_or_default();
-        let meant = |a: &&Attachment| node.is_none() || a.place.node() == node;
+        let meant = |a: &&Attachment| request.means(a);
         Ok(attachments
             .0
             .iter()
@@ -400,6 +392,14 @@ impl Service {
             Some(BackendState::Stopping) => format!("node {host} is closing it"),
             Some(BackendState::Failed { why }) => format!("node {host} could not serve it: {why}"),
         }
+    }
+}
+
+impl Detach {
+    fn means(&self, attachment: &Attachment) -> bool {
+        let node = |node| attachment.place.node() == Some(node);
+        let backend = |backend| attachment.backend == backend;
+        self.node.as_ref().is_none_or(node) && self.backend.is_none_or(backend)
     }
 }
 

@@ -579,9 +579,8 @@ fn after_a_forced_detachment_the_next_attachment_may_take_over() {
     let first = play.attach("web1", "t1", false).unwrap();
     play.swap(&node("t1"), id, first, open(first, 1, "t1"));
     let force = Detach {
-        node: None,
         force: true,
-        wait_ms: None,
+        ..Detach::default()
     };
     let done = play
         .service
@@ -638,6 +637,36 @@ fn an_operators_own_writer_has_the_disk_to_itself() {
     assert!(matches!(detach(), Ok(DetachState::Done(done)) if done.clean));
     let place = Place::Operator(host("alice"));
     assert!(format!("{place:?}").contains("alice"));
+}
+
+#[test]
+fn whoever_wrote_a_disk_for_a_while_gives_back_its_own_attachment_only() {
+    let play = Play::new();
+    let id = play.create("web1");
+    let (alice, fresh) = (host("alice"), backend(1));
+    let taken = play.service.take_writer(
+        &disk("web1"),
+        &alice,
+        &TakeWriter::default(),
+        fresh,
+        play.now,
+    );
+    let detach = Detach {
+        backend: Some(taken.unwrap().backend),
+        force: true,
+        ..Detach::default()
+    };
+    let give_back = || play.service.detach(&disk("web1"), &detach, play.now);
+    // A VM that could not wait took the disk over meanwhile.
+    let vm = play.attach("web1", "t1", true).unwrap();
+    play.swap(&node("t1"), id, vm, open(vm, 1, "t1"));
+    for _ in 0..2 {
+        assert!(matches!(give_back(), Ok(DetachState::Done(_))));
+        let (_, kept) = play.service.disk_and_attachments(&disk("web1")).unwrap();
+        let left = kept.unwrap().into_value().0;
+        assert_eq!(left.iter().map(|a| a.backend).collect::<Vec<_>>(), [vm]);
+        assert_eq!(left[0].wanted, Wanted::Attached);
+    }
 }
 
 #[test]

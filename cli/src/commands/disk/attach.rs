@@ -155,6 +155,7 @@ pub fn detach(args: DetachArgs, connection: &Connection, output: Output) -> anyh
         node: args.node.clone(),
         force: args.force,
         wait_ms: Some(left.as_millis() as u64),
+        ..Detach::default()
     };
     let detached: Detached =
         service.post_within(&format!("/v1/disks/{}/detach", args.disk), request)?;

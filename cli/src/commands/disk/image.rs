@@ -153,6 +153,13 @@ pub(super) fn with_disk<T, E: Into<anyhow::Error>>(
     };
     let writer: Writer =
         service.post(&format!("/v1/disks/{name}/writer"), &TakeWriter::default())?;
+    // Of our own attachment only: who has taken the disk over meanwhile keeps it. Where the epoch could not be closed nobody
+    // writes in it any more, and the next writer settles the copies.
+    let detach = Detach {
+        backend: Some(writer.backend),
+        force: true,
+        ..Detach::default()
+    };
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let mut io = tokio::select! {
@@ -171,7 +178,7 @@ pub(super) fn with_disk<T, E: Into<anyhow::Error>>(
         result
     });
     let detached: anyhow::Result<Detached> =
-        service.post(&format!("/v1/disks/{name}/detach"), &Detach::default());
+        service.post(&format!("/v1/disks/{name}/detach"), &detach);
     let value = result?;
     if !detached?.clean {
         let what = format!("{name} was done with, but its epoch could not be closed");

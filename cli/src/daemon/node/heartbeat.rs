@@ -305,7 +305,7 @@ impl Heart {
         let fresh = self.dropping_replicas.lock().begin(&mine);
         for replica in fresh {
             let (store, dropping) = (store.clone(), self.dropping_replicas.clone());
-            // It looks through the index of all that it deletes.
+            // It appends for every part of it, and waits for a sync.
             tokio::spawn(async move {
                 let gone = drop_replica(&store, &replica).await;
                 dropping.lock().ended(replica, gone);

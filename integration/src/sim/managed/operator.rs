@@ -40,7 +40,7 @@ impl World {
         let request = Attach {
             node: self.node_of(host),
             take_over,
-            wait_ms: None,
+            ..Detach::default()
         };
         let managed = self.managed();
         managed.backends += 1;
@@ -60,7 +60,7 @@ impl World {
         let request = Detach {
             node: Some(self.node_of(host)).filter(|_| !everywhere),
             force,
-            wait_ms: None,
+            ..Detach::default()
         };
         let what = match force {
             true => "service: detached by force",

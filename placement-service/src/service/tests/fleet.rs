@@ -7,7 +7,7 @@ fn detach(play: &Play, name: &str, force: bool) {
     let request = Detach {
         node: None,
         force,
-        wait_ms: None,
+        ..Detach::default()
     };
     let detached = play.service.detach(&disk(name), &request, play.now);
     assert!(detached.is_ok());
