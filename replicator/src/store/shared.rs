@@ -6,6 +6,7 @@
 //! None has a lower priority than the others: whoever has the store's lock and no processor holds up every guest.
 
 use super::error::Doing;
+use super::identity;
 use super::media::FileMedia;
 use super::read::{Destination, NotNow, ReadPlan};
 use super::room::Pace;
@@ -170,6 +171,15 @@ impl SharedStore {
         let name = dir.display().to_string();
         std::fs::create_dir_all(dir).doing(&name, "making the directory")?;
         Store::format(&media(dir)?, id, options)
+    }
+
+    /// Fails where another process has the store in `dir` open, as [`SharedStore::open`] does: for who wants to know that
+    /// before anything else.
+    pub fn check_unused(dir: &Path) -> Result<(), StoreError> {
+        match dir.join("lock").exists() {
+            true => identity::lock(&media(dir)?).map(drop),
+            false => Ok(()),
+        }
     }
 
     pub fn open(dir: &Path, options: Options) -> Result<(SharedStore, Recovery), StoreError> {

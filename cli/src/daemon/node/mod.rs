@@ -68,7 +68,11 @@ pub async fn run(mut config: Config, stop: impl Future<Output = ()>) -> anyhow::
     let began = Instant::now();
     super::files::allow_many();
     let host = config.credentials.identity().host.clone();
-    // First all that may fail because of the host: a start that fails then leaves no trace in the store.
+    if let Some(dir) = &config.store {
+        // Before we listen: a second node of one store would share the first one's port, and take packets from it.
+        SharedStore::check_unused(dir)?;
+    }
+    // Then all that may fail because of the host: a start that fails then leaves no trace in the store.
     std::fs::create_dir_all(&config.sockets).with_context(|| {
         format!(
             "cannot make the folder for sockets {}",

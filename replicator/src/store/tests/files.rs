@@ -122,7 +122,10 @@ fn many_threads_write_sync_and_read_and_a_reopened_store_has_it_all() {
     );
     let in_use = SharedStore::open(dir.path(), small());
     assert!(matches!(in_use, Err(StoreError::InUse { .. })));
+    let in_use = SharedStore::check_unused(dir.path());
+    assert!(matches!(in_use, Err(StoreError::InUse { .. })));
     drop(store);
+    SharedStore::check_unused(dir.path()).unwrap();
 
     let report = check::check(dir.path()).unwrap();
     assert!(
