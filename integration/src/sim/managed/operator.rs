@@ -40,7 +40,7 @@ impl World {
         let request = Attach {
             node: self.node_of(host),
             take_over,
-            ..Detach::default()
+            wait_ms: None,
         };
         let managed = self.managed();
         managed.backends += 1;
