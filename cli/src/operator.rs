@@ -37,9 +37,12 @@ const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(300);
 /// How often one that stands by may send us on.
 const MAX_HINTS: u32 = 3;
-/// The largest answer is the whole catalog, at some 2 KiB a disk: half a million disks. A peer cannot make us
-/// allocate more.
-const MAX_ANSWER_BYTES: usize = 1 << 30;
+/// A peer cannot make us allocate more than this: several times a list of 100,000 disks, at some 600 bytes each.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// The same of the whole catalog, at some 2 KiB a disk: half a million disks.
+const MAX_BACKUP_BYTES: usize = 1 << 30;
+/// Where the whole catalog is asked for.
+pub const BACKUP: &str = "/v1/backup";
 
 /// How to reach the placement service.
 #[derive(clap::Args, Clone, Debug)]
@@ -389,7 +392,11 @@ impl Service {
             .await
             .map_err(|error| self.broken(error))?;
         let status = response.status();
-        let bytes = whole(response.into_body(), MAX_ANSWER_BYTES).await;
+        let most = match path {
+            BACKUP => MAX_BACKUP_BYTES,
+            _ => MAX_ANSWER_BYTES,
+        };
+        let bytes = whole(response.into_body(), most).await;
         driver.abort();
         let bytes = bytes.map_err(|error| match error {
             Cut::TooLong { most } => Failure::new(

@@ -1,7 +1,7 @@
 //! `ukai placement backup|restore|rebuild`: the catalog is copied, put back, or rebuilt from the stores.
 
 use crate::exit::{Code, Failure};
-use crate::operator::Connection;
+use crate::operator::{BACKUP, Connection};
 use crate::output::{Output, human_bytes, table};
 use anyhow::Context;
 use placement_service::api::{Rebuild, RebuildDisk, RebuildVerdict, Rebuilt};
@@ -103,7 +103,7 @@ struct Copied {
 
 fn copy(file: &Path, at: &At, connection: &Connection, output: Output) -> anyhow::Result<()> {
     let text = match &at.catalog {
-        None => connection.service()?.get::<String>("/v1/backup")?,
+        None => connection.service()?.get::<String>(BACKUP)?,
         Some(_) => {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
             let now = UnixSeconds(now.unwrap_or_default().as_secs());
