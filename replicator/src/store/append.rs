@@ -5,27 +5,55 @@
 //! control frames, the cleaner.
 
 mod ahead;
+mod placed;
 
 pub use ahead::{Made, Prewrite, SpareJob};
 
-use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, Link, LogPoint, RawHeader, frame_bytes};
+use super::frame::{HEADER_BYTES, Header, Kind, Link, LogPoint};
 use super::media::{Media, MediaFile};
 use super::options::Options;
-use super::place::Place;
+use super::place::{MAX_APART, PAGE, Place};
 use super::segment::{Files, Segment, file_name};
+use super::stretch::behind;
 use crate::words::StoreId;
 use ahead::Spare;
 use bytes::Bytes;
+use placed::Placed;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
-use zerocopy::IntoBytes;
 
-/// Synced bytes are never written again, not even by a device that writes 4 KiB at a time.
-const SYNC_ALIGN: u64 = 4096;
 /// Segments that are kept for what frees space.
 pub const RESERVE: usize = 2;
+
+/// Of frames that were appended together.
+pub type Places = SmallVec<[Place; 4]>;
+
+/// What room is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// Frames of so many bytes, whatever has to come before them.
+    Bytes(u64),
+    /// So many blocks, one behind another.
+    Blocks(u32),
+    /// So many frames without payload, and so many blocks, in any order.
+    Mixed { empty: u32, blocks: u32 },
+}
+
+impl Room {
+    /// The most that it can be, wherever the log's end is: each page of headers begins with a mark, and it may begin anew.
+    pub fn most(self) -> u64 {
+        let pages = |frames: u32, blocks: u32| {
+            u64::from(blocks) + u64::from(frames.div_ceil(MAX_APART.into())) + 1
+        };
+        match self {
+            Room::Bytes(bytes) => bytes + HEADER_BYTES,
+            Room::Blocks(blocks) => pages(blocks, blocks) * PAGE,
+            Room::Mixed { empty, blocks } => pages(empty + blocks, blocks) * PAGE,
+        }
+    }
+}
 
 /// Who wants room: decides how much of the reserve may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,17 +113,20 @@ pub struct Log<M: Media> {
     file: Arc<M::File>,
     /// The end of the last frame.
     ended: LogPoint,
-    /// Where the next frame goes: `ended`, or a little behind it after a sync began.
+    /// Where the next frame's header goes: `ended`, or behind blocks or padding.
     next: LogPoint,
+    /// So many blocks stand behind the page of the last header.
+    blocks: u8,
     /// What the next frame must be preceded by.
     due: Option<Kind>,
     /// Frames that have their places, one behind another up to `ended`, and are not written yet.
-    held: Vec<(RawHeader, Bytes)>,
-    held_from: u64,
+    held: Placed<Bytes>,
     /// Why some that were held could not be written.
     unwritten: Option<io::Error>,
     began: LogPoint,
     synced: LogPoint,
+    /// Where what is synced ends in its segment, blocks that stand apart included.
+    synced_tail: u64,
     /// Up to where a frame says that all was synced; the same of frames that are synced themselves.
     stated: LogPoint,
     proven: LogPoint,
@@ -114,6 +145,8 @@ pub struct Log<M: Media> {
 /// One sync of the log, to be run without holding anything else up.
 pub struct SyncJob<M: Media> {
     point: LogPoint,
+    /// Where what stands before that ends in its segment.
+    tail: u64,
     states: LogPoint,
     files: Vec<(u32, Arc<M::File>)>,
     dir: Option<M>,
@@ -152,6 +185,7 @@ impl<M: Media> Log<M> {
         let file = Arc::new(media.create(&file_name(id), options.segment_bytes)?);
         files.insert(id, file.clone());
         let bytes: u64 = segments.values().map(|segment| segment.bytes).sum();
+        let synced_tail = segments.get(&accepted.segment).map_or(0, |last| last.end);
         let at = LogPoint {
             segment: id,
             offset: 0,
@@ -176,12 +210,13 @@ impl<M: Media> Log<M> {
             file,
             ended: at,
             next: at,
+            blocks: 0,
             due: None,
-            held: Vec::new(),
-            held_from: 0,
+            held: Placed::default(),
             unwritten: None,
             began: accepted,
             synced: accepted,
+            synced_tail,
             stated: accepted,
             proven: accepted,
             said: at,
@@ -205,6 +240,15 @@ impl<M: Media> Log<M> {
 
     pub fn synced(&self) -> LogPoint {
         self.synced
+    }
+
+    /// Up to where a segment is in use and synced: bytes from its start.
+    pub fn synced_of(&self, id: u32) -> u64 {
+        match (id == self.synced.segment, self.segments.get(&id)) {
+            (true, _) => self.synced_tail,
+            (false, Some(segment)) if id < self.synced.segment => segment.end,
+            _ => 0,
+        }
     }
 
     /// Where this process found the log to end. Never before what an earlier one had synced.
@@ -239,18 +283,21 @@ impl<M: Media> Log<M> {
         self.next.segment
     }
 
-    /// The largest append that fits into a segment.
-    pub fn largest(&self) -> u64 {
-        self.segment_bytes - HEADER_BYTES
+    /// Whether an append fits into a segment, if nothing else does.
+    pub fn fits_into_segment(&self, room: Room) -> bool {
+        room.most() <= self.segment_bytes
     }
 
-    /// Makes sure that the next append of `bytes` fits, or changes nothing.
-    pub fn make_room(&mut self, bytes: u64, purpose: Purpose) -> Result<(), NoRoom> {
-        assert!(bytes <= self.largest(), "checked where requests come in");
+    /// Makes sure that the next append fits, or changes nothing.
+    pub fn make_room(&mut self, room: Room, purpose: Purpose) -> Result<(), NoRoom> {
+        assert!(
+            room.most() <= self.segment_bytes,
+            "checked where requests come in"
+        );
         if purpose == Purpose::Data && self.spares.len() < RESERVE {
             self.make_spares(RESERVE)?;
         }
-        if self.next.offset + HEADER_BYTES + bytes <= self.limit() {
+        if self.tail_behind(room) <= self.limit() {
             return Ok(());
         }
         let leave = match purpose {
@@ -318,7 +365,7 @@ impl<M: Media> Log<M> {
 
     /// What may still be appended in all, the reserve included. As of the last look.
     pub fn room(&self) -> u64 {
-        self.limit().saturating_sub(self.next.offset) + self.free_segments() * self.segment_bytes
+        self.limit().saturating_sub(self.tail()) + self.free_segments() * self.segment_bytes
     }
 
     /// Whether there is certainly more room than for `bytes` besides the reserve: a quick look.
@@ -345,8 +392,9 @@ impl<M: Media> Log<M> {
         self.file = self.files.of(id).map_err(|_| self.no_room())?;
         self.syncs = [0, self.syncs[0]];
         self.written = written;
+        let tail = self.tail();
         if let Some(last) = self.segments.get_mut(&self.ended.segment) {
-            last.end = self.ended.offset;
+            last.end = tail;
         }
         self.segments.insert(id, Segment::new(self.segment_bytes));
         self.bytes += self.segment_bytes;
@@ -354,48 +402,35 @@ impl<M: Media> Log<M> {
             segment: id,
             offset: 0,
         };
+        self.blocks = 0;
         self.due = Some(Kind::Begin);
         Ok(())
     }
 
-    /// Appends frames as one write; [`Log::make_room`] has found them room. Returns the first one's
-    /// place. An error may leave a torn frame at the end: the log has failed then.
+    /// Appends frames; [`Log::make_room`] has found them room. Returns their places. An error may leave a torn frame at the
+    /// end: the log has failed then.
     pub fn append<'a>(
         &mut self,
-        frames: impl Iterator<Item = (Header, &'a [u8])> + Clone,
-    ) -> io::Result<Place> {
+        frames: impl Iterator<Item = (Header, &'a [u8])>,
+    ) -> io::Result<Places> {
         assert!(
             self.held.is_empty(),
             "frames are written in their order, one behind another"
         );
-        let from = self.next.offset;
-        let due = self.due_frame();
-        let headers = frames.clone().map(|(header, _)| header);
-        let (first, raw) = self.put_in_place(due, headers);
-        let mut pieces: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
-        let payloads = due.into_iter().map(|_| &[][..]);
-        let payloads = payloads.chain(frames.map(|(_, payload)| payload));
-        for (header, payload) in raw.iter().zip(payloads) {
-            add_frame(&mut pieces, header, payload);
-        }
-        let written = self.file.write_at(from, &pieces);
+        let mut placed = Placed::default();
+        let places = self.place_all(frames, &mut placed);
+        let written = placed.write_to(&*self.file);
         self.failed |= written.is_err();
-        written.map(|()| first)
+        written.map(|()| places)
     }
 
     /// Gives frames their places, as [`Log::append`] does, and keeps them until [`Log::write_out`] writes all
-    /// that are kept as one. Nobody may hear of them, read or sync before that.
-    pub fn hold(&mut self, frames: impl Iterator<Item = (Header, Bytes)> + Clone) -> Place {
-        if self.held.is_empty() {
-            self.held_from = self.next.offset;
-        }
-        let due = self.due_frame();
-        let headers = frames.clone().map(|(header, _)| header);
-        let (first, raw) = self.put_in_place(due, headers);
-        let payloads = due.into_iter().map(|_| Bytes::new());
-        let payloads = payloads.chain(frames.map(|(_, payload)| payload));
-        self.held.extend(raw.into_iter().zip(payloads));
-        first
+    /// that are kept together. Nobody may hear of them, read or sync before that.
+    pub fn hold(&mut self, frames: impl Iterator<Item = (Header, Bytes)>) -> Places {
+        let mut held = std::mem::take(&mut self.held);
+        let places = self.place_all(frames, &mut held);
+        self.held = held;
+        places
     }
 
     /// Writes what is held. An error is as final as one of [`Log::append`].
@@ -407,63 +442,117 @@ impl<M: Media> Log<M> {
         if self.held.is_empty() {
             return Ok(());
         }
-        let mut held = std::mem::take(&mut self.held);
-        let mut pieces: SmallVec<[IoSlice<'_>; 8]> = SmallVec::with_capacity(2 * held.len());
-        for (header, payload) in &held {
-            add_frame(&mut pieces, header, payload);
-        }
-        let written = self.file.write_at(self.held_from, &pieces);
+        let written = self.held.write_to(&*self.file);
         self.failed |= written.is_err();
-        drop(pieces);
-        held.clear();
-        self.held = held;
+        self.held.clear();
         written
     }
 
+    fn place_all<P: Default>(
+        &mut self,
+        frames: impl Iterator<Item = (Header, P)>,
+        placed: &mut Placed<P>,
+    ) -> Places {
+        assert!(!self.failed, "a failed log takes nothing");
+        let (segment, before) = (self.next.segment, self.tail());
+        let places: Places = frames
+            .map(|(header, payload)| self.place(header, payload, placed))
+            .collect();
+        match places.is_empty() {
+            // Only what has to be said.
+            true => self.place_due(placed),
+            false => self.said = self.ended,
+        }
+        assert!(self.tail() <= self.limit(), "room was made before");
+        if self.unsynced.last().is_none_or(|(id, _)| *id != segment) {
+            self.unsynced.push((segment, self.file.clone()));
+        }
+        self.appended += self.tail() - before;
+        places
+    }
+
+    /// Moves the log's end behind a frame, and behind what has to come before it.
+    fn place<P: Default>(&mut self, header: Header, payload: P, placed: &mut Placed<P>) -> Place {
+        let is_block = header.kind == Kind::Data;
+        let bytes = match is_block {
+            true => HEADER_BYTES,
+            false => header.frame_bytes(),
+        };
+        let due = self.due.map_or(0, |_| HEADER_BYTES);
+        let full = is_block && self.blocks == MAX_APART;
+        if full || !self.fits(due + bytes) {
+            self.go_on_behind_blocks();
+        }
+        self.place_due(placed);
+        self.blocks += u8::from(is_block);
+        let apart = if is_block { self.blocks } else { 0 };
+        let place = Place::of(self.next.segment, self.next.offset, apart);
+        placed.push(header.encode(self.store, place), place, payload);
+        self.next.offset += bytes;
+        self.ended = self.next;
+        place
+    }
+
     /// The frame that has to come before any other now.
-    fn due_frame(&mut self) -> Option<Header> {
+    fn place_due<P: Default>(&mut self, placed: &mut Placed<P>) {
+        let Some(kind) = self.due.take() else { return };
         let link = Link {
             ended: self.ended,
             synced: self.synced,
         };
-        self.due
-            .take()
-            .map(|kind| Header::control(kind).linked(link))
+        let header = Header::control(kind).linked(link);
+        let place = Place::new(self.next.segment, self.next.offset);
+        placed.push(header.encode(self.store, place), place, P::default());
+        self.stated = link.synced;
+        self.next.offset += HEADER_BYTES;
+        self.ended = self.next;
     }
 
-    /// Moves the log's end behind what is due and frames with these headers. Returns the place of the
-    /// first of them.
-    fn put_in_place(
-        &mut self,
-        due: Option<Header>,
-        headers: impl Iterator<Item = Header>,
-    ) -> (Place, SmallVec<[RawHeader; 4]>) {
-        assert!(!self.failed, "a failed log takes nothing");
-        let (segment, from) = (self.next.segment, self.next.offset);
-        let first = Place::new(segment, from + due.map_or(0, |due| due.frame_bytes()));
-        let mut raw = SmallVec::new();
-        let mut at = from;
-        for header in due.into_iter().chain(headers) {
-            raw.push(header.encode(self.store, Place::new(segment, at)));
-            at += header.frame_bytes();
-        }
-        if let Some(link) = due.and_then(|due| due.link()) {
-            self.stated = link.synced;
-        }
-        if raw.len() > usize::from(due.is_some()) {
-            self.said = LogPoint {
-                segment,
-                offset: at,
+    /// Whether the next so many bytes of frames are free: blocks stand behind the page that the log's end is in.
+    fn fits(&self, bytes: u64) -> bool {
+        let within = self.next.offset % PAGE;
+        self.blocks == 0 || (within > 0 && within + bytes <= PAGE)
+    }
+
+    fn go_on_behind_blocks(&mut self) {
+        self.next.offset = behind(self.next.offset, self.blocks);
+        self.blocks = 0;
+        self.due.get_or_insert(Kind::Mark);
+    }
+
+    /// Where that would be behind an append: exactly for blocks, otherwise there at most.
+    fn tail_behind(&self, room: Room) -> u64 {
+        let Room::Blocks(mut left) = room else {
+            return self.tail() + room.most();
+        };
+        let (mut offset, mut blocks) = (self.next.offset, self.blocks);
+        let mut due = u64::from(self.due.is_some());
+        loop {
+            let within = offset % PAGE;
+            let slots = match blocks > 0 && within == 0 {
+                true => 0,
+                false => (PAGE - within) / HEADER_BYTES,
             };
+            let more = slots.saturating_sub(due).min(left.into());
+            let more = more.min(u64::from(MAX_APART - blocks));
+            if more > 0 {
+                offset += (due + more) * HEADER_BYTES;
+                blocks += more as u8;
+                left -= more as u32;
+            }
+            if left == 0 {
+                return behind(offset, blocks);
+            }
+            (offset, blocks, due) = (behind(offset, blocks), 0, 1);
         }
-        assert!(at <= self.limit(), "room was made before");
-        if self.unsynced.last().is_none_or(|(id, _)| *id != segment) {
-            self.unsynced.push((segment, self.file.clone()));
+    }
+
+    /// Up to where the current segment is in use.
+    fn tail(&self) -> u64 {
+        match self.blocks {
+            0 => self.next.offset,
+            blocks => behind(self.next.offset, blocks),
         }
-        self.next.offset = at;
-        self.ended = self.next;
-        self.appended += at - from;
-        (first, raw)
     }
 
     /// What a sync has to do now; None if all is synced, another sync is under way, or the log has failed.
@@ -474,12 +563,12 @@ impl<M: Media> Log<M> {
         }
         let job = SyncJob {
             point: self.ended,
+            tail: self.tail(),
             states: self.stated,
             files: std::mem::take(&mut self.unsynced),
             dir: std::mem::take(&mut self.dir_changed).then(|| self.media.clone()),
         };
-        self.next.offset = self.next.offset.next_multiple_of(SYNC_ALIGN);
-        self.due.get_or_insert(Kind::Mark);
+        self.go_on_behind_blocks();
         self.syncs[0] += 1;
         self.syncing = Some(job.point);
         self.appended_at_sync = self.appended;
@@ -494,6 +583,7 @@ impl<M: Media> Log<M> {
             return false;
         }
         self.synced = job.point;
+        self.synced_tail = job.tail;
         self.proven = job.states;
         self.due.get_or_insert(Kind::Mark);
         true
@@ -537,23 +627,5 @@ impl<M: Media> Log<M> {
         self.bytes -= bytes;
         self.spares_fail = false;
         self.look_at_space();
-    }
-}
-
-/// A frame as it stands in the log: header, payload, zeroes up to where the next one may begin.
-fn add_frame<'a, const N: usize>(
-    pieces: &mut SmallVec<[IoSlice<'a>; N]>,
-    header: &'a RawHeader,
-    payload: &'a [u8],
-) {
-    pieces.push(IoSlice::new(header.as_bytes()));
-    if payload.is_empty() {
-        return;
-    }
-    pieces.push(IoSlice::new(payload));
-    let padded = frame_bytes(payload.len() as u64) - HEADER_BYTES;
-    let padding = padded as usize - payload.len();
-    if padding > 0 {
-        pieces.push(IoSlice::new(&[0; ALIGN as usize][..padding]));
     }
 }

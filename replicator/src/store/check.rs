@@ -6,15 +6,15 @@
 
 use super::directory::{names, parse_name, read_file};
 use super::error::{Doing, StoreError};
-use super::frame::{ALIGN, HEADER_BYTES, Kind, LogPoint, RawHeader};
+use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, frame_bytes};
 use super::index::blocks_of;
-use super::media::{FileMedia, Media};
+use super::media::{FileMedia, Media, MediaFile};
 use super::options::Options;
-use super::place::Place;
-use super::segment::{self, Window, file_name};
+use super::place::PAGE;
+use super::segment::{self, file_name};
+use super::stretch::{Stands, Stretch, is_intact};
 use super::walk::Walk;
 use super::{directory, identity};
-use crate::message::checksum;
 use crate::words::StoreId;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -81,7 +81,7 @@ pub fn check_media<M: Media>(media: &M) -> Result<Report, StoreError> {
             .segments
             .iter()
             .map(|(id, segment)| match *id == walk.end.segment {
-                true => (*id, walk.end.offset),
+                true => (*id, walk.tail()),
                 false => (*id, segment.end),
             })
             .collect(),
@@ -139,15 +139,11 @@ fn check_segment<M: Media>(
     let dir = media.name();
     let opened = media
         .open_direct(&file_name(segment))
-        .and_then(Window::new)
+        .and_then(|file| Ok((file.size()?, file)))
         .doing(&dir, "opening a segment");
-    let mut window = opened?;
+    let (len, file) = opened?;
     let known_end = end != u64::MAX;
-    let end = end.min(window.len());
-    let mut read = |offset: u64, count: u64| {
-        let bytes = window.get(offset, count).doing(&dir, "reading a segment")?;
-        Ok::<_, StoreError>(bytes.map(<[u8]>::to_vec))
-    };
+    let end = end.min(len);
     let mut damage = |offset: u64, what: String| {
         report.damage.push(Damage {
             file: file_name(segment),
@@ -156,68 +152,86 @@ fn check_segment<M: Media>(
         });
     };
     report.segments += 1;
+    let mut bytes = Vec::new();
     let mut at = 0;
     let mut bad = false;
-    while at + HEADER_BYTES <= end {
-        let place = Place::new(segment, at);
-        let raw = read(at, HEADER_BYTES)?.unwrap_or_default();
-        let Some(header) = RawHeader::decode(&raw, id, place) else {
-            // Padding ends at a boundary with a mark that names this point.
-            let next = at.next_multiple_of(4096);
-            let mark = read(next, HEADER_BYTES)?
-                .and_then(|raw| RawHeader::decode(&raw, id, Place::new(segment, next)))
-                .filter(|header| header.kind == Kind::Mark)
-                .and_then(|header| header.link());
-            let here = LogPoint {
-                segment,
-                offset: at,
-            };
-            if mark.is_some_and(|link| link.ended == here) {
-                let padding = read(at, next - at)?.unwrap_or_default();
-                if padding.iter().any(|byte| *byte != 0) {
-                    damage(
-                        at,
-                        "padding is not zero (harmless, but the media changed it)".into(),
-                    );
-                }
-                at = next;
-            } else {
-                // In a segment whose end is unknown emptiness is no fault.
-                let blank = !known_end && raw.iter().all(|byte| *byte == 0);
-                if !bad && !blank {
-                    damage(at, "no valid frame where one should be".into());
-                    bad = true;
-                }
-                at += ALIGN;
-            }
-            continue;
+    while at < end {
+        let from = at;
+        let start = Stretch::start_for(at);
+        bytes.resize(READ_BYTES.min(end - start) as usize, 0);
+        file.read_at(start, &mut bytes)
+            .doing(&dir, "reading a segment")?;
+        let stretch = Stretch {
+            store: id,
+            segment,
+            start,
+            bytes: &bytes,
+            end,
         };
-        bad = false;
-        report.frames += 1;
-        report.bytes += header.frame_bytes();
-        let payload = read(at + HEADER_BYTES, header.payload_bytes())?.unwrap_or_default();
-        if header.kind != Kind::Zeroes && checksum(&payload) != header.data_sum {
-            damage(
-                at,
-                match header.kind {
-                    Kind::Data => format!(
-                        "the content of disk {} block {} version {} does not match its checksum",
-                        header.disk,
-                        header.block,
-                        header.version()
-                    ),
-                    Kind::Index => format!(
-                        "the index of disk {} from block {} on does not match its checksum",
-                        header.disk, header.block
-                    ),
-                    kind => format!("a frame of kind {kind:?} does not match its checksum"),
-                },
-            );
+        loop {
+            match stretch.at(at) {
+                Stands::Frame {
+                    header, payload, ..
+                } => {
+                    bad = false;
+                    report.frames += 1;
+                    report.bytes += frame_bytes(header.payload_bytes());
+                    if !is_intact(&header, payload) {
+                        damage(at, what_is_damaged(&header));
+                    }
+                    at += header.frame_bytes();
+                }
+                Stands::Gap { next } => {
+                    let padding = at..at.next_multiple_of(PAGE).min(next);
+                    let mut padding = padding.map(|at| bytes[(at - start) as usize]);
+                    if padding.any(|byte| byte != 0) {
+                        damage(
+                            at,
+                            "padding is not zero (harmless, but the media changed it)".into(),
+                        );
+                    }
+                    at = next;
+                }
+                Stands::End => {
+                    at = end;
+                    break;
+                }
+                Stands::Unknown if at > from && stretch.stop() < end => break,
+                Stands::Unknown | Stands::Nothing => {
+                    // In a segment whose end is unknown emptiness is no fault.
+                    let here = &bytes[(at - start) as usize..];
+                    let mut header = here.iter().take(HEADER_BYTES as usize);
+                    let blank = !known_end && header.all(|byte| *byte == 0);
+                    if !bad && !blank {
+                        damage(at, "no valid frame where one should be".into());
+                        bad = true;
+                    }
+                    at += ALIGN;
+                }
+            }
         }
-        at += header.frame_bytes();
     }
     Ok(())
 }
+
+fn what_is_damaged(header: &Header) -> String {
+    match header.kind {
+        Kind::Data => format!(
+            "the content of disk {} block {} version {} does not match its checksum",
+            header.disk,
+            header.block,
+            header.version()
+        ),
+        Kind::Index => format!(
+            "the index of disk {} from block {} on does not match its checksum",
+            header.disk, header.block
+        ),
+        kind => format!("a frame of kind {kind:?} does not match its checksum"),
+    }
+}
+
+/// How much of a segment is read at once.
+const READ_BYTES: u64 = 1 << 20;
 
 /// Loads every part of the index that the checkpoint names.
 fn check_index<M: Media>(walk: &mut Walk<M>, id: StoreId, report: &mut Report) {

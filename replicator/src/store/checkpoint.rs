@@ -16,11 +16,11 @@
 //!
 //! A state of the index between R and Q is brought to Q by replaying: every frame is idempotent.
 
-use super::append::{Made, Prewrite, Purpose, RESERVE, SpareJob, SyncJob};
-use super::clean::Scan;
+use super::append::{Made, Prewrite, Purpose, RESERVE, Room, SpareJob, SyncJob};
+use super::clean::{Read, Scan};
 use super::directory::{Directory, names};
 use super::disk::Slot;
-use super::frame::{Header, Kind, LogPoint, MAX_PAYLOAD, frame_bytes};
+use super::frame::{Header, Kind, LogPoint, MAX_PAYLOAD};
 use super::holdings::{Holdings, PRUNED_AT_ONCE, blob_weight};
 use super::identity::write_whole;
 use super::index::blocks_of;
@@ -30,7 +30,6 @@ use super::segment::file_name;
 use super::{Options, Store};
 use crate::message::Refusal;
 use crate::words::DiskId;
-use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io;
 
@@ -106,7 +105,7 @@ pub struct WriteJob<M: Media> {
 /// What a chore brought.
 pub enum Outcome<M: Media> {
     Done(io::Result<()>),
-    Read(io::Result<Bytes>),
+    Read(io::Result<Read>),
     Made(Made<M>),
 }
 
@@ -235,7 +234,7 @@ impl<M: Media> Store<M> {
                 fine
             }
             (Chore::Write(job), Outcome::Done(result)) => self.finish_checkpoint(job, result),
-            (Chore::Scan(scan), Outcome::Read(result)) => self.finish_scan(scan, result),
+            (Chore::Scan(_), Outcome::Read(result)) => self.finish_scan(result),
             (Chore::Spare(job), Outcome::Made(made)) => {
                 self.log.finish_spare(job, made);
                 if self.has_failed() {
@@ -483,7 +482,7 @@ impl<M: Media> Store<M> {
             return Ok(());
         };
         let bytes = content.encode();
-        let most = u64::from(MAX_PAYLOAD).min(self.log.largest() / 4);
+        let most = u64::from(MAX_PAYLOAD).min(self.options.segment_bytes / 4);
         let mut parts: SmallVec<[Place; 1]> = SmallVec::new();
         for (i, part) in bytes.chunks(most as usize).enumerate() {
             let header = Header {
@@ -493,10 +492,10 @@ impl<M: Media> Store<M> {
                 ..Header::control(Kind::Index)
             }
             .with_payload(part);
-            let room = frame_bytes(part.len() as u64);
+            let room = Room::Bytes(header.frame_bytes());
             self.make_room(room, Purpose::Cleaning)?;
             let before = self.log.appended();
-            parts.push(self.append([(header, part)].into_iter())?);
+            parts.extend(self.append([(header, part)].into_iter())?);
             self.cleaning.own(self.log.appended() - before);
         }
         let slot = slot_of(&mut self.holdings, disk, chunk).expect("just seen");

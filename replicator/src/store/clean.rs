@@ -5,14 +5,15 @@
 //! and nothing on media refers to the old place (rule S5).
 
 use super::Store;
-use super::append::Purpose;
+use super::append::{Purpose, Room};
 use super::checkpoint::Chore;
-use super::frame::{ALIGN, FLAG_DAMAGED, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
+use super::frame::{ALIGN, FLAG_DAMAGED, Header, Kind};
 use super::holdings::{LoadFault, count_dirty, moved};
 use super::index::{Entry, blocks_of, chunk_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
-use crate::message::{Refusal, checksum};
+use super::stretch::{self, Stands, Stretch, is_intact};
+use crate::message::Refusal;
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -23,8 +24,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Cleaning {
     victim: Option<Victim>,
-    /// What was read of the victim from its offset on and is not moved yet.
-    rest: Option<Bytes>,
+    /// What was read of the victim, if not all of that is moved yet.
+    rest: Option<Read>,
     /// What it may still move where little is gained by it: so much for each byte that others append or
     /// discard. So it comes to an end when nobody else does anything.
     credit: u64,
@@ -46,12 +47,12 @@ enum Hindrance {
 }
 
 /// What stands in a stretch, as far as it is moved at once.
-struct Stretch {
+struct Found {
     /// The frames to write again, each with where its payload is in the segment.
     moves: Vec<(Header, u64)>,
-    /// Where the next stretch begins.
+    /// The frame to go on with.
     next: u64,
-    /// At least one frame more stands whole in what was read.
+    /// It stands whole in what was read.
     more: bool,
     /// Something was unreadable.
     damaged: bool,
@@ -60,18 +61,26 @@ struct Stretch {
 #[derive(Clone, Copy, Debug)]
 struct Victim {
     segment: u32,
+    /// The frame to go on with.
     offset: u64,
     end: u64,
     damaged: bool,
 }
 
+/// What was read of a victim.
+#[derive(Clone, Debug)]
+pub struct Read {
+    start: u64,
+    bytes: Bytes,
+}
+
 /// A stretch of a victim to be read.
 pub struct Scan<M: Media> {
     file: Arc<M::File>,
-    offset: u64,
+    start: u64,
     bytes: u64,
-    /// Nothing has to be read: this is left of what was.
-    rest: Option<Bytes>,
+    /// Nothing has to be read: there is something left of what was.
+    rest: Option<Read>,
 }
 
 impl Default for Cleaning {
@@ -108,18 +117,21 @@ impl Cleaning {
 }
 
 impl<M: Media> Scan<M> {
-    pub fn run(&self) -> io::Result<Bytes> {
+    pub fn run(&self) -> io::Result<Read> {
         if let Some(rest) = &self.rest {
             return Ok(rest.clone());
         }
         let mut bytes = vec![0; self.bytes as usize];
-        self.file.read_at(self.offset, &mut bytes)?;
-        Ok(bytes.into())
+        self.file.read_at(self.start, &mut bytes)?;
+        Ok(Read {
+            start: self.start,
+            bytes: bytes.into(),
+        })
     }
 }
 
-/// How much of a segment is read at once. Any frame fits in.
-const STEP_BYTES: u64 = 128 << 10;
+/// How much of a segment is read at once.
+const STEP_BYTES: u64 = stretch::LEAST_BYTES;
 /// How much of that is moved in one step: a guest's write waits for a step at most. Where memory of the page cache
 /// is new to a virtual machine, the copy of a block into it was seen to take 40 us.
 const MOVED_AT_ONCE: u64 = 32 << 10;
@@ -143,14 +155,12 @@ impl<M: Media> Store<M> {
             self.cleaning.victim = self.choose_victim();
         }
         let victim = self.cleaning.victim?;
-        let bytes = STEP_BYTES
-            .min(self.options.segment_bytes / 2)
-            .min(victim.end - victim.offset);
+        let start = Stretch::start_for(victim.offset);
         match self.log.files.of(victim.segment) {
             Ok(file) => Some(Chore::Scan(Scan {
                 file,
-                offset: victim.offset,
-                bytes,
+                start,
+                bytes: STEP_BYTES.min(victim.end - start),
                 rest: self.cleaning.rest.take(),
             })),
             Err(error) => {
@@ -207,25 +217,24 @@ impl<M: Media> Store<M> {
     }
 
     /// Moves what is live of the stretch that was read. False: it could not be done now.
-    pub(super) fn finish_scan(&mut self, scan: Scan<M>, read: io::Result<Bytes>) -> bool {
+    pub(super) fn finish_scan(&mut self, read: io::Result<Read>) -> bool {
         let Some(mut victim) = self.cleaning.victim else {
             return false;
         };
-        assert_eq!(victim.offset, scan.offset, "one chore at a time");
         if !self.holdings.gone.is_empty() {
             // What still counts there is not found any more: first that, and then this stretch once more.
             return true;
         }
-        let bytes = match read {
-            Ok(bytes) => bytes,
+        let read = match read {
+            Ok(read) => read,
             Err(error) => {
                 tracing::error!(%error, segment = victim.segment, "the cleaner cannot read");
                 self.give_up(victim);
                 return false;
             }
         };
-        let step = self.live_frames(victim, &bytes).and_then(|found| {
-            let moved = self.move_frames(&found.moves, &bytes, victim.offset);
+        let step = self.live_frames(victim, &read).and_then(|found| {
+            let moved = self.move_frames(&found.moves, &read);
             moved.map(|()| found).map_err(Hindrance::Now)
         });
         let found = match step {
@@ -240,11 +249,10 @@ impl<M: Media> Store<M> {
                 return false;
             }
         };
-        let done = (found.next - victim.offset) as usize;
         victim.offset = found.next;
         victim.damaged |= found.damaged;
         if found.next < victim.end {
-            self.cleaning.rest = found.more.then(|| bytes.slice(done..));
+            self.cleaning.rest = found.more.then_some(read);
             self.cleaning.victim = Some(victim);
         } else if victim.damaged {
             self.give_up(victim);
@@ -269,48 +277,48 @@ impl<M: Media> Store<M> {
         self.cleaning.victim = None;
     }
 
-    fn live_frames(&mut self, victim: Victim, bytes: &[u8]) -> Result<Stretch, Hindrance> {
-        let end = victim.offset + bytes.len() as u64;
+    fn live_frames(&mut self, victim: Victim, read: &Read) -> Result<Found, Hindrance> {
+        let stretch = Stretch {
+            store: self.id,
+            segment: victim.segment,
+            start: read.start,
+            bytes: &read.bytes,
+            end: victim.end,
+        };
         let mut at = victim.offset;
         let mut moves = Vec::new();
         let (mut damaged, mut more) = (false, false);
         let enough = MOVED_AT_ONCE.min(self.options.segment_bytes / 8);
         let before = self.log.appended();
-        while at < end {
-            let here = &bytes[(at - victim.offset) as usize..];
-            let place = Place::new(victim.segment, at);
-            let Some(header) = RawHeader::decode(here, self.id, place) else {
-                if here.len() < HEADER_BYTES as usize {
+        loop {
+            let moving = moves.len() as u64 * BLOCK_BYTES + (self.log.appended() - before);
+            match stretch.at(at) {
+                Stands::Frame { .. } if moving >= enough => {
+                    more = true;
                     break;
                 }
-                match after_padding(self.id, place, bytes, victim.offset) {
-                    Padding::Until(next) => at = next,
-                    Padding::Unknown if end < victim.end => break,
-                    _ => {
-                        damaged = true;
-                        at += ALIGN;
-                    }
+                Stands::Frame { header, place, .. } => {
+                    self.note_live(&header, place, &mut moves)?;
+                    at += header.frame_bytes();
                 }
-                continue;
-            };
-            if at + header.frame_bytes() > end {
-                break;
+                Stands::Gap { next } => at = next,
+                Stands::End => {
+                    at = victim.end;
+                    break;
+                }
+                // Where it was read as far as any frame could reach, nothing here makes sense.
+                Stands::Unknown if at > victim.offset && stretch.stop() < victim.end => break,
+                Stands::Unknown | Stands::Nothing => {
+                    damaged = true;
+                    at += ALIGN;
+                }
             }
-            let moving = moves.len() as u64 * BLOCK_BYTES + (self.log.appended() - before);
-            if moving >= enough {
-                more = true;
-                break;
-            }
-            self.note_live(&header, place, &mut moves)?;
-            at += header.frame_bytes();
         }
-        // A stretch that does not even hold one frame: nothing here makes sense, go on behind it.
-        let nothing = at == victim.offset;
-        Ok(Stretch {
+        Ok(Found {
             moves,
-            next: if nothing { end } else { at },
+            next: at,
             more,
-            damaged: damaged || nothing,
+            damaged,
         })
     }
 
@@ -344,12 +352,8 @@ impl<M: Media> Store<M> {
                         }
                     }
                 }
-                let payload = place.offset() + HEADER_BYTES;
-                moves.extend(
-                    parts
-                        .into_iter()
-                        .map(|(part, filled)| (moved(header, part, filled), payload)),
-                );
+                let moving = |(part, filled)| (moved(header, part, filled), place.payload());
+                moves.extend(parts.into_iter().map(moving));
             }
             // A part of the index moves by being written anew.
             Kind::Index => {
@@ -399,26 +403,24 @@ impl<M: Media> Store<M> {
     }
 
     /// Appends what is to be moved, as one write where that fits into a segment.
-    fn move_frames(
-        &mut self,
-        moves: &[(Header, u64)],
-        bytes: &Bytes,
-        start: u64,
-    ) -> Result<(), Refusal> {
+    fn move_frames(&mut self, moves: &[(Header, u64)], read: &Read) -> Result<(), Refusal> {
         let before = self.log.appended();
         let moved = moves.iter().try_for_each(|(header, payload)| {
-            let from = (payload - start) as usize;
             let mut header = *header;
-            let payload = match header.kind {
-                Kind::Data => bytes.slice(from..from + BLOCK_BYTES as usize),
-                _ => Bytes::new(),
+            let (room, payload) = match header.kind {
+                Kind::Data => {
+                    let from = (payload - read.start) as usize;
+                    let block = read.bytes.slice(from..from + BLOCK_BYTES as usize);
+                    (Room::Blocks(1), block)
+                }
+                _ => (Room::Bytes(header.frame_bytes()), Bytes::new()),
             };
-            if header.kind == Kind::Data && checksum(&payload) != header.data_sum {
+            if !is_intact(&header, &payload) {
                 header.flags |= FLAG_DAMAGED;
             }
-            self.make_room(header.frame_bytes(), Purpose::Cleaning)?;
-            let place = self.hold(std::iter::once((header, payload)))?;
-            self.note(&header, header.blocks(), place)
+            self.make_room(room, Purpose::Cleaning)?;
+            let places = self.hold(std::iter::once((header, payload)))?;
+            self.note(&header, header.blocks(), places[0])
         });
         self.cleaning.own(self.log.appended() - before);
         self.write_out();
@@ -426,39 +428,5 @@ impl<M: Media> Store<M> {
             true => Err(Refusal::Failed),
             false => moved,
         }
-    }
-}
-
-pub(super) enum Padding {
-    /// The next frame is there.
-    Until(u64),
-    /// The stretch ends before one could tell.
-    Unknown,
-    /// This is no padding.
-    None,
-}
-
-/// After a sync frames go on at the next 4 KiB boundary, with a mark that says where they had ended.
-pub(super) fn after_padding(
-    store: crate::words::StoreId,
-    ended: Place,
-    bytes: &[u8],
-    start: u64,
-) -> Padding {
-    let next = ended.offset().next_multiple_of(4096);
-    let place = Place::new(ended.segment, next);
-    let Some(here) = bytes.get((next - start) as usize..) else {
-        return Padding::Unknown;
-    };
-    if here.len() < HEADER_BYTES as usize {
-        return Padding::Unknown;
-    }
-    let mark = RawHeader::decode(here, store, place)
-        .filter(|header| header.kind == Kind::Mark)
-        .and_then(|header| header.link());
-    let ended: LogPoint = ended.point();
-    match mark {
-        Some(link) if link.ended == ended => Padding::Until(next),
-        _ => Padding::None,
     }
 }

@@ -12,7 +12,7 @@
 //! heals nothing: a store never learns from a heal what its writer has not written to it.
 
 use super::Store;
-use super::append::Purpose;
+use super::append::{Purpose, Room};
 use super::fill::Filling;
 use super::frame::{Header, Kind};
 use super::holdings::moved;
@@ -238,9 +238,9 @@ impl<M: Media> Store<M> {
         };
         // As the cleaner moves a frame: what proves it is what the index says.
         let header = moved(&header, Blocks::new(spoilt.block, 1), entry.filled);
-        self.make_room(header.frame_bytes(), Purpose::Data)?;
-        let place = self.append([(header, content)].into_iter())?;
-        self.note(&header, header.blocks(), place)?;
+        self.make_room(Room::Blocks(1), Purpose::Data)?;
+        let places = self.append([(header, content)].into_iter())?;
+        self.note(&header, header.blocks(), places[0])?;
         self.damages.known.remove(spoilt);
         self.damages.healed += 1;
         tracing::warn!(

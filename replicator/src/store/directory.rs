@@ -126,7 +126,7 @@ impl Directory {
         let version = head.u32()?;
         let matches = magic == MAGIC
             && (1..=FORMAT_VERSION).contains(&version)
-            && head.u32()? == checksum(&bytes[16..])
+            && head.u32()? == sum_of(version, &bytes[16..])
             && head.u128()? == store.as_u128()
             && head.u64()? == (bytes.len() - HEAD_BYTES) as u64;
         if !matches {
@@ -172,6 +172,19 @@ impl Directory {
     }
 }
 
+/// From format 5 on the version is summed, too: a bit that flips in it must not make another one of it.
+fn sum_of(version: u32, rest: &[u8]) -> u32 {
+    match version {
+        0..5 => checksum(rest),
+        _ => {
+            let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+            digest.update(&version.to_le_bytes());
+            digest.update(rest);
+            digest.finalize() as u32
+        }
+    }
+}
+
 /// Fills in the head, for which `bytes` begins with room.
 fn with_head(store: StoreId, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[..8].copy_from_slice(MAGIC);
@@ -179,7 +192,7 @@ fn with_head(store: StoreId, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[16..32].copy_from_slice(&store.as_u128().to_le_bytes());
     let length = (bytes.len() - HEAD_BYTES) as u64;
     bytes[32..40].copy_from_slice(&length.to_le_bytes());
-    let sum = checksum(&bytes[16..]);
+    let sum = sum_of(FORMAT_VERSION, &bytes[16..]);
     bytes[12..16].copy_from_slice(&sum.to_le_bytes());
     bytes
 }

@@ -13,12 +13,11 @@
 //! the tail of a membership that ended before it was acknowledged.
 
 use super::Store;
-use super::append::Purpose;
-use super::frame::{AdoptedRun, DATA_FRAME_BYTES, FLAG_FILLED, Header, Kind};
+use super::append::{Purpose, Room};
+use super::frame::{AdoptedRun, FLAG_FILLED, Header, Kind};
 use super::holdings::entry_of;
 use super::index::{Entry, TooManyEras};
 use super::media::Media;
-use super::place::Place;
 use super::replica::Membership;
 use crate::message::{Asker, Fetch, MAX_DATA_BLOCKS, Pulled, Refusal};
 use crate::plant::{Plant, planted};
@@ -209,24 +208,28 @@ impl<M: Media> Store<M> {
         from: Epoch,
     ) -> Result<(), Refusal> {
         // In pieces that surely fit into a small segment.
-        let most = (self.log.largest() / DATA_FRAME_BYTES).min(FRAMES_AT_ONCE) as usize;
-        for some in frames.chunks(most) {
-            let bytes = some.iter().map(|(header, _)| header.frame_bytes()).sum();
-            let data = some.iter().any(|(header, _)| header.kind == Kind::Data);
-            let purpose = if data {
+        let fits = |count: &u32| self.log.fits_into_segment(Room::Blocks(*count));
+        let most = (1..=FRAMES_AT_ONCE).rev().find(fits).unwrap_or(1);
+        for some in frames.chunks(most as usize) {
+            let data = some.iter().filter(|(header, _)| header.kind == Kind::Data);
+            let blocks = data.count() as u32;
+            let purpose = if blocks > 0 {
                 Purpose::Data
             } else {
                 Purpose::Control
             };
-            self.make_room(bytes, purpose)?;
+            let room = match some.len() as u32 - blocks {
+                0 => Room::Blocks(blocks),
+                empty => Room::Mixed { empty, blocks },
+            };
+            self.make_room(room, purpose)?;
             let framed = some.iter().map(|(header, payload)| (*header, &payload[..]));
-            let mut place = self.append(framed)?;
-            for (header, _) in some {
+            let places = self.append(framed)?;
+            for ((header, _), place) in some.iter().zip(places) {
                 let entry = entry_of(header, place);
                 let filled = self.holdings.fill(disk, header.blocks(), entry, from);
                 filled.map_err(too_many_eras)?;
                 self.damages.forget(disk, header.blocks(), header.version());
-                place = Place::new(place.segment, place.offset() + header.frame_bytes());
             }
         }
         Ok(())
@@ -252,7 +255,7 @@ impl<M: Media> Store<M> {
             ..Header::control(Kind::Adopt)
         }
         .with_payload(&payload);
-        self.make_room(header.frame_bytes(), Purpose::Control)?;
+        self.make_room(Room::Bytes(header.frame_bytes()), Purpose::Control)?;
         self.append([(header, &payload[..])].into_iter())?;
         for (blocks, version) in runs {
             for block in blocks.iter() {
@@ -266,7 +269,7 @@ impl<M: Media> Store<M> {
 }
 
 /// Frames of a fill in one append.
-const FRAMES_AT_ONCE: u64 = 64;
+const FRAMES_AT_ONCE: u32 = 64;
 
 fn too_many_eras(_: TooManyEras) -> Refusal {
     Refusal::Invalid {

@@ -1,4 +1,5 @@
-//! Frames: what a log consists of. A 64-byte header, then a payload, padded to 64 bytes.
+//! Frames: what a log consists of. A 64-byte header, then a payload, padded to 64 bytes; the block of a data frame stands
+//! apart, on a page of its own, so that reading it costs no page more.
 //!
 //! ```text
 //!  0       4    5     6      8          12       16        32       40      48    56          64
@@ -11,7 +12,7 @@
 //! valid only where it was written, so that neither an old file's bytes nor a guest's data can pass
 //! for one. With `data sum` it binds the data to its disk, block and version.
 
-use super::place::Place;
+use super::place::{MAX_APART, Place};
 use crate::message::{MAX_DATA_BLOCKS, checksum};
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Incarnation, Seq,
@@ -29,8 +30,8 @@ pub const DATA_FRAME_BYTES: u64 = HEADER_BYTES + BLOCK_BYTES;
 pub const MAX_PAYLOAD: u32 = 64 << 10;
 /// The format of everything in a store's directory. 2 knows fills, memberships before the newest, and
 /// replicas that were dropped; 3 knows what proved that a disk was shown an epoch, and the disk's record; 4 knows damage
-/// that was moved.
-pub const FORMAT_VERSION: u32 = 4;
+/// that was moved; 5 knows blocks that stand apart from their headers.
+pub const FORMAT_VERSION: u32 = 5;
 
 /// What a frame says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +123,8 @@ pub struct Header {
     pub epoch: u64,
     pub seq: u64,
     pub watermark: u64,
+    /// How many pages behind the header's page the block of a data frame stands; 0: the payload follows the header.
+    pub apart: u8,
 }
 
 impl Header {
@@ -137,6 +140,7 @@ impl Header {
             epoch: 0,
             seq: 0,
             watermark: 0,
+            apart: 0,
         }
     }
 
@@ -147,7 +151,7 @@ impl Header {
         self
     }
 
-    /// The bytes as they stand at `place` of `store`.
+    /// The bytes as they stand at `place` of `store`, which says where the payload is.
     pub fn encode(&self, store: StoreId, place: Place) -> RawHeader {
         let mut raw = RawHeader {
             sum: U32::ZERO,
@@ -155,7 +159,7 @@ impl Header {
             flags: self.flags,
             join: self.join.into(),
             data_sum: self.data_sum.into(),
-            count: self.count.into(),
+            count: (self.count | (u32::from(place.apart()) << APART_SHIFT)).into(),
             disk: self.disk.as_u128().into(),
             block: self.block.into(),
             epoch: self.epoch.into(),
@@ -183,9 +187,17 @@ impl Header {
         }
     }
 
-    /// How much room the whole frame takes.
+    /// How far behind the header the next frame may begin: with the payload, unless that stands apart.
     pub fn frame_bytes(&self) -> u64 {
-        frame_bytes(self.payload_bytes())
+        match self.apart {
+            0 => frame_bytes(self.payload_bytes()),
+            _ => HEADER_BYTES,
+        }
+    }
+
+    /// The frame's place, if its header stands at this point.
+    pub fn place_at(&self, point: LogPoint) -> Place {
+        Place::of(point.segment, point.offset, self.apart)
     }
 
     /// The beginning of the membership that this block was filled in for; a moved frame does not say.
@@ -232,6 +244,9 @@ pub fn frame_bytes(payload: u64) -> u64 {
     HEADER_BYTES + payload.next_multiple_of(ALIGN)
 }
 
+/// The high bits of a data frame's count are its `apart`.
+const APART_SHIFT: u32 = 24;
+
 /// See [`Header::link`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Link {
@@ -264,29 +279,39 @@ impl RawHeader {
         let mut bytes = [0; 24 + 60];
         bytes[..16].copy_from_slice(&store.as_u128().to_le_bytes());
         bytes[16..20].copy_from_slice(&place.segment.to_le_bytes());
-        bytes[20..24].copy_from_slice(&place.unit.to_le_bytes());
+        let unit = (place.offset() / ALIGN) as u32;
+        bytes[20..24].copy_from_slice(&unit.to_le_bytes());
         bytes[24..].copy_from_slice(&self.as_bytes()[4..]);
         checksum(&bytes)
     }
 
-    /// The header, if these bytes are a frame that was written at this place of this store.
+    /// The header, if these bytes are a frame that was written at this place of this store; where the place says that the
+    /// payload is does not matter.
     pub fn decode(bytes: &[u8], store: StoreId, place: Place) -> Option<Header> {
         let raw = RawHeader::ref_from_bytes(bytes.get(..HEADER_BYTES as usize)?).ok()?;
         let kind = Kind::from_u8(raw.kind)?;
         if raw.checksum(store, place) != raw.sum.get() || raw.flags & !FLAGS_KNOWN != 0 {
             return None;
         }
+        let (count, apart) = match kind {
+            Kind::Data => {
+                let raw = raw.count.get();
+                (raw & ((1 << APART_SHIFT) - 1), (raw >> APART_SHIFT) as u8)
+            }
+            _ => (raw.count.get(), 0),
+        };
         let header = Header {
             kind,
             flags: raw.flags,
             join: raw.join.get(),
             data_sum: raw.data_sum.get(),
-            count: raw.count.get(),
+            count,
             disk: DiskId::from_u128(raw.disk.get()),
             block: raw.block.get(),
             epoch: raw.epoch.get(),
             seq: raw.seq.get(),
             watermark: raw.watermark.get(),
+            apart,
         };
         header.makes_sense().then_some(header)
     }
@@ -307,7 +332,7 @@ impl RawHeader {
             data_sum: data_sum(&header),
             ..header
         };
-        let raw = header.encode(store, place);
+        let raw = header.encode(store, header.place_at(place.point()));
         Some((header, raw.as_bytes().try_into().expect("64 bytes")))
     }
 }
@@ -321,7 +346,7 @@ impl Header {
             .checked_add(self.count.into())
             .is_some_and(|end| end <= MAX_BLOCK);
         match self.kind {
-            Kind::Data => self.count == 1 && range && version,
+            Kind::Data => self.count == 1 && self.apart <= MAX_APART && range && version,
             Kind::Zeroes => self.count > 0 && range && version,
             Kind::Begin | Kind::Opened | Kind::Mark => {
                 self.link().is_some() && self.count <= MAX_PAYLOAD

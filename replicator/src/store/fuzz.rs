@@ -128,7 +128,8 @@ fn with_sums(segment: u32, content: &[u8]) -> Vec<u8> {
     while at + HEADER_BYTES as usize <= bytes.len() {
         let place = Place::new(segment, at as u64);
         let header = RawHeader::corrected(&bytes[at..], STORE, place, |header: &Header| {
-            let from = at + HEADER_BYTES as usize;
+            let place = header.place_at(place.point());
+            let from = place.payload() as usize;
             let payload = match header.kind {
                 Kind::Zeroes => Some(&[][..]),
                 _ => bytes.get(from..from + header.payload_bytes() as usize),

@@ -51,6 +51,7 @@ mod runs;
 mod scrub;
 mod segment;
 mod shared;
+mod stretch;
 mod survey;
 mod sync;
 #[cfg(test)]

@@ -3,19 +3,19 @@
 //! Through it, a read that has to come from the media costs a page of memory and two copies for each 4 KiB: from the
 //! cache, and to where it is wanted. For small reads that is well spent, many of them come again. Who reads in large
 //! pieces often reads all of something once, or keeps it himself, as a guest's own page cache does. So where no more than half of such a
-//! read is cached, the device writes the frames, headers and all, to pages of ours; there they are checked, and moved
-//! together to what a reader wants: the blocks alone. What is wanted again soon goes through the page cache, and stays
-//! there ([`Seen`]; the idea is that of 2Q: Johnson and Shasha, VLDB 1994).
+//! read is cached, the device writes the blocks to pages of ours, one behind another as a reader wants them, and the pages of
+//! their headers to others, to check them by. What is wanted again soon goes through the page cache, and stays
+//! there ([`Seen`]; the idea is that of 2Q: Johnson and Shasha, VLDB 1994). Blocks that stand behind their headers (format 4 and
+//! before) are in no page of their own, and are read through the page cache.
 //!
 //! ```text
-//!  from the media   |.....hdr|block 0|hdr|block 1|hdr|block 2|...|    whole pages, the frames anywhere in them
-//!  checked          |block 0|block 1|block 2|
+//!  on the media   | headers | block 0 | ... | block 62 | headers | block 63 | block 64 | ...
+//!  in memory      | block 0 | ... | block 62 | block 63 | block 64 | ...         | headers | headers |
 //! ```
 
-use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES};
 use super::media::{DIRECT_ALIGN, FileMedia};
-use super::place::Place;
-use super::read::{Fetch, ReadPlan, frame_behind};
+use super::place::{PAGE, Place};
+use super::read::{Fetch, ReadPlan};
 use super::waiting_read::WaitingPart;
 use crate::message::{Found, ReadBlocks, checksum};
 use crate::words::{BLOCK_BYTES, StoreId};
@@ -34,8 +34,8 @@ const MOST_IDLE: usize = 8;
 const STEP_PAGES: usize = 16;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
-const HEADER: usize = HEADER_BYTES as usize;
-const FRAME: usize = DATA_FRAME_BYTES as usize;
+/// A page of memory holds a block, or a page of headers.
+const _: () = assert!(DIRECT_ALIGN == BLOCK && PAGE == BLOCK_BYTES);
 
 /// Of all stores of this process.
 static IDLE: Mutex<Vec<Vec<Page>>> = Mutex::new(Vec::new());
@@ -45,12 +45,14 @@ impl ReadPlan<FileMedia> {
     /// Whether this read is large, half of it or more would have to come from the media, and nobody read the same lately: then
     /// it is not worth trying without waiting, and goes past the page cache.
     pub fn looks_cold(&mut self) -> bool {
-        let large = |fetch: &Fetch<FileMedia>| fetch.count >= LEAST_FRAMES;
+        let large =
+            |fetch: &Fetch<FileMedia>| fetch.count >= LEAST_FRAMES && fetch.place.apart() > 0;
         self.past_cache = !self.fetches.is_empty()
             && self.fetches.iter().all(large)
             && self.fetches.iter().all(|fetch| {
-                let bytes = u64::from(fetch.count) * DATA_FRAME_BYTES;
-                fetch.file.is_cold(fetch.place.offset(), bytes) && fetch.file.past_cache().is_some()
+                let first = fetch.place.payload();
+                let bytes = fetch.place.nth(fetch.count).payload() - first;
+                fetch.file.is_cold(first, bytes) && fetch.file.past_cache().is_some()
             })
             && !SEEN.again(self.store, self.fetches[0].place);
         self.past_cache
@@ -85,61 +87,92 @@ impl Seen {
 /// 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, 6.4): near places fall far apart.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The whole pages of the file that a fetch's frames are in: where they begin, and how many bytes they are.
-fn stretch_of(fetch: &Fetch<FileMedia>) -> (u64, u64) {
-    let align = DIRECT_ALIGN as u64;
-    let place = fetch.place.offset();
-    let offset = place / align * align;
-    let end = place + u64::from(fetch.count) * DATA_FRAME_BYTES;
-    (offset, end.next_multiple_of(align) - offset)
-}
-
 /// How much memory such a read takes.
 pub(super) fn memory_bytes(plan: &ReadPlan<FileMedia>) -> usize {
-    Pages::taken_for(bytes_of(plan)) * DIRECT_ALIGN
+    Pages::taken_for(pages_of(plan).0) * DIRECT_ALIGN
 }
 
-fn bytes_of(plan: &ReadPlan<FileMedia>) -> usize {
-    let bytes = plan.fetches.iter().map(|fetch| stretch_of(fetch).1);
-    bytes.sum::<u64>() as usize
+/// How many pages it takes, and how many of them are blocks.
+fn pages_of(plan: &ReadPlan<FileMedia>) -> (usize, usize) {
+    let blocks = plan.fetches.iter().map(|fetch| fetch.count as usize);
+    let blocks: usize = blocks.sum();
+    let headers = plan.fetches.iter().map(header_pages);
+    (blocks + headers.sum::<usize>(), blocks)
+}
+
+/// How many pages have a fetch's headers.
+fn header_pages(fetch: &Fetch<FileMedia>) -> usize {
+    let mut next = 0;
+    let mut pages = 0;
+    while next < fetch.count {
+        next += fetch.place.nth(next).left_in_page() + 1;
+        pages += 1;
+    }
+    pages
 }
 
 /// A read past the page cache. Its memory is to stay until all parts have ended.
 pub(super) struct PastCache {
     pages: Pages,
+    /// How many of them are blocks. Those with headers follow.
+    blocks: usize,
     /// Where the kernel finds them, whoever moves the rest.
     stretches: Vec<Stretch>,
 }
 
-/// Frames that stand together: what of the file is read, and where that goes.
+/// A part of the file, and where it goes.
 struct Stretch {
+    fetch: usize,
     offset: u64,
-    into: [libc::iovec; 1],
-    /// Where in all of the memory the first frame begins.
-    first: usize,
+    into: Vec<libc::iovec>,
 }
 
 impl PastCache {
     pub fn of(plan: &ReadPlan<FileMedia>) -> PastCache {
-        let mut pages = Pages::take(bytes_of(plan));
+        let (count, blocks) = pages_of(plan);
+        let mut pages = Pages::take(count);
         let start = pages.0.as_mut_ptr().cast::<u8>();
-        let mut at = 0;
-        let stretches = plan.fetches.iter().map(|fetch| {
-            let (offset, bytes) = stretch_of(fetch);
-            let stretch = Stretch {
-                offset,
-                into: [libc::iovec {
-                    iov_base: start.wrapping_add(at).cast(),
-                    iov_len: bytes as usize,
-                }],
-                first: at + (fetch.place.offset() - offset) as usize,
-            };
-            at += bytes as usize;
-            stretch
-        });
-        let stretches = stretches.collect();
-        assert!(at <= pages.0.len() * DIRECT_ALIGN, "there is memory for it");
-        PastCache { pages, stretches }
+        let memory = |page: usize, count: u32| libc::iovec {
+            iov_base: start.wrapping_add(page * BLOCK).cast(),
+            iov_len: count as usize * BLOCK,
+        };
+        let mut stretches: Vec<Stretch> = Vec::with_capacity(2 * plan.fetches.len());
+        let (mut block, mut headers) = (0, blocks);
+        for (number, fetch) in plan.fetches.iter().enumerate() {
+            let mut end = None;
+            let mut next = 0;
+            while next < fetch.count {
+                let place = fetch.place.nth(next);
+                let count = (place.left_in_page() + 1).min(fetch.count - next);
+                let parts = [
+                    (place.offset() / PAGE * PAGE, memory(headers, 1)),
+                    (place.payload(), memory(block, count)),
+                ];
+                for (offset, into) in parts {
+                    match stretches.last_mut().filter(|_| end == Some(offset)) {
+                        Some(stretch) => stretch.into.push(into),
+                        None => stretches.push(Stretch {
+                            fetch: number,
+                            offset,
+                            into: vec![into],
+                        }),
+                    }
+                    end = Some(offset + into.iov_len as u64);
+                }
+                next += count;
+                block += count as usize;
+                headers += 1;
+            }
+        }
+        assert!(
+            block == blocks && headers == count,
+            "there is memory for it"
+        );
+        PastCache {
+            pages,
+            blocks,
+            stretches,
+        }
     }
 
     pub fn parts(&self) -> usize {
@@ -148,42 +181,44 @@ impl PastCache {
 
     pub fn part<'a>(&'a self, plan: &'a ReadPlan<FileMedia>, index: usize) -> WaitingPart<'a> {
         let stretch = &self.stretches[index];
-        let file = plan.fetches[index].file.past_cache();
+        let file = plan.fetches[stretch.fetch].file.past_cache();
         WaitingPart {
             file: file.expect("it was opened when the read was found to be cold"),
             offset: stretch.offset,
+            bytes: stretch.into.iter().map(|piece| piece.iov_len).sum(),
             iovecs: &stretch.into,
-            bytes: stretch.into[0].iov_len,
         }
     }
 
-    /// All parts were read whole: checks the frames, and leaves their blocks. None: a frame is not what was written.
+    /// All parts were read whole: checks the blocks. None: one is not what was written.
     pub fn finish(self, plan: &ReadPlan<FileMedia>) -> Option<ReadBlocks> {
-        let PastCache {
-            mut pages,
-            stretches,
-        } = self;
+        let PastCache { pages, blocks, .. } = self;
         let mut found = plan.found_unread();
-        let memory = pages.0.as_mut_slice().as_mut_bytes();
-        // Never ahead of the frame that is looked at.
-        let mut end = 0;
-        for (fetch, stretch) in plan.fetches.iter().zip(&stretches) {
+        let memory = pages.0.as_slice().as_bytes();
+        let mut content = memory[..blocks * BLOCK].chunks_exact(BLOCK);
+        let mut headers = memory[blocks * BLOCK..].chunks_exact(BLOCK);
+        for fetch in &plan.fetches {
+            let mut page: &[u8] = &[];
             for i in 0..fetch.count {
-                let index = fetch.index + i;
-                let from = stretch.first + i as usize * FRAME;
-                let (header, block) = memory[from..from + FRAME].split_at(HEADER);
-                let header = plan.expected(header, frame_behind(fetch.place, i), index)?;
+                let (index, place) = (fetch.index + i, fetch.place.nth(i));
+                if i == 0 || fetch.place.nth(i - 1).left_in_page() == 0 {
+                    page = headers.next().expect("one for each page of the fetch");
+                }
+                let header = &page[(place.offset() % PAGE) as usize..];
+                let header = plan.expected(header, place, index)?;
+                let block = content.next().expect("one for each block of the fetches");
                 if checksum(block) != header.data_sum {
                     return None;
                 }
                 if let Found::Data { sum, .. } = &mut found[index as usize] {
                     *sum = header.data_sum;
                 }
-                memory.copy_within(from + HEADER..from + FRAME, end);
-                end += BLOCK;
             }
         }
-        let data = Bytes::from_owner(Filled { pages, end });
+        let data = Bytes::from_owner(Filled {
+            pages,
+            end: blocks * BLOCK,
+        });
         Some(ReadBlocks { found, data })
     }
 }
@@ -197,14 +232,14 @@ struct Page([u8; DIRECT_ALIGN]);
 struct Pages(Vec<Page>);
 
 impl Pages {
-    /// How many pages are made for so many bytes.
-    fn taken_for(bytes: usize) -> usize {
-        bytes.div_ceil(DIRECT_ALIGN).next_multiple_of(STEP_PAGES)
+    /// How many are made where so many are wanted.
+    fn taken_for(pages: usize) -> usize {
+        pages.next_multiple_of(STEP_PAGES)
     }
 
-    /// As many as hold `bytes`, or more.
-    fn take(bytes: usize) -> Pages {
-        let wanted = Pages::taken_for(bytes);
+    /// As many, or more.
+    fn take(pages: usize) -> Pages {
+        let wanted = Pages::taken_for(pages);
         let mut idle = IDLE.lock();
         if let Some(fits) = idle.iter().position(|pages| pages.len() >= wanted) {
             return Pages(idle.swap_remove(fits));
@@ -230,7 +265,7 @@ impl Drop for Pages {
     }
 }
 
-/// Pages that blocks were moved together in, up to `end`.
+/// Pages that hold blocks, up to `end`.
 struct Filled {
     pages: Pages,
     end: usize,
@@ -276,12 +311,12 @@ mod tests {
     #[test]
     fn memory_that_was_used_is_used_again_and_little_of_it_is_kept() {
         let take =
-            |bytes| -> Vec<Pages> { (0..2 * MOST_IDLE).map(|_| Pages::take(bytes)).collect() };
-        drop(take(300 << 10));
-        drop(take(1 << 20));
+            |pages| -> Vec<Pages> { (0..2 * MOST_IDLE).map(|_| Pages::take(pages)).collect() };
+        drop(take(75));
+        drop(take(256));
         let kept: Vec<usize> = IDLE.lock().iter().map(Vec::len).collect();
         assert_eq!(kept, [256; MOST_IDLE], "the large ones");
-        let pages = Pages::take((1 << 20) - 5000);
+        let pages = Pages::take(254);
         assert_eq!(pages.0.len(), 256);
         assert_eq!(pages.0.as_ptr() as usize % DIRECT_ALIGN, 0);
         assert_eq!(IDLE.lock().len(), MOST_IDLE - 1);

@@ -1,15 +1,15 @@
 //! Reading blocks: planned under the store's lock, carried out without it.
 //!
-//! The frames' headers go into memory of our own and the data straight to where it is wanted; then
+//! The frames' headers go into memory of our own and the blocks straight to where they are wanted; then
 //! header and checksum say whether the media returned what was written. A guest may scribble in its
 //! own buffer meanwhile, so a block that does not match is read once more, into memory of our own,
 //! before it counts as damaged.
 
 use super::damage::{Finds, Spoilt};
-use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES, Header, Kind, RawHeader};
+use super::frame::{HEADER_BYTES, Header, Kind, RawHeader};
 use super::index::Entry;
 use super::media::{Media, MediaFile, Piece};
-use super::place::Place;
+use super::place::{MAX_APART, Place};
 use crate::message::{Found, ReadBlocks, Refusal, checksum};
 use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, StoreId, Version};
@@ -52,7 +52,7 @@ pub(super) enum Planned {
     Data(Version),
 }
 
-/// Frames of one file, one behind another.
+/// Frames of one file, as they stand that were appended together.
 pub(super) struct Fetch<M: Media> {
     pub file: Arc<M::File>,
     pub place: Place,
@@ -135,23 +135,21 @@ impl<M: Media> ReadPlan<M> {
         found: &mut [Found],
     ) -> Result<(), NotNow> {
         let part = Part::of(fetch, into);
-        // SAFETY: headers and own blocks are the part's, which lives to the end of this function and is not
-        // touched until then; the rest is the destination's promise.
-        let read = unsafe {
-            fetch
-                .file
-                .read_pieces(fetch.place.offset(), &part.pieces, now)
-        };
-        match read {
-            Err(error) if now && error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(NotNow::WouldWait);
+        for stretch in &part.stretches {
+            // SAFETY: headers and own blocks are the part's, which lives to the end of this function and is not
+            // touched until then; the rest is the destination's promise.
+            let read = unsafe { fetch.file.read_pieces(stretch.offset, &stretch.pieces, now) };
+            match read {
+                Err(error) if now && error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(NotNow::WouldWait);
+                }
+                Err(_) if now => return Err(NotNow::WouldWait),
+                Err(error) => {
+                    tracing::error!(%error, place = %fetch.place, "the media failed to read");
+                    return self.one_by_one(fetch, into, found);
+                }
+                Ok(()) => {}
             }
-            Err(_) if now => return Err(NotNow::WouldWait),
-            Err(error) => {
-                tracing::error!(%error, place = %fetch.place, "the media failed to read");
-                return self.one_by_one(fetch, into, found);
-            }
-            Ok(()) => {}
         }
         self.check(fetch, part, into, found)
     }
@@ -171,13 +169,13 @@ impl<M: Media> ReadPlan<M> {
             ..
         } = part;
         let mut own = own.into_iter();
-        for (i, raw) in headers.iter().enumerate() {
-            let index = fetch.index + i as u32;
-            let place = frame_behind(fetch.place, i as u32);
-            let header = self.expected(raw, place, index);
+        for i in 0..fetch.count {
+            let index = fetch.index + i;
+            let place = fetch.place.nth(i);
+            let header = self.expected(headers.get(i), place, index);
             let sum = match &header {
                 None => None,
-                Some(header) if whole[i] => {
+                Some(header) if whole[i as usize] => {
                     let sum = checksum_memory(into, index);
                     (sum == header.data_sum).then_some(sum)
                 }
@@ -210,7 +208,7 @@ impl<M: Media> ReadPlan<M> {
     ) -> Result<(), NotNow> {
         for i in 0..fetch.count {
             let index = fetch.index + i;
-            let read = self.again(fetch, frame_behind(fetch.place, i), index, into)?;
+            let read = self.again(fetch, fetch.place.nth(i), index, into)?;
             if let Found::Data { sum, .. } = &mut found[index as usize] {
                 *sum = read;
             }
@@ -226,17 +224,17 @@ impl<M: Media> ReadPlan<M> {
         index: u32,
         into: &dyn Destination,
     ) -> Result<u32, NotNow> {
-        let mut frame = vec![0; DATA_FRAME_BYTES as usize];
-        let read = fetch.file.read_at(place.offset(), &mut frame);
-        let (raw, data) = frame.split_at(HEADER_BYTES as usize);
-        let data: &[u8; BLOCK] = data.try_into().expect("a frame is header and block");
-        let intact = self.expected(raw, place, index).filter(|header| {
-            let matches = checksum(data) == header.data_sum || planted(Plant::DamageServed);
+        let mut raw = [0; HEADER_BYTES as usize];
+        let mut data = Box::new([0; BLOCK]);
+        let read = fetch.file.read_at(place.offset(), &mut raw);
+        let read = read.and_then(|()| fetch.file.read_at(place.payload(), &mut data[..]));
+        let intact = self.expected(&raw, place, index).filter(|header| {
+            let matches = checksum(&data[..]) == header.data_sum || planted(Plant::DamageServed);
             read.is_ok() && matches
         });
         match intact {
             Some(header) => {
-                into.put(index, data);
+                into.put(index, &data);
                 Ok(header.data_sum)
             }
             None => {
@@ -262,6 +260,7 @@ impl<M: Media> ReadPlan<M> {
     pub(super) fn expected(&self, raw: &[u8], place: Place, index: u32) -> Option<Header> {
         let header = RawHeader::decode(raw, self.store, place)?;
         let matches = header.kind == Kind::Data
+            && header.apart == place.apart()
             && header.disk == self.disk
             && header.block == self.block_of(index).0
             && self.found[index as usize] == Planned::Data(header.version());
@@ -281,7 +280,7 @@ impl<M: Media> ReadPlan<M> {
     ) -> io::Result<()> {
         if let Some(last) = self.fetches.last_mut()
             && last.index + last.count == index
-            && frame_behind(last.place, last.count) == entry.place
+            && last.place.nth(last.count) == entry.place
         {
             last.count += 1;
             return Ok(());
@@ -298,51 +297,129 @@ impl<M: Media> ReadPlan<M> {
 
 /// The memory that the frames of one fetch are read into.
 pub(super) struct Part {
-    headers: Vec<RawBytes>,
-    /// Which blocks land whole, headers apart.
+    headers: Headers,
+    /// Which blocks land whole.
     whole: SmallVec<[bool; 4]>,
     /// The others.
     own: Vec<Box<[u8; BLOCK]>>,
-    /// All of it, in the order of the file.
-    pub pieces: SmallVec<[Piece; 8]>,
+    /// All that is to be read: the blocks, and the headers where these stand apart.
+    pub stretches: SmallVec<[Stretch; 2]>,
 }
 
-type RawBytes = [u8; HEADER_BYTES as usize];
+/// A part of the file, and where it goes.
+pub(super) struct Stretch {
+    pub offset: u64,
+    pub pieces: SmallVec<[Piece; 4]>,
+}
 
 impl Part {
     pub fn of<M: Media>(fetch: &Fetch<M>, into: &dyn Destination) -> Part {
-        let mut part = Part {
-            headers: vec![[0; HEADER_BYTES as usize]; fetch.count as usize],
-            whole: SmallVec::new(),
-            own: Vec::new(),
-            pieces: SmallVec::new(),
-        };
-        let pieces = &mut part.pieces;
-        for (i, header) in part.headers.iter_mut().enumerate() {
-            pieces.push(Piece {
-                start: header.as_mut_ptr(),
-                len: header.len(),
-            });
-            let lands = into.memory(fetch.index + i as u32, &mut |start, len| {
+        let mut headers = Headers::of(fetch.place, fetch.count);
+        let (mut whole, mut own) = (SmallVec::new(), Vec::new());
+        let mut pieces = SmallVec::new();
+        for i in 0..fetch.count {
+            pieces.extend(headers.before_block(i));
+            let lands = into.memory(fetch.index + i, &mut |start, len| {
                 pieces.push(Piece { start, len });
             });
-            part.whole.push(lands);
+            whole.push(lands);
             if !lands {
                 let mut block: Box<[u8; BLOCK]> = Box::new([0; BLOCK]);
                 pieces.push(Piece {
                     start: block.as_mut_ptr(),
                     len: BLOCK,
                 });
-                part.own.push(block);
+                own.push(block);
             }
         }
-        part
+        let mut stretches = SmallVec::new();
+        let place = fetch.place;
+        if place.apart() == 0 {
+            let offset = place.offset();
+            stretches.push(Stretch { offset, pieces });
+        } else {
+            let offset = place.payload();
+            stretches.push(Stretch { offset, pieces });
+            stretches.push(Stretch {
+                offset: place.offset(),
+                pieces: headers.of_first_page().into_iter().collect(),
+            });
+        }
+        Part {
+            headers,
+            whole,
+            own,
+            stretches,
+        }
     }
 }
 
-pub(super) fn frame_behind(place: Place, frames: u32) -> Place {
-    let offset = place.offset() + u64::from(frames) * DATA_FRAME_BYTES;
-    Place::new(place.segment, offset)
+/// The headers of one fetch: each by itself, where they stand between the blocks; else those of the first page, and
+/// then a page for each that stands between the blocks.
+pub(super) struct Headers {
+    bytes: Vec<u8>,
+    apart: bool,
+    /// How many are in the first page.
+    first: u32,
+}
+
+const HEADER: usize = HEADER_BYTES as usize;
+const A_PAGE: u32 = MAX_APART as u32;
+
+impl Headers {
+    pub fn of(place: Place, count: u32) -> Headers {
+        let apart = place.apart() > 0;
+        let first = match apart {
+            true => count.min(place.left_in_page() + 1),
+            false => count,
+        };
+        let pages = (count - first).div_ceil(A_PAGE) as usize;
+        Headers {
+            bytes: vec![0; first as usize * HEADER + pages * BLOCK],
+            apart,
+            first,
+        }
+    }
+
+    /// How many bytes the headers of the first page are; those of the other pages follow.
+    pub fn first_bytes(&self) -> usize {
+        self.first as usize * HEADER
+    }
+
+    /// What of them stands right before the `i`th block.
+    fn before_block(&mut self, i: u32) -> Option<Piece> {
+        let (from, len) = match (self.apart, i.checked_sub(self.first)) {
+            (false, _) => (i as usize * HEADER, HEADER),
+            (true, Some(behind)) if behind % A_PAGE == 0 => (self.page_of(behind), BLOCK),
+            (true, _) => return None,
+        };
+        Some(self.piece(from, len))
+    }
+
+    fn of_first_page(&mut self) -> Option<Piece> {
+        let len = self.first_bytes();
+        Some(self.piece(0, len))
+    }
+
+    fn piece(&mut self, from: usize, len: usize) -> Piece {
+        let start = self.bytes[from..from + len].as_mut_ptr();
+        Piece { start, len }
+    }
+
+    /// Where the page begins that has the header of the block so many behind those of the first page.
+    fn page_of(&self, behind: u32) -> usize {
+        self.first_bytes() + (behind / A_PAGE) as usize * BLOCK
+    }
+
+    /// The header of the `i`th block.
+    pub fn get(&self, i: u32) -> &[u8] {
+        let from = match i.checked_sub(self.first) {
+            None => i as usize * HEADER,
+            // A mark stands before them.
+            Some(behind) => self.page_of(behind) + (behind % A_PAGE + 1) as usize * HEADER,
+        };
+        &self.bytes[from..from + HEADER]
+    }
 }
 
 fn checksum_memory(into: &dyn Destination, index: u32) -> u32 {

@@ -4,7 +4,7 @@
 //! then a new segment begins whose first frame says where the log before it ended: later recoveries
 //! need not judge that end again.
 
-use super::append::{Log, Purpose, Start};
+use super::append::{Log, Purpose, Room, Start};
 use super::checkpoint::Checkpoints;
 use super::error::{Doing, StoreError};
 use super::frame::{Header, Kind, OpenedPayload};
@@ -171,7 +171,7 @@ impl<M: Media> Store<M> {
         }
         self.save_scrub();
         if self
-            .make_room(header.frame_bytes(), Purpose::Cleaning)
+            .make_room(Room::Bytes(header.frame_bytes()), Purpose::Cleaning)
             .is_ok()
         {
             self.append([(header, &[][..])].into_iter())

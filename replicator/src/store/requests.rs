@@ -1,6 +1,6 @@
 //! Requests: who may ask, and what each one does, except for writes (write.rs).
 
-use super::append::Purpose;
+use super::append::{Purpose, Room};
 use super::frame::{Header, Kind, LogPoint, MAX_BLOCK, ReplicaChange};
 use super::holdings::{LoadFault, block_range};
 use super::index::Entry;
@@ -479,10 +479,10 @@ impl<M: Media> Store<M> {
             ..header
         }
         .with_payload(payload);
-        self.make_room(header.frame_bytes(), Purpose::Control)?;
-        let place = self.append([(header, payload)].into_iter())?;
+        self.make_room(Room::Bytes(header.frame_bytes()), Purpose::Control)?;
+        let places = self.append([(header, payload)].into_iter())?;
         self.holdings.controls += 1;
-        Ok(place.point())
+        Ok(places[0].point())
     }
 }
 

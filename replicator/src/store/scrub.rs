@@ -17,16 +17,16 @@
 //! costs a pass, nothing else.
 
 use super::Store;
-use super::clean::{Padding, after_padding};
 use super::damage::Spoilt;
 use super::directory::{self, names, read_file};
-use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, LogPoint, RawHeader};
+use super::frame::{ALIGN, Header, Kind, LogPoint};
 use super::holdings::{count_dirty, read_blob};
 use super::identity::write_whole;
 use super::index::{Chunk, Reader, blocks_of, chunk_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
 use super::segment::file_name;
+use super::stretch::{Stands, Stretch, is_intact};
 use crate::message::checksum;
 use crate::words::{Block, Blocks, DiskId, Epoch, Seq, StoreId, Version};
 use std::io;
@@ -107,12 +107,11 @@ struct Region {
 
 impl Region {
     fn contains(&self, place: Place) -> bool {
-        place.segment == self.first.segment
-            && (self.first.offset()..self.end).contains(&place.offset())
+        place.segment == self.first.segment && self.bytes().contains(&place.offset())
     }
 
-    fn units(&self) -> Range<u32> {
-        self.first.unit..Place::new(self.first.segment, self.end.next_multiple_of(ALIGN)).unit
+    fn bytes(&self) -> Range<u64> {
+        self.first.offset()..self.end
     }
 }
 
@@ -122,7 +121,10 @@ const SEARCHED_AT_ONCE: usize = 64;
 /// A stretch of a segment to be read.
 pub struct Scrub<M: Media> {
     media: M,
+    /// The frame to begin with.
     from: LogPoint,
+    /// What is read begins here.
+    start: u64,
     bytes: u64,
     /// Where the segment's frames end.
     end: u64,
@@ -138,9 +140,9 @@ impl<M: Media> Scrub<M> {
         const PIECE: usize = 4096;
         let file = self.media.open_direct(&file_name(self.from.segment))?;
         let mut bytes = vec![0; self.bytes as usize];
-        if file.read_at(self.from.offset, &mut bytes).is_err() {
+        if file.read_at(self.start, &mut bytes).is_err() {
             for (i, piece) in bytes.chunks_mut(PIECE).enumerate() {
-                let at = self.from.offset + (i * PIECE) as u64;
+                let at = self.start + (i * PIECE) as u64;
                 if let Err(error) = file.read_at(at, piece) {
                     tracing::error!(%error, segment = self.from.segment, offset = at, "the media failed to read");
                     piece.fill(0);
@@ -172,11 +174,8 @@ impl<M: Media> Store<M> {
         }
         let next = self.scrubbing.next;
         let mut segments = self.log.segments.range(next.segment..=synced.segment);
-        let found = segments.find_map(|(id, segment)| {
-            let end = match *id == synced.segment {
-                true => synced.offset,
-                false => segment.end,
-            };
+        let found = segments.find_map(|(id, _)| {
+            let end = self.log.synced_of(*id);
             let offset = if *id == next.segment { next.offset } else { 0 };
             (offset < end).then_some((*id, offset, end))
         });
@@ -189,7 +188,8 @@ impl<M: Media> Store<M> {
         Some(Scrub {
             media: self.log.media.clone(),
             from: LogPoint { segment, offset },
-            bytes: STRETCH_BYTES.min(end - offset),
+            start: Stretch::start_for(offset),
+            bytes: STRETCH_BYTES.min(end - Stretch::start_for(offset)),
             end,
         })
     }
@@ -211,7 +211,14 @@ impl<M: Media> Store<M> {
                 return;
             }
         };
-        let (bad, next) = look(self.id, scrub.from, &bytes, scrub.end);
+        let stretch = Stretch {
+            store: self.id,
+            segment,
+            start: scrub.start,
+            bytes: &bytes,
+            end: scrub.end,
+        };
+        let (bad, next) = look(&stretch, scrub.from.offset);
         let mut checkpoint = false;
         for bad in bad {
             match bad {
@@ -324,7 +331,7 @@ impl<M: Media> Store<M> {
         };
         let refers = |content: &Chunk| {
             let mut regions = regions.iter();
-            regions.any(|region| content.may_refer_to(region.first.segment, &region.units()))
+            regions.any(|region| content.may_refer_to(region.first.segment, &region.bytes()))
         };
         let (found, read) = match &slot.chunk {
             Some(content) => (refers(content), false),
@@ -423,10 +430,9 @@ impl<M: Media> Store<M> {
     }
 }
 
-/// Frames of a stretch that do not match, and where the next stretch begins.
-fn look(store: StoreId, from: LogPoint, bytes: &[u8], end: u64) -> (Vec<Bad>, u64) {
-    let stretch_end = from.offset + bytes.len() as u64;
-    let mut at = from.offset;
+/// Frames of a stretch from `at` on that do not match, and the frame to go on with in the next one.
+fn look(stretch: &Stretch<'_>, mut at: u64) -> (Vec<Bad>, u64) {
+    let from = at;
     let mut bad = Vec::new();
     let mut region: Option<Place> = None;
     let close = |region: &mut Option<Place>, bad: &mut Vec<Bad>, end: u64| {
@@ -434,35 +440,34 @@ fn look(store: StoreId, from: LogPoint, bytes: &[u8], end: u64) -> (Vec<Bad>, u6
             bad.push(Bad::Region(Region { first, end }));
         }
     };
-    while at + HEADER_BYTES <= stretch_end {
-        let here = &bytes[(at - from.offset) as usize..];
-        let place = Place::new(from.segment, at);
-        let Some(header) = RawHeader::decode(here, store, place) else {
-            match after_padding(store, place, bytes, from.offset) {
-                Padding::Until(next) if region.is_none() => at = next,
-                Padding::Unknown if stretch_end < end && region.is_none() => break,
-                _ => {
-                    region.get_or_insert(place);
-                    at += ALIGN;
+    loop {
+        match stretch.at(at) {
+            Stands::Frame {
+                header,
+                place,
+                payload,
+            } => {
+                close(&mut region, &mut bad, at);
+                if !is_intact(&header, payload) {
+                    bad.push(Bad::Payload(header, place));
                 }
+                at += header.frame_bytes();
             }
-            continue;
-        };
-        let behind = at + header.frame_bytes();
-        if behind > stretch_end {
-            break;
+            Stands::Gap { next } if region.is_none() => at = next,
+            Stands::End => {
+                close(&mut region, &mut bad, stretch.end);
+                return (bad, stretch.end);
+            }
+            // Where it was read as far as any frame could reach, nothing here makes sense.
+            Stands::Unknown if at > from && stretch.stop() < stretch.end => break,
+            Stands::Gap { .. } | Stands::Unknown | Stands::Nothing => {
+                region.get_or_insert(Place::new(stretch.segment, at));
+                at += ALIGN;
+            }
         }
-        close(&mut region, &mut bad, at);
-        let payload = &here[HEADER_BYTES as usize..][..header.payload_bytes() as usize];
-        if header.kind != Kind::Zeroes && checksum(payload) != header.data_sum {
-            bad.push(Bad::Payload(header, place));
-        }
-        at = behind;
     }
     close(&mut region, &mut bad, at);
-    // Not even one frame: nothing here makes sense, or the last one ends beyond what is synced.
-    let next = if at == from.offset { stretch_end } else { at };
-    (bad, if stretch_end == end { end } else { next })
+    (bad, at)
 }
 
 const FILE: &str = "scrub";

@@ -1,6 +1,6 @@
 //! Syncs: group commit, and what a failed one means.
 
-use super::append::Purpose;
+use super::append::{Purpose, Room};
 use super::frame::LogPoint;
 use super::holdings::PRUNED_AT_ONCE;
 use super::media::Media;
@@ -83,7 +83,8 @@ impl<M: Media> Store<M> {
     /// Says up to where all is synced, where the next frame would and does not come (rule S5). To be synced like
     /// anything else. Where there is no room nothing is said.
     pub fn state_synced(&mut self) {
-        if !self.log.wants_note() || self.log.make_room(0, Purpose::Cleaning).is_err() {
+        let room = Room::Bytes(0);
+        if !self.log.wants_note() || self.log.make_room(room, Purpose::Cleaning).is_err() {
             return;
         }
         if let Err(error) = self.log.note() {

@@ -2,13 +2,14 @@
 
 use super::Store;
 use super::damage::{Finds, Spoilt};
-use super::frame::{DATA_FRAME_BYTES, HEADER_BYTES, Kind, RawHeader};
+use super::frame::{HEADER_BYTES, Header, Kind, RawHeader};
 use super::index::{blocks_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
 use super::segment::{Window, file_name};
-use crate::message::{Asker, MAX_DAMAGED, MAX_DATA_BLOCKS, Refusal, Verified, checksum};
-use crate::words::{Block, Blocks, StoreId};
+use super::stretch::is_intact;
+use crate::message::{Asker, MAX_DAMAGED, MAX_DATA_BLOCKS, Refusal, Verified};
+use crate::words::{BLOCK_BYTES, Block, Blocks, StoreId};
 use std::io;
 use std::sync::Arc;
 
@@ -87,9 +88,7 @@ impl<M: Media> VerifyPlan<M> {
                     .map(|w| (place.segment, w));
             }
             let read = match &mut window {
-                Some((_, window)) => window.get(place.offset(), DATA_FRAME_BYTES).map(|bytes| {
-                    bytes.is_some_and(|bytes| is_intact(bytes, self.store, *place, frame))
-                }),
+                Some((_, window)) => self.read_through(window, *place, frame),
                 // Its name is gone: it was cleaned meanwhile.
                 None => self.read_held(*place, frame, file),
             };
@@ -108,21 +107,37 @@ impl<M: Media> VerifyPlan<M> {
         verified
     }
 
-    fn read_held(&self, place: Place, frame: &Spoilt, file: &M::File) -> io::Result<bool> {
-        let mut bytes = vec![0; DATA_FRAME_BYTES as usize];
-        file.read_at(place.offset(), &mut bytes)?;
-        Ok(is_intact(&bytes, self.store, place, frame))
+    fn read_through(
+        &self,
+        window: &mut Window<M::File>,
+        place: Place,
+        frame: &Spoilt,
+    ) -> io::Result<bool> {
+        let header = window.get(place.offset(), HEADER_BYTES)?;
+        let Some(header) = header.and_then(|raw| self.header(raw, place, frame)) else {
+            return Ok(false);
+        };
+        let block = window.get(place.payload(), BLOCK_BYTES)?;
+        Ok(block.is_some_and(|block| is_intact(&header, block)))
     }
-}
 
-/// Whether these bytes are the frame of that block and version, as it was written there.
-fn is_intact(bytes: &[u8], store: StoreId, place: Place, of: &Spoilt) -> bool {
-    let Some(header) = RawHeader::decode(bytes, store, place) else {
-        return false;
-    };
-    header.kind == Kind::Data
-        && header.disk == of.disk
-        && Block(header.block) == of.block
-        && header.version() == of.version
-        && checksum(&bytes[HEADER_BYTES as usize..]) == header.data_sum
+    fn read_held(&self, place: Place, frame: &Spoilt, file: &M::File) -> io::Result<bool> {
+        let mut raw = [0; HEADER_BYTES as usize];
+        file.read_at(place.offset(), &mut raw)?;
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        file.read_at(place.payload(), &mut block)?;
+        let header = self.header(&raw, place, frame);
+        Ok(header.is_some_and(|header| is_intact(&header, &block)))
+    }
+
+    /// The header, if it is the one of that block and version as it was written there.
+    fn header(&self, raw: &[u8], place: Place, of: &Spoilt) -> Option<Header> {
+        let header = RawHeader::decode(raw, self.store, place)?;
+        let matches = header.kind == Kind::Data
+            && header.apart == place.apart()
+            && header.disk == of.disk
+            && Block(header.block) == of.block
+            && header.version() == of.version;
+        matches.then_some(header)
+    }
 }

@@ -19,14 +19,21 @@ pub struct WaitingRead {
     reason = "the large one is that of small reads, where one allocation less counts"
 )]
 enum Way {
-    /// Through the page cache: header, block, header, block...
+    /// Through the page cache.
     Cached {
         into: Own,
         parts: SmallVec<[Part; 1]>,
-        iovecs: SmallVec<[Vec<libc::iovec>; 1]>,
+        stretches: SmallVec<[Stretch; 2]>,
     },
     /// Past it.
     Past(PastCache),
+}
+
+/// What is read of the file of one fetch.
+struct Stretch {
+    fetch: usize,
+    offset: u64,
+    into: Vec<libc::iovec>,
 }
 
 // SAFETY: its pointers are to memory that it owns, whichever thread has it.
@@ -68,7 +75,7 @@ impl WaitingRead {
     /// How many parts it has.
     pub fn parts(&self) -> usize {
         match &self.way {
-            Way::Cached { parts, .. } => parts.len(),
+            Way::Cached { stretches, .. } => stretches.len(),
             Way::Past(past) => past.parts(),
         }
     }
@@ -76,13 +83,13 @@ impl WaitingRead {
     pub fn part(&self, index: usize) -> WaitingPart<'_> {
         match &self.way {
             Way::Past(past) => past.part(&self.plan, index),
-            Way::Cached { iovecs, .. } => {
-                let (fetch, iovecs) = (&self.plan.fetches[index], &iovecs[index]);
+            Way::Cached { stretches, .. } => {
+                let stretch = &stretches[index];
                 WaitingPart {
-                    file: fetch.file.as_fd(),
-                    offset: fetch.place.offset(),
-                    bytes: iovecs.iter().map(|piece| piece.iov_len).sum(),
-                    iovecs,
+                    file: self.plan.fetches[stretch.fetch].file.as_fd(),
+                    offset: stretch.offset,
+                    bytes: stretch.into.iter().map(|piece| piece.iov_len).sum(),
+                    iovecs: &stretch.into,
                 }
             }
         }
@@ -112,11 +119,18 @@ impl Way {
         let into = plan.own_memory();
         let parts = plan.fetches.iter().map(|fetch| Part::of(fetch, &into));
         let parts: SmallVec<[Part; 1]> = parts.collect();
-        let iovecs = parts.iter().map(|part| iovecs(&part.pieces)).collect();
+        let stretches = parts.iter().enumerate().flat_map(|(fetch, part)| {
+            part.stretches.iter().map(move |stretch| Stretch {
+                fetch,
+                offset: stretch.offset,
+                into: iovecs(&stretch.pieces),
+            })
+        });
+        let stretches = stretches.collect();
         Way::Cached {
             into,
             parts,
-            iovecs,
+            stretches,
         }
     }
 }

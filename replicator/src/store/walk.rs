@@ -12,11 +12,11 @@ use super::frame::{
 };
 use super::holdings::{Holdings, LoadFault};
 use super::media::{Media, MediaFile};
-use super::place::Place;
+use super::place::{MAX_UNITS, PAGE, Place};
 use super::runs::Runs;
 use super::segment::{self, Files, Segment, Window, file_name};
+use super::stretch::{Stretch, behind, blocks_of, is_intact, is_mark_behind};
 use super::{BootId, Options};
-use crate::message::checksum;
 use crate::words::{Incarnation, Starts, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -48,6 +48,8 @@ pub struct Walk<M: Media> {
     window: Option<(u32, Window<M::File>)>,
     /// Where the log is accepted up to so far.
     pub end: LogPoint,
+    /// So many blocks stand behind the page of the frame that ends there.
+    blocks: u8,
     /// What is known to have been synced, from what was accepted.
     synced: LogPoint,
     /// The same, from anything valid anywhere behind: computed when first needed.
@@ -137,6 +139,7 @@ impl<M: Media> Walk<M> {
             links: BTreeMap::new(),
             window: None,
             end: directory.replay_from,
+            blocks: 0,
             synced: directory.synced,
             proof: None,
             past: Past {
@@ -153,6 +156,7 @@ impl<M: Media> Walk<M> {
             damage,
         };
         walk.look_around(found)?;
+        walk.count_blocks()?;
         Ok(walk)
     }
 
@@ -183,6 +187,29 @@ impl<M: Media> Walk<M> {
         Ok(())
     }
 
+    /// The log may go on within a page of headers that has blocks behind it.
+    fn count_blocks(&mut self) -> Result<(), StoreError> {
+        let LogPoint { segment, offset } = self.end;
+        let page = LogPoint {
+            segment,
+            offset: Stretch::start_for(offset),
+        };
+        if self.existing.contains(&segment)
+            && let Some(headers) = self.bytes(page, offset - page.offset)?
+        {
+            self.blocks = blocks_of(&headers, self.store, segment, page.offset);
+        }
+        Ok(())
+    }
+
+    /// Up to where the last segment is in use.
+    pub fn tail(&self) -> u64 {
+        match self.blocks {
+            0 => self.end.offset,
+            blocks => behind(self.end.offset, blocks),
+        }
+    }
+
     /// Where the log before a segment ended, if its first frame is whole.
     fn first_link(&mut self, segment: u32) -> Result<Option<LogPoint>, StoreError> {
         let start = LogPoint { segment, offset: 0 };
@@ -201,14 +228,17 @@ impl<M: Media> Walk<M> {
         loop {
             self.holdings.counting = self.end >= self.directory.synced;
             if let Some(next) = self.links.get(&self.end).copied() {
-                let end = self.end;
-                if let Some(last) = self.segments.get_mut(&end.segment) {
-                    last.end = end.offset;
-                }
-                self.follow(next, end)?;
+                self.note_tail();
+                self.follow(next, self.end)?;
                 continue;
             }
-            match self.at(self.end)? {
+            // What stands behind a page of headers are blocks, if it has any, whatever they look like.
+            let among_blocks = self.blocks > 0 && self.end.offset.is_multiple_of(PAGE);
+            let stands = match among_blocks {
+                true => At::Nothing,
+                false => self.at(self.end)?,
+            };
+            match stands {
                 At::Frame(header, payload, intact) if self.fits_here(&header, self.end) => {
                     if !intact {
                         let was_whole = header.is_damaged()
@@ -231,7 +261,7 @@ impl<M: Media> Walk<M> {
                     self.accept(&header, &payload)?;
                 }
                 _ => match self.mark_behind_padding()? {
-                    Some(mark) => self.end = mark,
+                    Some(mark) => (self.end, self.blocks) = (mark, 0),
                     None if self.damage_is_behind_sync(self.end)? => {
                         return Err(self.bad_frame(self.end));
                     }
@@ -249,7 +279,7 @@ impl<M: Media> Walk<M> {
         };
         let bytes = self.window(next)?.len();
         self.segments.insert(next, Segment::new(bytes));
-        self.end = start;
+        (self.end, self.blocks) = (start, 0);
         match self.at(start)? {
             At::Frame(header, payload, true) => {
                 assert_eq!(header.link().map(|link| link.ended), Some(before));
@@ -261,7 +291,7 @@ impl<M: Media> Walk<M> {
 
     /// Takes the frame at the end of what was accepted.
     fn accept(&mut self, header: &Header, payload: &[u8]) -> Result<(), StoreError> {
-        let place = Place::new(self.end.segment, self.end.offset);
+        let place = header.place_at(self.end);
         for blocks in self.holdings.needed_by(header, payload) {
             let loaded = self
                 .holdings
@@ -296,7 +326,11 @@ impl<M: Media> Walk<M> {
             };
         }
         self.clean = header.kind == Kind::Clean;
+        let page = self.end.offset / PAGE;
         self.end.offset += header.frame_bytes();
+        if header.apart > 0 || (self.end.offset - 1) / PAGE > page {
+            self.blocks = header.apart;
+        }
         self.frames += 1;
         Ok(())
     }
@@ -311,7 +345,7 @@ impl<M: Media> Walk<M> {
 
     fn mark_behind_padding(&mut self) -> Result<Option<LogPoint>, StoreError> {
         let next = LogPoint {
-            offset: self.end.offset.next_multiple_of(4096),
+            offset: behind(self.end.offset, self.blocks),
             ..self.end
         };
         if next == self.end {
@@ -319,10 +353,7 @@ impl<M: Media> Walk<M> {
         }
         let ended = self.end;
         match self.at(next)? {
-            At::Frame(header, _, true)
-                if header.kind == Kind::Mark
-                    && header.link().is_some_and(|link| link.ended == ended) =>
-            {
+            At::Frame(header, _, true) if is_mark_behind(&header, ended) => {
                 self.synced = self.synced.max(header.link().expect("a mark links").synced);
                 self.frames += 1;
                 let offset = next.offset + header.frame_bytes();
@@ -366,7 +397,7 @@ impl<M: Media> Walk<M> {
         };
         let behind: Vec<u32> = self.existing.range(at.segment..).copied().collect();
         for segment in behind {
-            let len = self.window(segment)?.len();
+            let len = self.window(segment)?.len().min(MAX_UNITS * ALIGN);
             let mut offset = match segment == at.segment {
                 true => at.offset.next_multiple_of(ALIGN) + ALIGN,
                 false => 0,
@@ -385,7 +416,9 @@ impl<M: Media> Walk<M> {
                 };
                 for (i, raw) in bytes.chunks_exact(ALIGN as usize).enumerate() {
                     let place = Place::new(segment, offset + i as u64 * ALIGN);
-                    if let Some(header) = RawHeader::decode(raw, self.store, place) {
+                    if let Some(header) = RawHeader::decode(raw, self.store, place)
+                        && self.has_its_block(&header, place.point())?
+                    {
                         proof.last = place.point();
                         if let Some(link) = header.link() {
                             proof.synced = proof.synced.max(link.synced);
@@ -398,9 +431,24 @@ impl<M: Media> Walk<M> {
         Ok(proof)
     }
 
+    /// Headers go to a page before their blocks: a process that dies within one write leaves some without, which say
+    /// nothing of what stands before them.
+    fn has_its_block(&mut self, header: &Header, point: LogPoint) -> Result<bool, StoreError> {
+        if header.apart == 0 {
+            return Ok(true);
+        }
+        let at = LogPoint {
+            offset: header.place_at(point).payload(),
+            ..point
+        };
+        let block = self.bytes(at, header.payload_bytes())?;
+        Ok(block.is_some_and(|block| header.is_damaged() || is_intact(header, &block)))
+    }
+
     /// The frame at a point, and whether its payload has the right checksum.
     fn at(&mut self, point: LogPoint) -> Result<At, StoreError> {
-        if !self.existing.contains(&point.segment) || !point.offset.is_multiple_of(ALIGN) {
+        let stands = point.offset.is_multiple_of(ALIGN) && point.offset / ALIGN < MAX_UNITS;
+        if !stands || !self.existing.contains(&point.segment) {
             return Ok(At::Nothing);
         }
         let place = Place::new(point.segment, point.offset);
@@ -415,13 +463,13 @@ impl<M: Media> Walk<M> {
             return Ok(At::Nothing);
         }
         let payload_at = LogPoint {
-            offset: point.offset + HEADER_BYTES,
+            offset: header.place_at(point).payload(),
             ..point
         };
         let Some(payload) = self.bytes(payload_at, header.payload_bytes())? else {
             return Ok(At::Nothing);
         };
-        let intact = header.kind == Kind::Zeroes || checksum(&payload) == header.data_sum;
+        let intact = is_intact(&header, &payload);
         Ok(At::Frame(header, payload, intact))
     }
 
@@ -461,11 +509,15 @@ impl<M: Media> Walk<M> {
         self.media
             .sync_dir()
             .doing(&self.dir, "syncing the directory")?;
-        let end = self.end;
-        if let Some(last) = self.segments.get_mut(&end.segment) {
-            last.end = end.offset;
-        }
+        self.note_tail();
         Ok(())
+    }
+
+    fn note_tail(&mut self) {
+        let (id, tail) = (self.end.segment, self.tail());
+        if let Some(last) = self.segments.get_mut(&id) {
+            last.end = tail;
+        }
     }
 
     /// The segment that is not part of the log any more and shows that something of it was lost.

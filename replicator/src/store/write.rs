@@ -1,8 +1,8 @@
 //! Writes: data and zeroes, each block under its version.
 
 use super::Store;
-use super::append::{NoRoom, Purpose};
-use super::frame::{DATA_FRAME_BYTES, Header, Kind};
+use super::append::{NoRoom, Places, Purpose, Room};
+use super::frame::{Header, Kind};
 use super::holdings::entry_of;
 use super::index::{blocks_of, chunks_of};
 use super::media::Media;
@@ -39,7 +39,7 @@ impl<M: Media> Store<M> {
                         why: "data of another length than its blocks",
                     });
                 }
-                if u64::from(blocks.count) * DATA_FRAME_BYTES > self.log.largest() {
+                if !self.log.fits_into_segment(Room::Blocks(blocks.count)) {
                     return Err(Refusal::Invalid {
                         why: "a write larger than a segment of this store",
                     });
@@ -112,11 +112,11 @@ impl<M: Media> Store<M> {
         wanted: &[Blocks],
         payload: &Payload,
     ) -> Result<(), Refusal> {
-        let count: u64 = wanted.iter().map(|part| u64::from(part.count)).sum();
+        let count: u32 = wanted.iter().map(|part| part.count).sum();
         if count == 0 {
             return Ok(());
         }
-        self.make_room(count * DATA_FRAME_BYTES, Purpose::Data)?;
+        self.make_room(Room::Blocks(count), Purpose::Data)?;
         let frames = wanted.iter().flat_map(|part| part.iter()).map(|block| {
             let i = (block.0 - blocks.first.0) as usize;
             let header = Header {
@@ -127,11 +127,11 @@ impl<M: Media> Store<M> {
             };
             (header, payload.data.slice(i * BLOCK..(i + 1) * BLOCK))
         });
-        let mut place = self.hold(frames)?;
+        let places = self.hold(frames)?;
+        let mut first = 0;
         for part in wanted {
-            self.note(&header, *part, place)?;
-            let behind = place.offset() + u64::from(part.count) * DATA_FRAME_BYTES;
-            place = Place::new(place.segment, behind);
+            self.note(&header, *part, places[first])?;
+            first += part.count as usize;
         }
         Ok(())
     }
@@ -149,12 +149,14 @@ impl<M: Media> Store<M> {
                 };
                 (header, Bytes::new())
             });
-            let bytes = frames.clone().map(|(header, _)| header.frame_bytes()).sum();
-            self.make_room(bytes, Purpose::Control)?;
-            let mut place = self.hold(frames.clone())?;
-            for (header, _) in frames {
+            let room = Room::Mixed {
+                empty: some.len() as u32,
+                blocks: 0,
+            };
+            self.make_room(room, Purpose::Control)?;
+            let places = self.hold(frames.clone())?;
+            for ((header, _), place) in frames.zip(places) {
                 self.note(&header, header.blocks(), place)?;
-                place = Place::new(place.segment, place.offset() + header.frame_bytes());
             }
         }
         Ok(())
@@ -175,7 +177,8 @@ impl<M: Media> Store<M> {
         })
     }
 
-    pub(super) fn make_room(&mut self, bytes: u64, purpose: Purpose) -> Result<(), Refusal> {
+    pub(super) fn make_room(&mut self, room: Room, purpose: Purpose) -> Result<(), Refusal> {
+        let bytes = room.most();
         if purpose == Purpose::Data && !self.keeps_room_for_index(bytes) {
             self.log.look_at_space();
         }
@@ -184,15 +187,15 @@ impl<M: Media> Store<M> {
             let needed = needed + self.holdings.dirty_bytes;
             return Err(Refusal::Full { free, needed });
         }
-        let room = self.log.make_room(bytes, purpose);
-        room.map_err(|NoRoom { free, needed }| Refusal::Full { free, needed })
+        let made = self.log.make_room(room, purpose);
+        made.map_err(|NoRoom { free, needed }| Refusal::Full { free, needed })
     }
 
     /// Gives frames that room was made for their places; [`Store::write_out`] writes them.
     pub(super) fn hold(
         &mut self,
-        frames: impl Iterator<Item = (Header, Bytes)> + Clone,
-    ) -> Result<Place, Refusal> {
+        frames: impl Iterator<Item = (Header, Bytes)>,
+    ) -> Result<Places, Refusal> {
         match self.has_failed() {
             true => Err(Refusal::Failed),
             false => Ok(self.log.hold(frames)),
@@ -210,8 +213,8 @@ impl<M: Media> Store<M> {
     /// Appends frames that room was made for. An error stops the store: the log's end may be torn.
     pub(super) fn append<'a>(
         &mut self,
-        frames: impl Iterator<Item = (Header, &'a [u8])> + Clone,
-    ) -> Result<Place, Refusal> {
+        frames: impl Iterator<Item = (Header, &'a [u8])>,
+    ) -> Result<Places, Refusal> {
         if self.has_failed() {
             return Err(Refusal::Failed);
         }

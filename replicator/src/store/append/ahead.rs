@@ -4,7 +4,7 @@
 //! has to note in its journal that it is written now. While syncs come often, what is left of the segment at hand
 //! and those made ahead are therefore filled with zeroes ([`Prewrite`]), step by step, before the log comes to it.
 
-use super::{Log, NoRoom, RESERVE, SYNC_ALIGN};
+use super::{Log, NoRoom, PAGE, RESERVE};
 use crate::store::frame::LogPoint;
 use crate::store::media::{Media, MediaFile};
 use crate::store::segment::file_name;
@@ -189,12 +189,12 @@ impl<M: Media> Log<M> {
         if !(worth_it && calm && may) {
             return None;
         }
-        let LogPoint { segment, offset } = self.next;
+        let (segment, tail) = (self.next.segment, self.tail());
         let step = self.step_bytes();
         let here = LogPoint {
             segment,
             // Two steps away: the log is not to come to it before it is done.
-            offset: self.written.max((offset + 2 * step).next_multiple_of(step)),
+            offset: self.written.max((tail + 2 * step).next_multiple_of(step)),
         };
         let spares = self.spares.iter().map(|spare| LogPoint {
             segment: spare.id,
@@ -205,8 +205,8 @@ impl<M: Media> Log<M> {
     }
 
     fn step_bytes(&self) -> u64 {
-        let step = (self.segment_bytes / 8).next_multiple_of(SYNC_ALIGN);
-        step.clamp(SYNC_ALIGN, STEP_BYTES)
+        let step = (self.segment_bytes / 8).next_multiple_of(PAGE);
+        step.clamp(PAGE, STEP_BYTES)
     }
 
     /// The next part to be filled. Every job goes back by [`Log::finish_prewrite`], and there is one at a time. Only where

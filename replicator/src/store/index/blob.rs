@@ -9,7 +9,7 @@
 use super::chunk::{Chunk, Era, Older, Page};
 use super::run::{RUN_BYTES, Run};
 use super::{CHUNK_BLOCKS, PAGE_BLOCKS};
-use crate::store::place::{MAX_UNITS, Place};
+use crate::store::place::Place;
 use crate::words::{Epoch, Seq, Version};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -95,7 +95,7 @@ impl Chunk {
                 segment: from.u32()?,
                 unit: from.u32()?,
             };
-            if u32::from(block) >= CHUNK_BLOCKS || u64::from(place.unit) > MAX_UNITS {
+            if u32::from(block) >= CHUNK_BLOCKS || !place.has_room_for(u32::from(!zeroes)) {
                 return None;
             }
             let older = Older {

@@ -111,8 +111,8 @@ impl Chunk {
             })
     }
 
-    /// Makes `entry` the newest of `count` blocks from `first` on; data frames stand one behind
-    /// another from `entry.place` on. Where the block already has
+    /// Makes `entry` the newest of `count` blocks from `first` on; data frames stand as those do that were
+    /// appended together, from `entry.place` on. Where the block already has
     /// - an older entry: that is told to `displaced` with its block, and becomes a predecessor, or is told to `freed`
     ///   where [`Entry::hides`] says that nobody will ask for it;
     /// - the same version: its place changes, and the place before is told to `freed`;
@@ -282,13 +282,13 @@ impl Chunk {
         kept
     }
 
-    /// Whether a data frame that this chunk refers to may stand among these units of a segment.
-    pub fn may_refer_to(&self, segment: u32, units: &Range<u32>) -> bool {
+    /// Whether the header of a frame that this chunk refers to may stand among these bytes of a segment.
+    pub fn may_refer_to(&self, segment: u32, bytes: &Range<u64>) -> bool {
         let mut runs = self.pages.iter().flat_map(|page| &page.runs);
-        let mut older = self.older.values();
-        runs.any(|run| run.may_stand_in(segment, units))
-            || older
-                .any(|older| older.place.segment == segment && units.contains(&older.place.unit))
+        let mut older = self.older.values().map(|older| older.place);
+        let zeroes = |run: &Run| self.eras[usize::from(run.era.get())].zeroes;
+        runs.any(|run| run.may_stand_in(segment, bytes, zeroes(run)))
+            || older.any(|place| place.segment == segment && bytes.contains(&place.offset()))
     }
 
     /// Everything that this chunk refers to, block by block.
@@ -491,15 +491,9 @@ impl Page {
 impl Entry {
     /// The entry of the `i`th block of a write whose first block has this one.
     pub fn nth(self, i: u32) -> Entry {
-        let units = match self.zeroes {
-            true => 0,
-            false => {
-                i * (super::super::frame::DATA_FRAME_BYTES / super::super::frame::ALIGN) as u32
-            }
-        };
-        let place = Place {
-            segment: self.place.segment,
-            unit: self.place.unit + units,
+        let place = match self.zeroes {
+            true => self.place,
+            false => self.place.nth(i),
         };
         Entry { place, ..self }
     }

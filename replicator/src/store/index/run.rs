@@ -9,16 +9,14 @@
 //!
 //! `each` says how many blocks share a sequence number before the next follows (writes of 16 KiB in
 //! order: 4); 0 says that all do. `done` is how many of the first number's blocks lie before the
-//! run. Data frames stand one behind another, 65 units apart; blocks of zeroes share one frame.
+//! run. Data frames stand as they do that were appended together ([`Place::nth`]); blocks of zeroes share one frame.
 
-use crate::store::frame::{ALIGN, DATA_FRAME_BYTES};
-use crate::store::place::{MAX_UNITS, Place};
+use crate::store::place::Place;
 use crate::words::Seq;
 use std::ops::Range;
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-const FRAME_UNITS: u32 = (DATA_FRAME_BYTES / ALIGN) as u32;
 pub const RUN_BYTES: usize = 20;
 
 #[derive(
@@ -81,23 +79,26 @@ impl Run {
         self.seq_of(self.last)
     }
 
-    pub fn place_of(&self, block: u8, zeroes: bool) -> Place {
-        let behind = match zeroes {
-            true => 0,
-            false => u32::from(block - self.first) * FRAME_UNITS,
-        };
+    fn place(&self) -> Place {
         Place {
             segment: self.segment.get(),
-            unit: self.unit.get() + behind,
+            unit: self.unit.get(),
         }
     }
 
-    /// Whether it may have a data frame among these units of a segment.
-    pub fn may_stand_in(&self, segment: u32, units: &Range<u32>) -> bool {
-        let first = self.unit.get();
+    pub fn place_of(&self, block: u8, zeroes: bool) -> Place {
+        match zeroes {
+            true => self.place(),
+            false => self.place().nth(u32::from(block - self.first)),
+        }
+    }
+
+    /// Whether it may have the header of a frame among these bytes of a segment.
+    pub fn may_stand_in(&self, segment: u32, bytes: &Range<u64>, zeroes: bool) -> bool {
+        let last = self.place_of(self.last, zeroes);
         self.segment.get() == segment
-            && first < units.end
-            && units.start < first.saturating_add(self.len() * FRAME_UNITS)
+            && self.place().offset() < bytes.end
+            && bytes.start <= last.offset()
     }
 
     /// The part from `first` to `last`.
@@ -121,8 +122,9 @@ impl Run {
         if !adjacent || next.each != 0 {
             return None;
         }
-        let here = self.place_of(self.last, zeroes).unit + if zeroes { 0 } else { FRAME_UNITS };
-        if here != next.unit.get() {
+        let last = self.place_of(self.last, zeroes);
+        let behind = if zeroes { last } else { last.nth(1) };
+        if behind != next.place() {
             return None;
         }
         let mut joined = *self;
@@ -155,16 +157,13 @@ impl Run {
 
     /// Whether bytes from media can be a run at all. `zeroes`: what its era says, if there is one.
     pub fn makes_sense(&self, zeroes: Option<bool>) -> bool {
-        let units = match zeroes {
-            None => return false,
-            Some(true) => 1,
-            Some(false) if self.first <= self.last => self.len() * FRAME_UNITS,
-            Some(false) => return false,
+        let Some(zeroes) = zeroes.filter(|_| self.first <= self.last) else {
+            return false;
         };
-        self.first <= self.last
+        let blocks = if zeroes { 0 } else { self.len() };
+        self.place().has_room_for(blocks)
             && ((self.each == 0 && self.done == 0) || self.done < self.each)
             && self.seq() > Seq::ZERO
             && self.last_seq() <= Seq::MAX
-            && u64::from(self.unit.get()) + u64::from(units) <= MAX_UNITS
     }
 }

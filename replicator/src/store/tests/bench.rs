@@ -5,6 +5,7 @@ use crate::message::{
     Sealed, checksum,
 };
 use crate::store::media::sim::SimMedia;
+use crate::store::place::Place;
 use crate::store::{BootId, Filling, Handled, Options, Promise, Recovery, Store, StoreError};
 use crate::words::{
     BLOCK_BYTES, Block, Blocks, DiskId, Epoch, Extent, ExtentSize, Extents, Seq, StoreId, Version,
@@ -156,6 +157,15 @@ impl Bench {
         written
             .map(|(block, versions)| (*block, newest(versions)))
             .collect()
+    }
+
+    /// Where the newest frame of a block stands.
+    pub fn place_of(&mut self, block: u64) -> Place {
+        let blocks = Blocks::new(Block(block), 1);
+        let index = self.store.load(DISK, blocks);
+        index.expect("the index is whole");
+        let entry = self.store.holdings.entry(DISK, Block(block), |_| true);
+        entry.expect("it was written").place
     }
 
     pub fn seal(&mut self, epoch: u64) -> Sealed {

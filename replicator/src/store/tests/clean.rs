@@ -3,10 +3,9 @@
 use super::{Bench, DISK};
 use crate::message::Reply;
 use crate::store::Chore;
-use crate::store::frame::HEADER_BYTES;
 use crate::store::media::sim::SimMedia;
 use crate::store::segment::file_name;
-use crate::words::{Block, Blocks, Seq, Version};
+use crate::words::{Block, Seq, Version};
 
 /// Mostly dead segments, a checkpoint, and a restart: nothing of the index is in memory.
 fn with_garbage() -> Bench {
@@ -111,14 +110,10 @@ fn what_is_deleted_while_a_stretch_is_read_is_not_taken_for_moved() {
 fn damage_that_was_moved_is_not_taken_for_the_end_of_the_log() {
     let mut bench = with_garbage();
     for block in 0..250 {
-        let newest = bench.store.load(DISK, Blocks::new(Block(block), 1));
-        newest.expect("the index is whole");
-        let entry = bench.store.holdings.entry(DISK, Block(block), |_| true);
-        let place = entry.expect("all were written").place;
-        let payload = place.offset() + HEADER_BYTES;
+        let place = bench.place_of(block);
         bench
             .media
-            .flip(&file_name(place.segment), payload + 100, 3);
+            .flip(&file_name(place.segment), place.payload() + 100, 3);
     }
     bench.flush();
     // Nothing is synced between what is moved and what is written behind it, or after that.

@@ -257,14 +257,8 @@ fn a_block_that_rots_before_the_next_sync_costs_nothing_but_itself() {
             bench.write(block, 1, false);
         }
         bench.flush();
-        let content = bench.media.content("segment.00000001");
-        let frames: Vec<usize> = (0..content.len())
-            .step_by(64)
-            .filter(|at| content[at + 4] == 0xD1)
-            .collect();
-        bench
-            .media
-            .flip("segment.00000001", frames[1] as u64 + 100, 0);
+        let rots = bench.place_of(1).payload() + 36;
+        bench.media.flip("segment.00000001", rots, 0);
         if power_lost {
             // Then nobody can tell it from what the power took, unless somebody had said that it was synced.
             let mut bench = bench.crash(|| true);
@@ -289,17 +283,16 @@ fn a_block_that_rots_after_a_quiet_while_costs_nothing_but_itself_even_with_the_
     }
     bench.seal(5);
     bench.flush();
-    let content = bench.media.content("segment.00000001");
-    let mut frames = (0..content.len())
-        .step_by(64)
-        .filter(|at| content[at + 4] == 0xD1);
-    let rots = frames.nth(1).expect("three blocks") as u64 + 100;
-    assert!(bench.store.wants_note() && !bench.store.is_proven("segment.00000001", rots + 4096));
+    let place = bench.place_of(1);
+    let header = place.offset();
+    assert!(bench.store.wants_note() && !bench.store.is_proven("segment.00000001", header));
     bench.store.state_synced();
     bench.flush();
-    assert!(bench.store.is_proven("segment.00000001", rots + 4096));
+    assert!(bench.store.is_proven("segment.00000001", header));
     assert!(!bench.store.wants_note(), "that is said once");
-    bench.media.flip("segment.00000001", rots, 0);
+    bench
+        .media
+        .flip("segment.00000001", place.payload() + 36, 0);
     let mut bench = bench.crash(|| false);
     assert_eq!(bench.recovery.damage.len(), 1);
     assert_eq!(bench.store.shown(DISK), Epoch::from_u64(5), "I4");

@@ -7,8 +7,8 @@ use crate::store::Options;
 use crate::store::room::Pace;
 use std::time::{Duration, Instant};
 
-/// 128 segments, of a size of which 31 blocks leave little over.
-const STORE_BYTES: u64 = 16 << 20;
+/// 128 segments, of a size that a page of headers and its blocks fill.
+const STORE_BYTES: u64 = 32 << 20;
 
 /// A store with a disk that fills so much of it, in percent.
 fn filled(percent: u64) -> (Bench, u64) {

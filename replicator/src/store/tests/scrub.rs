@@ -22,15 +22,22 @@ fn pass(bench: &mut Bench) -> usize {
     stretches
 }
 
-/// Where the frame of a block stands: its file, and how far into it.
-fn frame_of(bench: &Bench, block: u64, version: Version) -> (String, u64) {
-    let wanted = content(DISK, Block(block), version);
+/// Where the frame of a block's version stands: its file, and where in it.
+fn frame_of(bench: &Bench, block: u64, version: Version) -> (String, Place) {
     let names = bench.media.list().unwrap().into_iter();
-    let mut segments = names.filter(|name| name.starts_with("segment."));
-    let found = segments.find_map(|name| {
+    let mut segments = names.filter_map(|name| Some((parse_name(&name)?, name)));
+    let found = segments.find_map(|(segment, name)| {
         let bytes = bench.media.content(&name);
-        let at = bytes.windows(64).position(|some| some == &wanted[..64])?;
-        Some((name, at as u64 - 64))
+        let mut units = (0..bytes.len()).step_by(64);
+        let place = units.find_map(|at| {
+            let place = Place::new(segment, at as u64);
+            let header = RawHeader::decode(&bytes[at..], STORE, place)?;
+            let of = header.kind == Kind::Data && header.block == block;
+            (of && header.version() == version).then(|| header.place_at(place.point()))
+        })?;
+        let wanted = content(DISK, Block(block), version);
+        assert!(bytes[place.payload() as usize..].starts_with(&wanted));
+        Some((name, place))
     });
     found.expect("it is on the media")
 }
@@ -67,14 +74,20 @@ fn every_flipped_bit_of_a_live_frame_is_found() {
     let bench = filled();
     let newest = bench.newest();
     let (media, oracle, options) = bench.close();
-    for at in [1, 9, 40, 64, 900, 4159] {
+    let header = [1, 9, 40].map(|at| (false, at));
+    let payload = [0, 836, 4095].map(|at| (true, at));
+    for (within_payload, at) in header.into_iter().chain(payload) {
         for block in [5, 13, 51] {
             let media = media.fork();
             let mut bench = Bench::open(media, options.clone(), oracle.clone()).unwrap();
             bench.epoch = Epoch::from_u64(1);
             let version = newest[&Block(block)];
             let (name, frame) = frame_of(&bench, block, version);
-            bench.media.flip(&name, frame + at, 4);
+            let from = match within_payload {
+                true => frame.payload(),
+                false => frame.offset(),
+            };
+            bench.media.flip(&name, from + at, 4);
             pass(&mut bench);
             assert_eq!(bench.store.damaged_blocks(), 1, "block {block}, byte {at}");
             let blocks = Blocks::new(Block(block), 1);
@@ -96,7 +109,7 @@ fn what_is_found_and_how_far_it_is_outlives_a_restart() {
     let mut bench = filled();
     let version = bench.newest()[&Block(13)];
     let (name, frame) = frame_of(&bench, 13, version);
-    bench.media.flip(&name, frame + 100, 0);
+    bench.media.flip(&name, frame.payload() + 36, 0);
     pass(&mut bench);
     let scrub = bench.store.next_scrub().unwrap();
     let read = scrub.run();
@@ -201,7 +214,7 @@ fn where_no_header_is_left_the_index_is_looked_through_a_little_at_a_time() {
         let version = bench.newest()[&block];
         let (name, frame) = frame_of(&bench, block.0, version);
         for at in 0..64 {
-            bench.media.change(&name, frame + at, |_| 0);
+            bench.media.change(&name, frame.offset() + at, |_| 0);
         }
     }
     let mut steps = 0;
@@ -233,7 +246,7 @@ fn where_nothing_stands_any_more_nothing_is_looked_for() {
     }
     let (name, frame) = frame_of(&bench, 3, Version::new(bench.epoch, Seq(1)));
     for at in 0..64 {
-        bench.media.change(&name, frame + at, |_| 0);
+        bench.media.change(&name, frame.offset() + at, |_| 0);
     }
     let segment = parse_name(&name).unwrap();
     assert!(bench.store.holdings.live.is_dead(segment));
