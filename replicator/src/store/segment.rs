@@ -1,6 +1,7 @@
 //! Segments: the files that the log consists of, and the handles on those that are in use.
 
 use super::media::{Media, MediaFile};
+use super::place::PAGE;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -113,12 +114,25 @@ impl<F: MediaFile> Window<F> {
 
     /// `count` bytes from `offset` on, at most a window; None beyond the file's end.
     pub fn get(&mut self, offset: u64, count: u64) -> io::Result<Option<&[u8]>> {
-        assert!(count <= WINDOW_BYTES, "a frame fits into a window");
+        self.get_beside(offset, offset, count)
+    }
+
+    /// The same; if they have to be read, with what stands between `first` and them.
+    pub fn get_beside(
+        &mut self,
+        first: u64,
+        offset: u64,
+        count: u64,
+    ) -> io::Result<Option<&[u8]>> {
+        let start = first / PAGE * PAGE;
+        assert!(
+            start <= offset && offset + count <= start + WINDOW_BYTES + PAGE,
+            "a frame fits into a window"
+        );
         let Some(end) = offset.checked_add(count).filter(|end| *end <= self.len) else {
             return Ok(None);
         };
         if offset < self.start || end > self.start + self.bytes.len() as u64 {
-            let start = offset / 4096 * 4096;
             let bytes = WINDOW_BYTES.max(end - start).min(self.len - start);
             self.bytes.resize(bytes as usize, 0);
             self.file.read_at(start, &mut self.bytes)?;

@@ -117,7 +117,7 @@ impl<M: Media> VerifyPlan<M> {
         let Some(header) = header.and_then(|raw| self.header(raw, place, frame)) else {
             return Ok(false);
         };
-        let block = window.get(place.payload(), BLOCK_BYTES)?;
+        let block = window.get_beside(place.offset(), place.payload(), BLOCK_BYTES)?;
         Ok(block.is_some_and(|block| is_intact(&header, block)))
     }
 

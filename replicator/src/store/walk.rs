@@ -437,11 +437,7 @@ impl<M: Media> Walk<M> {
         if header.apart == 0 {
             return Ok(true);
         }
-        let at = LogPoint {
-            offset: header.place_at(point).payload(),
-            ..point
-        };
-        let block = self.bytes(at, header.payload_bytes())?;
+        let block = self.payload(header, point)?;
         Ok(block.is_some_and(|block| header.is_damaged() || is_intact(header, &block)))
     }
 
@@ -462,22 +458,38 @@ impl<M: Media> Walk<M> {
         if header.payload_bytes() > u64::from(MAX_PAYLOAD) {
             return Ok(At::Nothing);
         }
-        let payload_at = LogPoint {
-            offset: header.place_at(point).payload(),
-            ..point
-        };
-        let Some(payload) = self.bytes(payload_at, header.payload_bytes())? else {
+        let Some(payload) = self.payload(&header, point)? else {
             return Ok(At::Nothing);
         };
         let intact = is_intact(&header, &payload);
         Ok(At::Frame(header, payload, intact))
     }
 
+    /// The payload of a frame whose header stands at `point`.
+    fn payload(
+        &mut self,
+        header: &Header,
+        point: LogPoint,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let at = header.place_at(point).payload();
+        self.bytes_beside(point, at, header.payload_bytes())
+    }
+
     fn bytes(&mut self, at: LogPoint, count: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.bytes_beside(at, at.offset, count)
+    }
+
+    /// See [`Window::get_beside`].
+    fn bytes_beside(
+        &mut self,
+        at: LogPoint,
+        offset: u64,
+        count: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let before = self.window(at.segment)?.read;
         let window = &mut self.window.as_mut().expect("just opened").1;
         let bytes = window
-            .get(at.offset, count)
+            .get_beside(at.offset, offset, count)
             .map(|bytes| bytes.map(<[u8]>::to_vec))
             .doing(&self.dir, "reading a segment")?;
         self.bytes_read += window.read - before;

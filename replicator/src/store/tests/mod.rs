@@ -9,6 +9,7 @@ mod files;
 mod fill;
 mod gone;
 mod heal;
+mod layout;
 mod lazy;
 mod live;
 mod moves;

@@ -1,0 +1,141 @@
+//! Where blocks stand, and what that means where something is cut off or spoilt.
+
+use super::rng::Rng;
+use super::Bench;
+use crate::message::{Refusal, Reply};
+use crate::store::Options;
+use crate::store::place::{MAX_APART, PAGE};
+use crate::store::segment::file_name;
+use crate::store::sync::NO_SYNC_FAILED;
+use crate::words::{Block, Blocks, Seq, Version};
+use std::collections::BTreeSet;
+
+fn roomy() -> Options {
+    Options {
+        segment_bytes: 1 << 20,
+        ..Options::tiny()
+    }
+}
+
+#[test]
+fn every_block_stands_on_a_page_of_its_own() {
+    let mut bench = Bench::ready_with(roomy());
+    let mut rng = Rng(5);
+    for _ in 0..200 {
+        let first = rng.below(500);
+        // Within an extent.
+        let count = (1 + rng.below(70)).min(256 - first % 256);
+        bench.write(first, count as u32, rng.below(4) == 0);
+        match rng.below(5) {
+            0 => drop(bench.flush()),
+            1 => bench.tidy(),
+            _ => {}
+        }
+    }
+    let data = bench.oracle.written.clone().into_iter();
+    let data = data.filter(|(_, versions)| versions.values().next_back() == Some(&false));
+    let mut pages = BTreeSet::new();
+    for (block, _) in data {
+        let place = bench.place_of(block.0);
+        assert!(place.payload().is_multiple_of(PAGE) && place.apart() > 0);
+        assert!(pages.insert((place.segment, place.payload())), "{place}");
+    }
+    assert!(pages.len() > 200, "{}", pages.len());
+    bench.check(true);
+    bench.kill().check(true);
+}
+
+#[test]
+fn blocks_that_are_written_in_order_stand_in_order_and_are_read_at_once() {
+    let mut bench = Bench::ready_with(roomy());
+    for first in (0..192).step_by(3) {
+        bench.write(first, 3, false);
+    }
+    let first = bench.place_of(0);
+    for block in 0..192 {
+        let place = bench.place_of(block);
+        assert_eq!(place, first.nth(block as u32), "block {block}");
+    }
+    let before = bench.media.work().bytes_read;
+    bench.read(0, 192).unwrap();
+    // The headers of the first page by themselves; of the others all.
+    let headers = u64::from(MAX_APART) * 64 + 3 * PAGE;
+    assert_eq!(bench.media.work().bytes_read - before, 192 * PAGE + headers);
+}
+
+/// In a page that has blocks already, in a new one, and over the end of one.
+#[test]
+fn a_process_that_dies_within_a_write_loses_nothing_but_that_write() {
+    let bytes = (3 + 66 + 3) * PAGE;
+    for before in [0, 1, 5, 60] {
+        for tear in (0..bytes).step_by(1021) {
+            let mut bench = Bench::ready_with(roomy());
+            bench.flush();
+            if before > 0 {
+                bench.write(0, before, false);
+            }
+            let kept = Version::new(bench.epoch, Seq(bench.seq));
+            bench.media.tear_after(tear);
+            bench.write_all(&[(100, 3, false), (256, 66, false)]);
+            // Nobody is left to remove it.
+            bench.media.plant(NO_SYNC_FAILED, &[]);
+            let mut bench = bench.kill();
+            let recovery = &bench.recovery;
+            let intact = !recovery.lost_tail && recovery.damage.is_empty();
+            assert!(intact, "{before} blocks, {tear} bytes: {recovery:?}");
+            for block in 0..before {
+                let version = bench.version(Block(block.into()));
+                assert_eq!(version, Ok(Some(kept)), "{before} blocks, {tear} bytes");
+            }
+            bench.check(false);
+            bench.believe();
+            assert_eq!(bench.write(100, 70, false), Reply::WRITTEN);
+            bench.flush();
+            bench.check(true);
+        }
+    }
+}
+
+#[test]
+fn a_page_of_headers_that_is_gone_spoils_its_blocks_and_no_others_and_all_of_them_heal() {
+    let mut bench = Bench::ready_with(roomy());
+    bench.write(0, 150, false);
+    bench.flush();
+    bench.store.start_checkpoint();
+    bench.tidy();
+    let newest = bench.newest();
+    let place = bench.place_of(100);
+    let page = place.offset() / PAGE * PAGE;
+    let on_it: Vec<u64> = (0..150)
+        .filter(|block| bench.place_of(*block).offset() / PAGE * PAGE == page)
+        .collect();
+    assert_eq!(on_it.len(), usize::from(MAX_APART));
+    for at in page..page + PAGE {
+        bench.media.change(&file_name(place.segment), at, |_| 0);
+    }
+    for block in 0..150 {
+        let read = bench.version(Block(block));
+        let damaged = Refusal::Damaged {
+            block: Block(block),
+        };
+        let expected = match on_it.contains(&block) {
+            true => Err(damaged),
+            false => Ok(Some(newest[&Block(block)])),
+        };
+        assert_eq!(read, expected);
+    }
+    while let Some(scrub) = bench.store.next_scrub() {
+        let read = scrub.run();
+        bench.store.finish_scrub(scrub, read);
+        while bench.store.search_spoilt() {}
+    }
+    assert_eq!(bench.store.damaged_blocks(), on_it.len());
+    for block in on_it {
+        let blocks = Blocks::new(Block(block), 1);
+        let version = newest[&Block(block)];
+        assert_eq!(bench.heal(9, blocks, version).unwrap().copied, 1);
+    }
+    bench.flush();
+    assert_eq!(bench.store.damaged_blocks(), 0);
+    bench.check(true);
+}
