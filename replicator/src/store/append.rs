@@ -15,6 +15,7 @@ use super::options::Options;
 use super::place::{MAX_APART, PAGE, Place};
 use super::segment::{Files, Segment, file_name};
 use super::stretch::behind;
+use super::sums::Sums;
 use crate::words::StoreId;
 use ahead::Spare;
 use bytes::Bytes;
@@ -111,6 +112,8 @@ pub struct Log<M: Media> {
     spares_fail: bool,
     next_id: u32,
     file: Arc<M::File>,
+    /// Of the current segment.
+    sums: Arc<Sums>,
     /// The end of the last frame.
     ended: LogPoint,
     /// Where the next frame's header goes: `ended`, or behind blocks or padding.
@@ -184,6 +187,7 @@ impl<M: Media> Log<M> {
         let prewrites = media.overwrites_in_place();
         let file = Arc::new(media.create(&file_name(id), options.segment_bytes)?);
         files.insert(id, file.clone());
+        let (_, sums) = files.with_sums(id)?;
         let bytes: u64 = segments.values().map(|segment| segment.bytes).sum();
         let synced_tail = segments.get(&accepted.segment).map_or(0, |last| last.end);
         let at = LogPoint {
@@ -208,6 +212,7 @@ impl<M: Media> Log<M> {
             spares_fail: false,
             next_id: id + 1,
             file,
+            sums,
             ended: at,
             next: at,
             blocks: 0,
@@ -389,7 +394,8 @@ impl<M: Media> Log<M> {
         let at = self.spares.iter().position(is_free);
         let next = at.and_then(|at| self.spares.remove(at));
         let Spare { id, written } = next.ok_or_else(|| self.no_room())?;
-        self.file = self.files.of(id).map_err(|_| self.no_room())?;
+        let opened = self.files.with_sums(id);
+        (self.file, self.sums) = opened.map_err(|_| self.no_room())?;
         self.syncs = [0, self.syncs[0]];
         self.written = written;
         let tail = self.tail();
@@ -487,6 +493,7 @@ impl<M: Media> Log<M> {
         self.blocks += u8::from(is_block);
         let apart = if is_block { self.blocks } else { 0 };
         let place = Place::of(self.next.segment, self.next.offset, apart);
+        self.sums.note(place, header.data_sum);
         placed.push(header.encode(self.store, place), place, payload);
         self.next.offset += bytes;
         self.ended = self.next;

@@ -52,6 +52,7 @@ mod scrub;
 mod segment;
 mod shared;
 mod stretch;
+mod sums;
 mod survey;
 mod sync;
 #[cfg(test)]

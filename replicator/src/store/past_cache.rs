@@ -210,6 +210,7 @@ impl PastCache {
                 if checksum(block) != header.data_sum {
                     return None;
                 }
+                fetch.sums.note(place, header.data_sum);
                 if let Found::Data { sum, .. } = &mut found[index as usize] {
                     *sum = header.data_sum;
                 }

@@ -10,11 +10,12 @@ use super::frame::{HEADER_BYTES, Header, Kind, RawHeader};
 use super::index::Entry;
 use super::media::{Media, MediaFile, Piece};
 use super::place::{MAX_APART, Place};
+use super::sums::Sums;
 use crate::message::{Found, ReadBlocks, Refusal, checksum};
 use crate::plant::{Plant, planted};
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId, StoreId, Version};
 use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use std::io;
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ pub(super) enum Planned {
 /// Frames of one file, as they stand that were appended together.
 pub(super) struct Fetch<M: Media> {
     pub file: Arc<M::File>,
+    pub sums: Arc<Sums>,
     pub place: Place,
     /// The first one's place in the request.
     pub index: u32,
@@ -163,6 +165,7 @@ impl<M: Media> ReadPlan<M> {
         found: &mut [Found],
     ) -> Result<(), NotNow> {
         let Part {
+            known,
             headers,
             whole,
             own,
@@ -172,22 +175,30 @@ impl<M: Media> ReadPlan<M> {
         for i in 0..fetch.count {
             let index = fetch.index + i;
             let place = fetch.place.nth(i);
-            let header = self.expected(headers.get(i), place, index);
-            let sum = match &header {
-                None => None,
-                Some(header) if whole[i as usize] => {
-                    let sum = checksum_memory(into, index);
-                    (sum == header.data_sum).then_some(sum)
+            let written = match known.get(i as usize) {
+                Some(sum) => Some(*sum),
+                None => {
+                    let header = self.expected(headers.get(i), place, index);
+                    header.map(|header| header.data_sum)
                 }
-                Some(header) => {
+            };
+            let sum = match written {
+                None => None,
+                Some(written) if whole[i as usize] => {
+                    (checksum_memory(into, index) == written).then_some(written)
+                }
+                Some(written) => {
                     let block = own.next().expect("one for each that does not land whole");
-                    let intact = checksum(&block[..]) == header.data_sum;
+                    let intact = checksum(&block[..]) == written;
                     intact.then(|| {
                         into.put(index, &block);
-                        header.data_sum
+                        written
                     })
                 }
             };
+            if let Some(sum) = sum {
+                fetch.sums.note(place, sum);
+            }
             let sum = match sum {
                 Some(sum) => sum,
                 None => self.again(fetch, place, index, into)?,
@@ -276,7 +287,7 @@ impl<M: Media> ReadPlan<M> {
         &mut self,
         index: u32,
         entry: &Entry,
-        file: impl FnOnce() -> io::Result<Arc<M::File>>,
+        file: impl FnOnce() -> io::Result<(Arc<M::File>, Arc<Sums>)>,
     ) -> io::Result<()> {
         if let Some(last) = self.fetches.last_mut()
             && last.index + last.count == index
@@ -285,8 +296,10 @@ impl<M: Media> ReadPlan<M> {
             last.count += 1;
             return Ok(());
         }
+        let (file, sums) = file()?;
         self.fetches.push(Fetch {
-            file: file()?,
+            file,
+            sums,
             place: entry.place,
             index,
             count: 1,
@@ -297,12 +310,14 @@ impl<M: Media> ReadPlan<M> {
 
 /// The memory that the frames of one fetch are read into.
 pub(super) struct Part {
+    /// The checksums with which the blocks were written, if that is known of all of them.
+    known: SmallVec<[u32; 4]>,
     headers: Headers,
     /// Which blocks land whole.
     whole: SmallVec<[bool; 4]>,
     /// The others.
     own: Vec<Box<[u8; BLOCK]>>,
-    /// All that is to be read: the blocks, and the headers where these stand apart.
+    /// All that is to be read: the blocks, and the headers where these stand apart and are needed.
     pub stretches: SmallVec<[Stretch; 2]>,
 }
 
@@ -314,7 +329,9 @@ pub(super) struct Stretch {
 
 impl Part {
     pub fn of<M: Media>(fetch: &Fetch<M>, into: &dyn Destination) -> Part {
-        let mut headers = Headers::of(fetch.place, fetch.count);
+        let sums = (0..fetch.count).map(|i| fetch.sums.get(fetch.place.nth(i)));
+        let known: SmallVec<[u32; 4]> = sums.collect::<Option<_>>().unwrap_or_default();
+        let mut headers = Headers::of(fetch.place, fetch.count, !known.is_empty());
         let (mut whole, mut own) = (SmallVec::new(), Vec::new());
         let mut pieces = SmallVec::new();
         for i in 0..fetch.count {
@@ -340,12 +357,15 @@ impl Part {
         } else {
             let offset = place.payload();
             stretches.push(Stretch { offset, pieces });
-            stretches.push(Stretch {
-                offset: place.offset(),
-                pieces: headers.of_first_page().into_iter().collect(),
-            });
+            if known.is_empty() {
+                stretches.push(Stretch {
+                    offset: place.offset(),
+                    pieces: smallvec![headers.of_first_page()],
+                });
+            }
         }
         Part {
+            known,
             headers,
             whole,
             own,
@@ -361,29 +381,31 @@ pub(super) struct Headers {
     apart: bool,
     /// How many are in the first page.
     first: u32,
+    /// Nobody looks at them: none of the first page is read, and all others go to the same memory.
+    ignored: bool,
 }
 
 const HEADER: usize = HEADER_BYTES as usize;
 const A_PAGE: u32 = MAX_APART as u32;
 
 impl Headers {
-    pub fn of(place: Place, count: u32) -> Headers {
+    pub fn of(place: Place, count: u32, ignored: bool) -> Headers {
         let apart = place.apart() > 0;
         let first = match apart {
             true => count.min(place.left_in_page() + 1),
             false => count,
         };
         let pages = (count - first).div_ceil(A_PAGE) as usize;
+        let bytes = match ignored {
+            true => pages.min(1) * BLOCK,
+            false => first as usize * HEADER + pages * BLOCK,
+        };
         Headers {
-            bytes: vec![0; first as usize * HEADER + pages * BLOCK],
+            bytes: vec![0; bytes],
             apart,
             first,
+            ignored,
         }
-    }
-
-    /// How many bytes the headers of the first page are; those of the other pages follow.
-    pub fn first_bytes(&self) -> usize {
-        self.first as usize * HEADER
     }
 
     /// What of them stands right before the `i`th block.
@@ -396,9 +418,9 @@ impl Headers {
         Some(self.piece(from, len))
     }
 
-    fn of_first_page(&mut self) -> Option<Piece> {
-        let len = self.first_bytes();
-        Some(self.piece(0, len))
+    fn of_first_page(&mut self) -> Piece {
+        let len = self.first as usize * HEADER;
+        self.piece(0, len)
     }
 
     fn piece(&mut self, from: usize, len: usize) -> Piece {
@@ -408,7 +430,10 @@ impl Headers {
 
     /// Where the page begins that has the header of the block so many behind those of the first page.
     fn page_of(&self, behind: u32) -> usize {
-        self.first_bytes() + (behind / A_PAGE) as usize * BLOCK
+        match self.ignored {
+            true => 0,
+            false => self.first as usize * HEADER + (behind / A_PAGE) as usize * BLOCK,
+        }
     }
 
     /// The header of the `i`th block.

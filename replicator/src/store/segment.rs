@@ -2,6 +2,7 @@
 
 use super::media::{Media, MediaFile};
 use super::place::PAGE;
+use super::sums::Sums;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -35,8 +36,15 @@ pub fn parse_name(name: &str) -> Option<u32> {
 pub struct Files<M: Media> {
     media: M,
     most: usize,
-    open: BTreeMap<u32, (Arc<M::File>, u64)>,
+    open: BTreeMap<u32, Open<M>>,
     clock: u64,
+}
+
+struct Open<M: Media> {
+    file: Arc<M::File>,
+    /// Made when somebody asks.
+    sums: Option<Arc<Sums>>,
+    used: u64,
 }
 
 impl<M: Media> Files<M> {
@@ -54,24 +62,46 @@ impl<M: Media> Files<M> {
     }
 
     pub fn of(&mut self, segment: u32) -> io::Result<Arc<M::File>> {
+        Ok(self.opened(segment)?.file.clone())
+    }
+
+    /// The same, with the checksums that are known of the segment's blocks.
+    pub fn with_sums(&mut self, segment: u32) -> io::Result<(Arc<M::File>, Arc<Sums>)> {
+        let open = self.opened(segment)?;
+        let sums = match &open.sums {
+            Some(sums) => sums.clone(),
+            None => {
+                let sums = Arc::new(Sums::new(open.file.size()?));
+                open.sums.insert(sums).clone()
+            }
+        };
+        Ok((open.file.clone(), sums))
+    }
+
+    fn opened(&mut self, segment: u32) -> io::Result<&mut Open<M>> {
         self.clock += 1;
-        if let Some((file, used)) = self.open.get_mut(&segment) {
-            *used = self.clock;
-            return Ok(file.clone());
+        if !self.open.contains_key(&segment) {
+            let file = Arc::new(self.media.open(&file_name(segment))?);
+            self.insert(segment, file);
         }
-        let file = Arc::new(self.media.open(&file_name(segment))?);
-        self.insert(segment, file.clone());
-        Ok(file)
+        let open = self.open.get_mut(&segment).expect("just opened");
+        open.used = self.clock;
+        Ok(open)
     }
 
     pub fn insert(&mut self, segment: u32, file: Arc<M::File>) {
         if self.open.len() >= self.most {
-            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used);
+            let oldest = self.open.iter().min_by_key(|(_, open)| open.used);
             if let Some(oldest) = oldest.map(|(id, _)| *id) {
                 self.open.remove(&oldest);
             }
         }
-        self.open.insert(segment, (file, self.clock));
+        let open = Open {
+            file,
+            sums: None,
+            used: self.clock,
+        };
+        self.open.insert(segment, open);
     }
 
     pub fn forget(&mut self, segment: u32) {
@@ -118,12 +148,7 @@ impl<F: MediaFile> Window<F> {
     }
 
     /// The same; if they have to be read, with what stands between `first` and them.
-    pub fn get_beside(
-        &mut self,
-        first: u64,
-        offset: u64,
-        count: u64,
-    ) -> io::Result<Option<&[u8]>> {
+    pub fn get_beside(&mut self, first: u64, offset: u64, count: u64) -> io::Result<Option<&[u8]>> {
         let start = first / PAGE * PAGE;
         assert!(
             start <= offset && offset + count <= start + WINDOW_BYTES + PAGE,

@@ -466,11 +466,7 @@ impl<M: Media> Walk<M> {
     }
 
     /// The payload of a frame whose header stands at `point`.
-    fn payload(
-        &mut self,
-        header: &Header,
-        point: LogPoint,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
+    fn payload(&mut self, header: &Header, point: LogPoint) -> Result<Option<Vec<u8>>, StoreError> {
         let at = header.place_at(point).payload();
         self.bytes_beside(point, at, header.payload_bytes())
     }
