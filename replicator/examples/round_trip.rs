@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// As large as they are with us: a write's packet, its answer, its frame in the log.
+/// As large as they are with us: a write's packet, its answer, its header and block in the log.
 const WRITE: usize = 4236;
 const ANSWER: usize = 79;
 const FRAME: usize = 4160;

@@ -14,7 +14,7 @@ use super::media::{Media, MediaFile};
 use super::options::Options;
 use super::place::{MAX_APART, PAGE, Place};
 use super::segment::{Files, Segment, file_name};
-use super::stretch::behind;
+use super::stretch::Spot;
 use super::sums::Sums;
 use crate::words::StoreId;
 use ahead::Spare;
@@ -128,8 +128,6 @@ pub struct Log<M: Media> {
     unwritten: Option<io::Error>,
     began: LogPoint,
     synced: LogPoint,
-    /// Where what is synced ends in its segment, blocks that stand apart included.
-    synced_tail: u64,
     /// Up to where a frame says that all was synced; the same of frames that are synced themselves.
     stated: LogPoint,
     proven: LogPoint,
@@ -148,8 +146,6 @@ pub struct Log<M: Media> {
 /// One sync of the log, to be run without holding anything else up.
 pub struct SyncJob<M: Media> {
     point: LogPoint,
-    /// Where what stands before that ends in its segment.
-    tail: u64,
     states: LogPoint,
     files: Vec<(u32, Arc<M::File>)>,
     dir: Option<M>,
@@ -189,7 +185,6 @@ impl<M: Media> Log<M> {
         files.insert(id, file.clone());
         let (_, sums) = files.with_sums(id)?;
         let bytes: u64 = segments.values().map(|segment| segment.bytes).sum();
-        let synced_tail = segments.get(&accepted.segment).map_or(0, |last| last.end);
         let at = LogPoint {
             segment: id,
             offset: 0,
@@ -221,7 +216,6 @@ impl<M: Media> Log<M> {
             unwritten: None,
             began: accepted,
             synced: accepted,
-            synced_tail,
             stated: accepted,
             proven: accepted,
             said: at,
@@ -245,15 +239,6 @@ impl<M: Media> Log<M> {
 
     pub fn synced(&self) -> LogPoint {
         self.synced
-    }
-
-    /// Up to where a segment is in use and synced: bytes from its start.
-    pub fn synced_of(&self, id: u32) -> u64 {
-        match (id == self.synced.segment, self.segments.get(&id)) {
-            (true, _) => self.synced_tail,
-            (false, Some(segment)) if id < self.synced.segment => segment.end,
-            _ => 0,
-        }
     }
 
     /// Where this process found the log to end. Never before what an earlier one had synced.
@@ -398,9 +383,8 @@ impl<M: Media> Log<M> {
         (self.file, self.sums) = opened.map_err(|_| self.no_room())?;
         self.syncs = [0, self.syncs[0]];
         self.written = written;
-        let tail = self.tail();
         if let Some(last) = self.segments.get_mut(&self.ended.segment) {
-            last.end = tail;
+            last.end = self.ended.offset;
         }
         self.segments.insert(id, Segment::new(self.segment_bytes));
         self.bytes += self.segment_bytes;
@@ -522,7 +506,7 @@ impl<M: Media> Log<M> {
     }
 
     fn go_on_behind_blocks(&mut self) {
-        self.next.offset = behind(self.next.offset, self.blocks);
+        self.next.offset = self.spot().behind();
         self.blocks = 0;
         self.due.get_or_insert(Kind::Mark);
     }
@@ -532,25 +516,35 @@ impl<M: Media> Log<M> {
         let Room::Blocks(mut left) = room else {
             return self.tail() + room.most();
         };
-        let (mut offset, mut blocks) = (self.next.offset, self.blocks);
+        let mut spot = self.spot();
         let mut due = u64::from(self.due.is_some());
         loop {
-            let within = offset % PAGE;
-            let slots = match blocks > 0 && within == 0 {
+            let slots = match spot.is_among_blocks() {
                 true => 0,
-                false => (PAGE - within) / HEADER_BYTES,
+                false => (PAGE - spot.offset % PAGE) / HEADER_BYTES,
             };
             let more = slots.saturating_sub(due).min(left.into());
-            let more = more.min(u64::from(MAX_APART - blocks));
+            let more = more.min(u64::from(MAX_APART - spot.blocks));
             if more > 0 {
-                offset += (due + more) * HEADER_BYTES;
-                blocks += more as u8;
+                spot.offset += (due + more) * HEADER_BYTES;
+                spot.blocks += more as u8;
                 left -= more as u32;
             }
             if left == 0 {
-                return behind(offset, blocks);
+                return spot.behind();
             }
-            (offset, blocks, due) = (behind(offset, blocks), 0, 1);
+            spot = Spot {
+                offset: spot.behind(),
+                blocks: 0,
+            };
+            due = 1;
+        }
+    }
+
+    fn spot(&self) -> Spot {
+        Spot {
+            offset: self.next.offset,
+            blocks: self.blocks,
         }
     }
 
@@ -558,7 +552,7 @@ impl<M: Media> Log<M> {
     fn tail(&self) -> u64 {
         match self.blocks {
             0 => self.next.offset,
-            blocks => behind(self.next.offset, blocks),
+            _ => self.spot().behind(),
         }
     }
 
@@ -570,7 +564,6 @@ impl<M: Media> Log<M> {
         }
         let job = SyncJob {
             point: self.ended,
-            tail: self.tail(),
             states: self.stated,
             files: std::mem::take(&mut self.unsynced),
             dir: std::mem::take(&mut self.dir_changed).then(|| self.media.clone()),
@@ -590,7 +583,6 @@ impl<M: Media> Log<M> {
             return false;
         }
         self.synced = job.point;
-        self.synced_tail = job.tail;
         self.proven = job.states;
         self.due.get_or_insert(Kind::Mark);
         true

@@ -10,9 +10,9 @@ use super::frame::{ALIGN, HEADER_BYTES, Header, Kind, frame_bytes};
 use super::index::blocks_of;
 use super::media::{FileMedia, Media, MediaFile};
 use super::options::Options;
-use super::place::PAGE;
+use super::place::{MAX_UNITS, PAGE};
 use super::segment::{self, file_name};
-use super::stretch::{Stands, Stretch, is_intact};
+use super::stretch::{Spot, Stands, Stretch, is_intact};
 use super::walk::Walk;
 use super::{directory, identity};
 use crate::words::StoreId;
@@ -81,7 +81,7 @@ pub fn check_media<M: Media>(media: &M) -> Result<Report, StoreError> {
             .segments
             .iter()
             .map(|(id, segment)| match *id == walk.end.segment {
-                true => (*id, walk.tail()),
+                true => (*id, walk.end.offset),
                 false => (*id, segment.end),
             })
             .collect(),
@@ -143,7 +143,7 @@ fn check_segment<M: Media>(
         .doing(&dir, "opening a segment");
     let (len, file) = opened?;
     let known_end = end != u64::MAX;
-    let end = end.min(len);
+    let end = end.min(len).min(MAX_UNITS * ALIGN);
     let mut damage = |offset: u64, what: String| {
         report.damage.push(Damage {
             file: file_name(segment),
@@ -153,12 +153,13 @@ fn check_segment<M: Media>(
     };
     report.segments += 1;
     let mut bytes = Vec::new();
-    let mut at = 0;
+    let mut at = Spot::default();
     let mut bad = false;
-    while at < end {
+    while at.offset < end {
         let from = at;
-        let start = Stretch::start_for(at);
-        bytes.resize(READ_BYTES.min(end - start) as usize, 0);
+        let start = Stretch::start_for(at.offset);
+        let left = len.saturating_sub(start);
+        bytes.resize(READ_BYTES.min(left) as usize, 0);
         file.read_at(start, &mut bytes)
             .doing(&dir, "reading a segment")?;
         let stretch = Stretch {
@@ -166,47 +167,50 @@ fn check_segment<M: Media>(
             segment,
             start,
             bytes: &bytes,
+            more: READ_BYTES < left,
             end,
         };
         loop {
             match stretch.at(at) {
                 Stands::Frame {
-                    header, payload, ..
+                    header,
+                    payload,
+                    next,
+                    ..
                 } => {
                     bad = false;
                     report.frames += 1;
                     report.bytes += frame_bytes(header.payload_bytes());
                     if !is_intact(&header, payload) {
-                        damage(at, what_is_damaged(&header));
-                    }
-                    at += header.frame_bytes();
-                }
-                Stands::Gap { next } => {
-                    let padding = at..at.next_multiple_of(PAGE).min(next);
-                    let mut padding = padding.map(|at| bytes[(at - start) as usize]);
-                    if padding.any(|byte| byte != 0) {
-                        damage(
-                            at,
-                            "padding is not zero (harmless, but the media changed it)".into(),
-                        );
+                        damage(at.offset, what_is_damaged(&header));
                     }
                     at = next;
                 }
-                Stands::End => {
-                    at = end;
-                    break;
+                Stands::Gap { mark, next } => {
+                    let padding = at.offset..at.offset.next_multiple_of(PAGE).min(mark);
+                    let mut padding = padding.map(|at| bytes[(at - start) as usize]);
+                    if padding.any(|byte| byte != 0) {
+                        damage(
+                            at.offset,
+                            "padding is not zero (harmless, but the media changed it)".into(),
+                        );
+                    }
+                    report.frames += 1;
+                    report.bytes += HEADER_BYTES;
+                    at = next;
                 }
-                Stands::Unknown if at > from && stretch.stop() < end => break,
+                Stands::End => break,
+                Stands::Unknown if at != from && stretch.more => break,
                 Stands::Unknown | Stands::Nothing => {
                     // In a segment whose end is unknown emptiness is no fault.
-                    let here = &bytes[(at - start) as usize..];
-                    let mut header = here.iter().take(HEADER_BYTES as usize);
-                    let blank = !known_end && header.all(|byte| *byte == 0);
-                    if !bad && !blank {
-                        damage(at, "no valid frame where one should be".into());
+                    let here = bytes.get((at.offset - start) as usize..);
+                    let mut header = here.unwrap_or_default().iter().take(HEADER_BYTES as usize);
+                    let blank = at.is_among_blocks() || header.all(|byte| *byte == 0);
+                    if !bad && (known_end || !blank) {
+                        damage(at.offset, "no valid frame where one should be".into());
                         bad = true;
                     }
-                    at += ALIGN;
+                    at = at.skip();
                 }
             }
         }
@@ -231,7 +235,7 @@ fn what_is_damaged(header: &Header) -> String {
 }
 
 /// How much of a segment is read at once.
-const READ_BYTES: u64 = 1 << 20;
+const READ_BYTES: u64 = (1 << 20) + PAGE;
 
 /// Loads every part of the index that the checkpoint names.
 fn check_index<M: Media>(walk: &mut Walk<M>, id: StoreId, report: &mut Report) {

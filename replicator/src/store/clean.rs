@@ -7,12 +7,12 @@
 use super::Store;
 use super::append::{Purpose, Room};
 use super::checkpoint::Chore;
-use super::frame::{ALIGN, FLAG_DAMAGED, Header, Kind};
+use super::frame::{FLAG_DAMAGED, Header, Kind};
 use super::holdings::{LoadFault, count_dirty, moved};
 use super::index::{Entry, blocks_of, chunk_of, chunks_of};
 use super::media::{Media, MediaFile};
 use super::place::Place;
-use super::stretch::{self, Stands, Stretch, is_intact};
+use super::stretch::{self, Spot, Stands, Stretch, is_intact};
 use crate::message::Refusal;
 use crate::words::{BLOCK_BYTES, Block, Blocks, DiskId};
 use bytes::Bytes;
@@ -51,7 +51,7 @@ struct Found {
     /// The frames to write again, each with where its payload is in the segment.
     moves: Vec<(Header, u64)>,
     /// The frame to go on with.
-    next: u64,
+    next: Spot,
     /// It stands whole in what was read.
     more: bool,
     /// Something was unreadable.
@@ -61,8 +61,10 @@ struct Found {
 #[derive(Clone, Copy, Debug)]
 struct Victim {
     segment: u32,
+    /// Size of its file.
+    bytes: u64,
     /// The frame to go on with.
-    offset: u64,
+    next: Spot,
     end: u64,
     damaged: bool,
 }
@@ -155,12 +157,12 @@ impl<M: Media> Store<M> {
             self.cleaning.victim = self.choose_victim();
         }
         let victim = self.cleaning.victim?;
-        let start = Stretch::start_for(victim.offset);
+        let start = Stretch::start_for(victim.next.offset);
         match self.log.files.of(victim.segment) {
             Ok(file) => Some(Chore::Scan(Scan {
                 file,
                 start,
-                bytes: STEP_BYTES.min(victim.end - start),
+                bytes: STEP_BYTES.min(victim.bytes.saturating_sub(start)),
                 rest: self.cleaning.rest.take(),
             })),
             Err(error) => {
@@ -205,7 +207,8 @@ impl<M: Media> Store<M> {
             }
             Some(Victim {
                 segment: id,
-                offset: 0,
+                bytes: segment.bytes,
+                next: Spot::default(),
                 end: segment.end,
                 damaged: false,
             })
@@ -249,9 +252,9 @@ impl<M: Media> Store<M> {
                 return false;
             }
         };
-        victim.offset = found.next;
+        victim.next = found.next;
         victim.damaged |= found.damaged;
-        if found.next < victim.end {
+        if found.next.offset < victim.end {
             self.cleaning.rest = found.more.then_some(read);
             self.cleaning.victim = Some(victim);
         } else if victim.damaged {
@@ -283,9 +286,10 @@ impl<M: Media> Store<M> {
             segment: victim.segment,
             start: read.start,
             bytes: &read.bytes,
+            more: read.start + (read.bytes.len() as u64) < victim.bytes,
             end: victim.end,
         };
-        let mut at = victim.offset;
+        let mut at = victim.next;
         let mut moves = Vec::new();
         let (mut damaged, mut more) = (false, false);
         let enough = MOVED_AT_ONCE.min(self.options.segment_bytes / 8);
@@ -297,20 +301,22 @@ impl<M: Media> Store<M> {
                     more = true;
                     break;
                 }
-                Stands::Frame { header, place, .. } => {
+                Stands::Frame {
+                    header,
+                    place,
+                    next,
+                    ..
+                } => {
                     self.note_live(&header, place, &mut moves)?;
-                    at += header.frame_bytes();
+                    at = next;
                 }
-                Stands::Gap { next } => at = next,
-                Stands::End => {
-                    at = victim.end;
-                    break;
-                }
+                Stands::Gap { next, .. } => at = next,
+                Stands::End => break,
                 // Where it was read as far as any frame could reach, nothing here makes sense.
-                Stands::Unknown if at > victim.offset && stretch.stop() < victim.end => break,
+                Stands::Unknown if at != victim.next && stretch.more => break,
                 Stands::Unknown | Stands::Nothing => {
                     damaged = true;
-                    at += ALIGN;
+                    at = at.skip();
                 }
             }
         }

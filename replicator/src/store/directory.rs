@@ -157,6 +157,9 @@ impl Directory {
         for _ in 0..from.u32()? {
             let id = from.u32()?;
             let (bytes, end) = (from.u64()?, from.u64()?);
+            if end > bytes || bytes > MAX_UNITS * ALIGN {
+                return None;
+            }
             segments.insert(id, Segment { bytes, end });
             holdings.live.load(id, from.u64()?);
         }

@@ -275,6 +275,11 @@ impl std::fmt::Display for LogPoint {
 }
 
 impl RawHeader {
+    /// See [`Header::is_damaged`].
+    pub fn is_damaged(&self) -> bool {
+        self.flags & FLAG_DAMAGED != 0
+    }
+
     fn checksum(&self, store: StoreId, place: Place) -> u32 {
         let mut bytes = [0; 24 + 60];
         bytes[..16].copy_from_slice(&store.as_u128().to_le_bytes());

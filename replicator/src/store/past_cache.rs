@@ -51,7 +51,7 @@ impl ReadPlan<FileMedia> {
             && self.fetches.iter().all(large)
             && self.fetches.iter().all(|fetch| {
                 let first = fetch.place.payload();
-                let bytes = fetch.place.nth(fetch.count).payload() - first;
+                let bytes = fetch.place.nth(fetch.count - 1).payload() + PAGE - first;
                 fetch.file.is_cold(first, bytes) && fetch.file.past_cache().is_some()
             })
             && !SEEN.again(self.store, self.fetches[0].place);

@@ -24,9 +24,9 @@ use super::holdings::{count_dirty, read_blob};
 use super::identity::write_whole;
 use super::index::{Chunk, Reader, blocks_of, chunk_of};
 use super::media::{Media, MediaFile};
-use super::place::Place;
+use super::place::{PAGE, Place};
 use super::segment::file_name;
-use super::stretch::{Stands, Stretch, is_intact};
+use super::stretch::{Spot, Stands, Stretch, is_intact};
 use crate::message::checksum;
 use crate::words::{Block, Blocks, DiskId, Epoch, Seq, StoreId, Version};
 use std::io;
@@ -52,8 +52,8 @@ pub struct ScrubProgress {
     pub permille: u16,
 }
 
-/// What is read at once.
-pub const STRETCH_BYTES: u64 = 1 << 20;
+/// What is read at once: four pages of headers with their blocks, and what says that there the log goes on.
+pub const STRETCH_BYTES: u64 = (1 << 20) + PAGE;
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The monthly rate of small stores and of very large ones.
 const SLOWEST: u64 = 64 << 10;
@@ -80,6 +80,8 @@ impl ScrubRate {
 #[derive(Default, Debug)]
 pub struct Scrubbing {
     next: LogPoint,
+    /// See [`Spot`].
+    blocks: u8,
     search: Option<Search>,
     passes: u64,
     /// What the file says.
@@ -121,11 +123,14 @@ const SEARCHED_AT_ONCE: usize = 64;
 /// A stretch of a segment to be read.
 pub struct Scrub<M: Media> {
     media: M,
+    segment: u32,
     /// The frame to begin with.
-    from: LogPoint,
+    from: Spot,
     /// What is read begins here.
     start: u64,
     bytes: u64,
+    /// There is more behind that.
+    more: bool,
     /// Where the segment's frames end.
     end: u64,
 }
@@ -138,13 +143,13 @@ impl<M: Media> Scrub<M> {
     /// What the media have; zeroes where they do not give anything.
     pub fn run(&self) -> io::Result<Vec<u8>> {
         const PIECE: usize = 4096;
-        let file = self.media.open_direct(&file_name(self.from.segment))?;
+        let file = self.media.open_direct(&file_name(self.segment))?;
         let mut bytes = vec![0; self.bytes as usize];
         if file.read_at(self.start, &mut bytes).is_err() {
             for (i, piece) in bytes.chunks_mut(PIECE).enumerate() {
                 let at = self.start + (i * PIECE) as u64;
                 if let Err(error) = file.read_at(at, piece) {
-                    tracing::error!(%error, segment = self.from.segment, offset = at, "the media failed to read");
+                    tracing::error!(%error, segment = self.segment, offset = at, "the media failed to read");
                     piece.fill(0);
                 }
             }
@@ -174,29 +179,42 @@ impl<M: Media> Store<M> {
         }
         let next = self.scrubbing.next;
         let mut segments = self.log.segments.range(next.segment..=synced.segment);
-        let found = segments.find_map(|(id, _)| {
-            let end = self.log.synced_of(*id);
-            let offset = if *id == next.segment { next.offset } else { 0 };
-            (offset < end).then_some((*id, offset, end))
+        let found = segments.find_map(|(id, segment)| {
+            let end = match *id == synced.segment {
+                true => synced.offset,
+                false => segment.end,
+            };
+            let from = match *id == next.segment {
+                true => Spot {
+                    offset: next.offset,
+                    blocks: self.scrubbing.blocks,
+                },
+                false => Spot::default(),
+            };
+            (from.offset < end).then_some((*id, from, end, segment.bytes))
         });
-        let Some((segment, offset, end)) = found else {
+        let Some((segment, from, end, all)) = found else {
             self.scrubbing.next = LogPoint::default();
             self.scrubbing.passes += u64::from(next != LogPoint::default());
             self.scrub_checkpoint();
             return None;
         };
+        let start = Stretch::start_for(from.offset);
+        let left = all.saturating_sub(start);
         Some(Scrub {
             media: self.log.media.clone(),
-            from: LogPoint { segment, offset },
-            start: Stretch::start_for(offset),
-            bytes: STRETCH_BYTES.min(end - Stretch::start_for(offset)),
+            segment,
+            from,
+            start,
+            bytes: STRETCH_BYTES.min(left),
+            more: STRETCH_BYTES < left,
             end,
         })
     }
 
     /// Takes in what was read.
     pub fn finish_scrub(&mut self, scrub: Scrub<M>, read: io::Result<Vec<u8>>) {
-        let segment = scrub.from.segment;
+        let segment = scrub.segment;
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -216,9 +234,10 @@ impl<M: Media> Store<M> {
             segment,
             start: scrub.start,
             bytes: &bytes,
+            more: scrub.more,
             end: scrub.end,
         };
-        let (bad, next) = look(&stretch, scrub.from.offset);
+        let (bad, next) = look(&stretch, scrub.from);
         let mut checkpoint = false;
         for bad in bad {
             match bad {
@@ -253,8 +272,9 @@ impl<M: Media> Store<M> {
         }
         self.scrubbing.next = LogPoint {
             segment,
-            offset: next,
+            offset: next.offset,
         };
+        self.scrubbing.blocks = next.blocks;
         self.note_finds();
     }
 
@@ -431,7 +451,7 @@ impl<M: Media> Store<M> {
 }
 
 /// Frames of a stretch from `at` on that do not match, and the frame to go on with in the next one.
-fn look(stretch: &Stretch<'_>, mut at: u64) -> (Vec<Bad>, u64) {
+fn look(stretch: &Stretch<'_>, mut at: Spot) -> (Vec<Bad>, Spot) {
     let from = at;
     let mut bad = Vec::new();
     let mut region: Option<Place> = None;
@@ -446,27 +466,25 @@ fn look(stretch: &Stretch<'_>, mut at: u64) -> (Vec<Bad>, u64) {
                 header,
                 place,
                 payload,
+                next,
             } => {
-                close(&mut region, &mut bad, at);
+                close(&mut region, &mut bad, at.offset);
                 if !is_intact(&header, payload) {
                     bad.push(Bad::Payload(header, place));
                 }
-                at += header.frame_bytes();
+                at = next;
             }
-            Stands::Gap { next } if region.is_none() => at = next,
-            Stands::End => {
-                close(&mut region, &mut bad, stretch.end);
-                return (bad, stretch.end);
-            }
+            Stands::Gap { next, .. } if region.is_none() => at = next,
+            Stands::End => break,
             // Where it was read as far as any frame could reach, nothing here makes sense.
-            Stands::Unknown if at > from && stretch.stop() < stretch.end => break,
+            Stands::Unknown if at != from && stretch.more => break,
             Stands::Gap { .. } | Stands::Unknown | Stands::Nothing => {
-                region.get_or_insert(Place::new(stretch.segment, at));
-                at += ALIGN;
+                region.get_or_insert(Place::new(stretch.segment, at.offset));
+                at = at.skip();
             }
         }
     }
-    close(&mut region, &mut bad, at);
+    close(&mut region, &mut bad, at.offset);
     (bad, at)
 }
 

@@ -1,7 +1,8 @@
 //! Segments: the files that the log consists of, and the handles on those that are in use.
 
+use super::frame::ALIGN;
 use super::media::{Media, MediaFile};
-use super::place::PAGE;
+use super::place::{MAX_UNITS, PAGE};
 use super::sums::Sums;
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 pub struct Segment {
     /// Size of its file.
     pub bytes: u64,
-    /// Where its last frame ends; as long as frames are appended, its size.
+    /// Where its last frame ends (a block that stands apart is behind that); as long as frames are appended, its size.
     pub end: u64,
 }
 
@@ -31,6 +32,9 @@ pub fn parse_name(name: &str) -> Option<u32> {
     let id = u32::from_str_radix(id, 16).ok()?;
     (file_name(id) == name).then_some(id)
 }
+
+/// The checksums of so much of the log are kept: 32 MiB of them.
+const MOST_SUMMED: u64 = 32 << 30;
 
 /// Open segments, the least recently used closed when there are too many.
 pub struct Files<M: Media> {
@@ -71,11 +75,27 @@ impl<M: Media> Files<M> {
         let sums = match &open.sums {
             Some(sums) => sums.clone(),
             None => {
-                let sums = Arc::new(Sums::new(open.file.size()?));
-                open.sums.insert(sums).clone()
+                let bytes = open.file.size()?.min(MAX_UNITS * ALIGN);
+                let sums = open.sums.insert(Arc::new(Sums::new(bytes))).clone();
+                let file = open.file.clone();
+                self.forget_sums((MOST_SUMMED / bytes.max(1)).max(1) as usize);
+                return Ok((file, sums));
             }
         };
         Ok((open.file.clone(), sums))
+    }
+
+    /// Keeps those of so many segments, the ones that were used last.
+    fn forget_sums(&mut self, most: usize) {
+        let with_sums = || self.open.values().filter(|open| open.sums.is_some());
+        if with_sums().count() <= most {
+            return;
+        }
+        let oldest = with_sums().map(|open| open.used).min();
+        let mut all = self.open.values_mut();
+        if let Some(open) = all.find(|open| open.sums.is_some() && Some(open.used) == oldest) {
+            open.sums = None;
+        }
     }
 
     fn opened(&mut self, segment: u32) -> io::Result<&mut Open<M>> {

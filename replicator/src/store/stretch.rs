@@ -17,8 +17,19 @@ pub struct Stretch<'a> {
     /// Where it begins.
     pub start: u64,
     pub bytes: &'a [u8],
-    /// Where the segment's last frame ends, its block included.
+    /// The segment's file goes on behind it.
+    pub more: bool,
+    /// Where the segment's last frame ends. Its block stands behind that.
     pub end: u64,
+}
+
+/// Where a frame may stand.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Spot {
+    /// Bytes from the segment's start.
+    pub offset: u64,
+    /// So many blocks stand behind the page of the frame that ends here.
+    pub blocks: u8,
 }
 
 /// What stands at a point of the log.
@@ -28,9 +39,10 @@ pub enum Stands<'a> {
         header: Header,
         place: Place,
         payload: &'a [u8],
+        next: Spot,
     },
-    /// Blocks or padding: the next frame is there, a mark that says so.
-    Gap { next: u64 },
+    /// Blocks or padding, and behind it a mark that says so.
+    Gap { mark: u64, next: Spot },
     /// The segment's end: no frame stands here or behind it.
     End,
     /// The stretch ends before one could tell.
@@ -39,28 +51,66 @@ pub enum Stands<'a> {
     Nothing,
 }
 
+impl Spot {
+    /// What stands behind a page of headers are blocks, if it has any, whatever they look like.
+    pub fn is_among_blocks(self) -> bool {
+        self.blocks > 0 && self.offset.is_multiple_of(PAGE)
+    }
+
+    /// Where the log goes on if not here: behind the blocks, or at the next page.
+    pub fn behind(self) -> u64 {
+        match self.blocks {
+            0 => self.offset.next_multiple_of(PAGE),
+            blocks => payload_of(self.offset - ALIGN, blocks) + BLOCK_BYTES,
+        }
+    }
+
+    /// Behind this frame, which stands here.
+    pub fn after(self, header: &Header) -> Spot {
+        let offset = self.offset + header.frame_bytes();
+        let same_page = (offset - 1) / PAGE == self.offset / PAGE;
+        let blocks = match header.apart {
+            0 if same_page => self.blocks,
+            apart => apart,
+        };
+        Spot { offset, blocks }
+    }
+
+    /// The next one where a frame may stand, none being here.
+    pub fn skip(self) -> Spot {
+        let next = Spot {
+            offset: self.offset + ALIGN,
+            ..self
+        };
+        match (self.is_among_blocks(), next.is_among_blocks()) {
+            (true, _) => Spot {
+                offset: self.behind(),
+                blocks: 0,
+            },
+            (false, true) => Spot {
+                offset: next.behind(),
+                blocks: 0,
+            },
+            (false, false) => next,
+        }
+    }
+}
+
 impl<'a> Stretch<'a> {
     /// Where a stretch has to begin for the frame at `offset` to be found.
     pub fn start_for(offset: u64) -> u64 {
         offset.saturating_sub(1) / PAGE * PAGE
     }
 
-    /// Where the stretch ends.
-    pub fn stop(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-
-    pub fn at(&self, offset: u64) -> Stands<'a> {
-        if offset >= self.end {
+    pub fn at(&self, spot: Spot) -> Stands<'a> {
+        if spot.offset >= self.end {
             return Stands::End;
         }
-        // What stands behind a page of headers are blocks, if it has any, whatever they look like.
-        let among_blocks = offset.is_multiple_of(PAGE) && self.blocks_before(offset) > 0;
-        if !among_blocks {
-            let Some(raw) = self.get(offset, HEADER_BYTES) else {
+        if !spot.is_among_blocks() {
+            let Some(raw) = self.get(spot.offset, HEADER_BYTES) else {
                 return Stands::Unknown;
             };
-            let place = Place::new(self.segment, offset);
+            let place = Place::new(self.segment, spot.offset);
             if let Some(header) = RawHeader::decode(raw, self.store, place) {
                 let place = header.place_at(place.point());
                 return match self.get(place.payload(), header.payload_bytes()) {
@@ -68,34 +118,32 @@ impl<'a> Stretch<'a> {
                         header,
                         place,
                         payload,
+                        next: spot.after(&header),
                     },
                     None => Stands::Unknown,
                 };
             }
         }
-        let next = behind(offset, self.blocks_before(offset));
-        if next >= self.end {
-            return Stands::End;
+        let mark = spot.behind();
+        if mark >= self.end || mark == spot.offset {
+            return Stands::Nothing;
         }
-        let Some(raw) = self.get(next, HEADER_BYTES) else {
+        let Some(raw) = self.get(mark, HEADER_BYTES) else {
             return Stands::Unknown;
         };
         let ended = LogPoint {
             segment: self.segment,
-            offset,
+            offset: spot.offset,
         };
-        let mark = RawHeader::decode(raw, self.store, Place::new(self.segment, next));
-        match mark.filter(|mark| is_mark_behind(mark, ended)) {
-            Some(_) if next > offset => Stands::Gap { next },
-            _ => Stands::Nothing,
+        let header = RawHeader::decode(raw, self.store, Place::new(self.segment, mark));
+        match header.filter(|header| is_mark_behind(header, ended)) {
+            Some(header) => {
+                let offset = mark + header.frame_bytes();
+                let next = Spot { offset, blocks: 0 };
+                Stands::Gap { mark, next }
+            }
+            None => Stands::Nothing,
         }
-    }
-
-    /// How many blocks stand behind the page of the frame that ends at `offset`.
-    fn blocks_before(&self, offset: u64) -> u8 {
-        let page = Self::start_for(offset).max(self.start);
-        let headers = self.get(page, offset.saturating_sub(page));
-        blocks_of(headers.unwrap_or_default(), self.store, self.segment, page)
     }
 
     fn get(&self, from: u64, count: u64) -> Option<&'a [u8]> {
@@ -112,14 +160,6 @@ pub fn blocks_of(headers: &[u8], store: StoreId, segment: u32, page: u64) -> u8 
         RawHeader::decode(raw, store, place).map(|header| header.apart)
     });
     apart.find(|apart| *apart > 0).unwrap_or(0)
-}
-
-/// Where the log goes on if not at `ended`: behind so many blocks, or at the next page.
-pub fn behind(ended: u64, blocks: u8) -> u64 {
-    match blocks {
-        0 => ended.next_multiple_of(PAGE),
-        blocks => payload_of(ended - ALIGN, blocks) + BLOCK_BYTES,
-    }
 }
 
 /// Whether a frame says that the log before it ended there.

@@ -1,9 +1,10 @@
 //! Syncs: group commit, and what a failed one means.
 
 use super::append::{Purpose, Room};
-use super::frame::LogPoint;
+use super::frame::{ALIGN, LogPoint, RawHeader};
 use super::holdings::PRUNED_AT_ONCE;
-use super::media::Media;
+use super::media::{Media, MediaFile};
+use super::place::{MAX_APART, PAGE, Place};
 use super::{Handled, Store, SyncJob, segment};
 use crate::message::{Refusal, Reply};
 use crate::plant::{Plant, planted};
@@ -93,10 +94,34 @@ impl<M: Media> Store<M> {
         }
     }
 
-    /// Whether frames on media say that what stands there was synced.
+    /// Whether frames on media say that what stands there was synced: for simulations, which spoil it.
     pub fn is_proven(&self, segment: &str, offset: u64) -> bool {
-        let at = segment::parse_name(segment).map(|segment| LogPoint { segment, offset });
+        let at = segment::parse_name(segment).map(|segment| LogPoint {
+            segment,
+            offset: self.header_of(segment, offset).unwrap_or(offset),
+        });
         at.is_some_and(|at| at < self.log.proven())
+    }
+
+    /// Where the header is of the block that stands on this page.
+    fn header_of(&self, segment: u32, offset: u64) -> Option<u64> {
+        let file = self.log.media.open(&segment::file_name(segment)).ok()?;
+        let block = offset / PAGE * PAGE;
+        let mut pages =
+            (1..=u64::from(MAX_APART)).map_while(|apart| block.checked_sub(apart * PAGE));
+        pages.find_map(|page| {
+            let mut headers = vec![0; PAGE as usize];
+            file.read_at(page, &mut headers).ok()?;
+            headers
+                .chunks_exact(ALIGN as usize)
+                .enumerate()
+                .find_map(|(i, raw)| {
+                    let place = Place::new(segment, page + i as u64 * ALIGN);
+                    let header = RawHeader::decode(raw, self.id, place)?;
+                    let place = header.place_at(place.point());
+                    (place.apart() > 0 && place.payload() == block).then(|| place.offset())
+                })
+        })
     }
 
     /// Whether so much was appended since the last sync that one should run though nobody asked.

@@ -62,7 +62,7 @@ impl<M: Media> Store<M> {
                 }
             }
         }
-        frames.sort_by_key(|(place, frame, _)| (*place, *frame));
+        frames.sort_by_key(|(place, frame, _)| (place.point(), *frame));
         Ok(VerifyPlan {
             store: self.id,
             media: self.log.media.clone(),

@@ -12,10 +12,10 @@ use super::frame::{
 };
 use super::holdings::{Holdings, LoadFault};
 use super::media::{Media, MediaFile};
-use super::place::{MAX_UNITS, PAGE, Place};
+use super::place::{MAX_APART, MAX_UNITS, PAGE, Place};
 use super::runs::Runs;
 use super::segment::{self, Files, Segment, Window, file_name};
-use super::stretch::{Stretch, behind, blocks_of, is_intact, is_mark_behind};
+use super::stretch::{Spot, Stretch, blocks_of, is_intact, is_mark_behind};
 use super::{BootId, Options};
 use crate::words::{Incarnation, Starts, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,11 +202,10 @@ impl<M: Media> Walk<M> {
         Ok(())
     }
 
-    /// Up to where the last segment is in use.
-    pub fn tail(&self) -> u64 {
-        match self.blocks {
-            0 => self.end.offset,
-            blocks => behind(self.end.offset, blocks),
+    fn spot(&self) -> Spot {
+        Spot {
+            offset: self.end.offset,
+            blocks: self.blocks,
         }
     }
 
@@ -228,13 +227,14 @@ impl<M: Media> Walk<M> {
         loop {
             self.holdings.counting = self.end >= self.directory.synced;
             if let Some(next) = self.links.get(&self.end).copied() {
-                self.note_tail();
-                self.follow(next, self.end)?;
+                let end = self.end;
+                if let Some(last) = self.segments.get_mut(&end.segment) {
+                    last.end = end.offset;
+                }
+                self.follow(next, end)?;
                 continue;
             }
-            // What stands behind a page of headers are blocks, if it has any, whatever they look like.
-            let among_blocks = self.blocks > 0 && self.end.offset.is_multiple_of(PAGE);
-            let stands = match among_blocks {
+            let stands = match self.spot().is_among_blocks() {
                 true => At::Nothing,
                 false => self.at(self.end)?,
             };
@@ -326,11 +326,8 @@ impl<M: Media> Walk<M> {
             };
         }
         self.clean = header.kind == Kind::Clean;
-        let page = self.end.offset / PAGE;
-        self.end.offset += header.frame_bytes();
-        if header.apart > 0 || (self.end.offset - 1) / PAGE > page {
-            self.blocks = header.apart;
-        }
+        let Spot { offset, blocks } = self.spot().after(header);
+        (self.end.offset, self.blocks) = (offset, blocks);
         self.frames += 1;
         Ok(())
     }
@@ -344,24 +341,40 @@ impl<M: Media> Walk<M> {
     }
 
     fn mark_behind_padding(&mut self) -> Result<Option<LogPoint>, StoreError> {
-        let next = LogPoint {
-            offset: behind(self.end.offset, self.blocks),
-            ..self.end
+        // How many blocks there are before the point where the walk began is seen from headers that it did not walk along,
+        // and which may be damaged.
+        let all = match self.end == self.directory.replay_from {
+            true => 0..=MAX_APART,
+            false => self.blocks..=self.blocks,
         };
-        if next == self.end {
-            return Ok(None);
-        }
         let ended = self.end;
-        match self.at(next)? {
-            At::Frame(header, _, true) if is_mark_behind(&header, ended) => {
+        for blocks in std::iter::once(self.blocks).chain(all) {
+            let spot = Spot {
+                offset: ended.offset,
+                blocks,
+            };
+            // No block ends where the segment begins.
+            if blocks > 0 && ended.offset == 0 {
+                continue;
+            }
+            let next = LogPoint {
+                offset: spot.behind(),
+                ..ended
+            };
+            if next == ended {
+                continue;
+            }
+            if let At::Frame(header, _, true) = self.at(next)?
+                && is_mark_behind(&header, ended)
+            {
                 self.synced = self.synced.max(header.link().expect("a mark links").synced);
                 self.frames += 1;
                 let offset = next.offset + header.frame_bytes();
                 self.clean = false;
-                Ok(Some(LogPoint { offset, ..next }))
+                return Ok(Some(LogPoint { offset, ..next }));
             }
-            _ => Ok(None),
         }
+        Ok(None)
     }
 
     /// There is no intact frame at `at`. Whether there was one, of which a sync was answered.
@@ -398,18 +411,24 @@ impl<M: Media> Walk<M> {
         let behind: Vec<u32> = self.existing.range(at.segment..).copied().collect();
         for segment in behind {
             let len = self.window(segment)?.len().min(MAX_UNITS * ALIGN);
-            let mut offset = match segment == at.segment {
-                true => at.offset.next_multiple_of(ALIGN) + ALIGN,
-                false => 0,
+            let mut spot = match segment == at.segment {
+                true => self.spot().skip(),
+                false => Spot::default(),
             };
             loop {
-                let next = self.window(segment)?.next_data(offset);
-                let next = next.doing(&self.dir, "looking for data in a segment")?;
-                offset = offset.max(next / ALIGN * ALIGN);
-                if offset + HEADER_BYTES > len {
+                let (mut offset, mut until) = (spot.offset, len);
+                if spot.blocks > 0 {
+                    // Not among the blocks that were accepted.
+                    until = offset.next_multiple_of(PAGE).min(len);
+                } else {
+                    let next = self.window(segment)?.next_data(offset);
+                    let next = next.doing(&self.dir, "looking for data in a segment")?;
+                    offset = offset.max(next / ALIGN * ALIGN);
+                }
+                if offset + HEADER_BYTES > until {
                     break;
                 }
-                let stretch = STRETCH_BYTES.min(len - offset) / ALIGN * ALIGN;
+                let stretch = STRETCH_BYTES.min(until - offset) / ALIGN * ALIGN;
                 let point = LogPoint { segment, offset };
                 let Some(bytes) = self.bytes(point, stretch)? else {
                     break;
@@ -426,13 +445,17 @@ impl<M: Media> Walk<M> {
                     }
                 }
                 offset += stretch;
+                spot.offset = offset;
+                if spot.is_among_blocks() {
+                    spot = spot.skip();
+                }
             }
         }
         Ok(proof)
     }
 
-    /// Headers go to a page before their blocks: a process that dies within one write leaves some without, which say
-    /// nothing of what stands before them.
+    /// A process that dies within one write may leave headers without their blocks (`append/placed.rs`), which say nothing of what
+    /// stands before them.
     fn has_its_block(&mut self, header: &Header, point: LogPoint) -> Result<bool, StoreError> {
         if header.apart == 0 {
             return Ok(true);
@@ -517,15 +540,11 @@ impl<M: Media> Walk<M> {
         self.media
             .sync_dir()
             .doing(&self.dir, "syncing the directory")?;
-        self.note_tail();
-        Ok(())
-    }
-
-    fn note_tail(&mut self) {
-        let (id, tail) = (self.end.segment, self.tail());
-        if let Some(last) = self.segments.get_mut(&id) {
-            last.end = tail;
+        let end = self.end;
+        if let Some(last) = self.segments.get_mut(&end.segment) {
+            last.end = end.offset;
         }
+        Ok(())
     }
 
     /// The segment that is not part of the log any more and shows that something of it was lost.

@@ -1,8 +1,8 @@
 //! Frames that have their places, and how they are written.
 //!
-//! Headers stand in pages, each page's blocks behind it. What was not begun before goes out as one write. Where the page has
-//! blocks already, the new blocks are written first and their headers then: a process that dies in between leaves no
-//! header without its block.
+//! Headers stand in pages, each page's blocks behind it. Blocks are written first and their headers then: a process that dies in
+//! between leaves no header without its block. Only where a page has no blocks yet, both go out as one write, if a header that
+//! is left without its block by such a death is known by that: see [`Placed::tells_torn`] and rule S5 in `walk.rs`.
 //!
 //! ```text
 //!  +---------------------------+---------+---------+-----+---------+-----------------------+---------+---
@@ -79,7 +79,7 @@ impl<P: AsRef<[u8]>> Placed<P> {
             None => {
                 self.write_headers(from, to, writes)?;
             }
-            Some(1) => {
+            Some(1) if self.tells_torn(from, to) => {
                 let end = self.write_headers(from, to, writes)?;
                 let rest = end.next_multiple_of(PAGE) - end;
                 writes.add(end, &ZEROES[..rest as usize])?;
@@ -87,7 +87,6 @@ impl<P: AsRef<[u8]>> Placed<P> {
                     writes.add(place.payload(), block.as_ref())?;
                 }
             }
-            // There are some before it.
             Some(_) => {
                 for (place, block) in blocks() {
                     writes.add(place.payload(), block.as_ref())?;
@@ -96,6 +95,17 @@ impl<P: AsRef<[u8]>> Placed<P> {
             }
         }
         Ok(())
+    }
+
+    /// Whether each of these from the first block on is a block that does not match its checksum where only the header was
+    /// written and zeroes are in its place: not a frame without a block, nor a block of zeroes, nor one that was damaged before.
+    fn tells_torn(&self, from: usize, to: usize) -> bool {
+        let frames = self.headers[from..to].iter().zip(&self.frames[from..to]);
+        let mut frames = frames.skip_while(|(_, (place, _))| place.apart() == 0);
+        frames.all(|(header, (place, block))| {
+            let whole = place.apart() > 0 && !header.is_damaged();
+            whole && block.as_ref().iter().any(|byte| *byte != 0)
+        })
     }
 
     /// With the payloads that do not stand apart. Returns where they end.

@@ -283,16 +283,13 @@ fn a_block_that_rots_after_a_quiet_while_costs_nothing_but_itself_even_with_the_
     }
     bench.seal(5);
     bench.flush();
-    let place = bench.place_of(1);
-    let header = place.offset();
-    assert!(bench.store.wants_note() && !bench.store.is_proven("segment.00000001", header));
+    let rots = bench.place_of(1).payload() + 36;
+    assert!(bench.store.wants_note() && !bench.store.is_proven("segment.00000001", rots));
     bench.store.state_synced();
     bench.flush();
-    assert!(bench.store.is_proven("segment.00000001", header));
+    assert!(bench.store.is_proven("segment.00000001", rots));
     assert!(!bench.store.wants_note(), "that is said once");
-    bench
-        .media
-        .flip("segment.00000001", place.payload() + 36, 0);
+    bench.media.flip("segment.00000001", rots, 0);
     let mut bench = bench.crash(|| false);
     assert_eq!(bench.recovery.damage.len(), 1);
     assert_eq!(bench.store.shown(DISK), Epoch::from_u64(5), "I4");

@@ -2,12 +2,14 @@
 
 use super::Bench;
 use super::rng::Rng;
-use crate::message::{Refusal, Reply};
+use crate::message::{Content, Found, Payload, Refusal, Reply, Request};
 use crate::store::Options;
+use crate::store::check::check_media;
 use crate::store::place::{MAX_APART, PAGE};
 use crate::store::segment::file_name;
 use crate::store::sync::NO_SYNC_FAILED;
 use crate::words::{Block, Blocks, Seq, Version};
+use bytes::Bytes;
 use std::collections::BTreeSet;
 
 fn roomy() -> Options {
@@ -74,12 +76,12 @@ fn blocks_that_are_written_in_order_stand_in_order_and_are_read_at_once() {
     assert_eq!(read(&mut bench), 0, "what was read is known");
 }
 
-/// In a page that has blocks already, in a new one, and over the end of one.
+/// In a page that has blocks already, in a new one, and over the end of one: blocks, zeroes, and blocks that are zeroes.
 #[test]
 fn a_process_that_dies_within_a_write_loses_nothing_but_that_write() {
     let bytes = (3 + 66 + 3) * PAGE;
     for before in [0, 1, 5, 60] {
-        for tear in (0..bytes).step_by(1021) {
+        for tear in (0..bytes).step_by(2039) {
             let mut bench = Bench::ready_with(roomy());
             bench.flush();
             if before > 0 {
@@ -87,13 +89,8 @@ fn a_process_that_dies_within_a_write_loses_nothing_but_that_write() {
             }
             let kept = Version::new(bench.epoch, Seq(bench.seq));
             bench.media.tear_after(tear);
-            bench.write_all(&[(100, 3, false), (256, 66, false)]);
-            // Nobody is left to remove it.
-            bench.media.plant(NO_SYNC_FAILED, &[]);
-            let mut bench = bench.kill();
-            let recovery = &bench.recovery;
-            let intact = !recovery.lost_tail && recovery.damage.is_empty();
-            assert!(intact, "{before} blocks, {tear} bytes: {recovery:?}");
+            bench.write_all(&[(100, 3, false), (110, 9, true), (256, 66, false)]);
+            let mut bench = died(bench);
             for block in 0..before {
                 let version = bench.version(Block(block.into()));
                 assert_eq!(version, Ok(Some(kept)), "{before} blocks, {tear} bytes");
@@ -103,7 +100,88 @@ fn a_process_that_dies_within_a_write_loses_nothing_but_that_write() {
             assert_eq!(bench.write(100, 70, false), Reply::WRITTEN);
             bench.flush();
             bench.check(true);
+            while let Some(scrub) = bench.store.next_scrub() {
+                let read = scrub.run();
+                bench.store.finish_scrub(scrub, read);
+                assert!(
+                    !bench.store.search_spoilt(),
+                    "{before} blocks, {tear} bytes"
+                );
+            }
+            assert_eq!(bench.store.damaged_blocks(), 0);
+            let (media, ..) = bench.close();
+            let report = check_media(&media).unwrap();
+            assert_eq!(report.damage, vec![], "{before} blocks, {tear} bytes");
         }
+    }
+}
+
+/// Blocks of zeroes look as if they had been written where they were not.
+#[test]
+fn blocks_of_zeroes_whose_write_was_cut_off_prove_nothing() {
+    for tear in (0..12 * PAGE).step_by(509) {
+        let mut bench = Bench::ready_with(roomy());
+        bench.write(0, 2, false);
+        bench.flush();
+        let first = Version::new(bench.epoch, Seq(bench.seq));
+        bench.media.tear_after(tear);
+        let (some, none) = (vec![7; 4096], vec![0; 4096]);
+        let content = [&some[..], &none, &some, &none, &none].concat();
+        let request = Request::Write {
+            asker: bench.asker(),
+            seq: Seq(bench.seq + 1),
+            watermark: Seq(0),
+            blocks: Blocks::new(Block(0), 5),
+            content: Content::Data(Payload::new(Bytes::from(content))),
+        };
+        bench.ask(request);
+        let mut bench = died(bench);
+        for block in 0..2 {
+            let read = bench.read(block, 1).expect("whole, before or after");
+            let Found::Data { version, .. } = read.found[0] else {
+                panic!("{:?}", read.found);
+            };
+            let whole = if block == 0 { &some } else { &none };
+            assert!(version == first || read.data[..] == whole[..], "{tear}");
+        }
+    }
+}
+
+/// The process is gone, in the middle of what it wrote last: nobody is left to say that it failed.
+fn died(bench: Bench) -> Bench {
+    bench.media.plant(NO_SYNC_FAILED, &[]);
+    let bench = bench.kill();
+    let recovery = &bench.recovery;
+    assert!(
+        !recovery.lost_tail && recovery.damage.is_empty(),
+        "{recovery:?}"
+    );
+    bench
+}
+
+#[test]
+fn the_cleaner_that_dies_within_a_step_loses_nothing() {
+    for tear in (0..20 * PAGE).step_by(1021) {
+        let mut bench = Bench::ready();
+        for round in 0..12 {
+            for block in 0..40 {
+                bench.write(block * 2, 1, (block + round) % 5 == 0);
+            }
+        }
+        bench.flush();
+        bench.tidy();
+        for block in 0..40 {
+            bench.write(block * 2, 1, block % 3 == 0);
+        }
+        bench.flush();
+        bench.media.tear_after(tear);
+        for _ in 0..30 {
+            bench.store.housekeep();
+        }
+        bench.media.plant(NO_SYNC_FAILED, &[]);
+        let mut bench = bench.kill();
+        assert!(bench.recovery.damage.is_empty(), "{:?}", bench.recovery);
+        bench.check(true);
     }
 }
 

@@ -1,13 +1,14 @@
 //! A store that the program before the current format wrote is opened, keeps what it has, and has the
 //! current format from then on.
 //!
-//! `format_2.zst` and `format_3.zst` are the directories of stores as programs of these formats left them when their
-//! processes were killed: a checkpoint with a disk (epoch 1: blocks 0 to 2), then a log (epoch 2: blocks 2 to 4); that of
-//! format 3 with a grant of the epoch. Packed: for each file u16 length of its name, name, u32 length, content.
+//! `format_2.zst` to `format_4.zst` are the directories of stores as programs of these formats left them when their
+//! processes were killed: a checkpoint with a disk (epoch 1: blocks 0 to 2), then a log (epoch 2: blocks 2 to 4); those of
+//! formats 3 and 4 with a grant of the epoch. Packed: for each file u16 length of its name, name, u32 length, content.
 
 use super::DISK;
 use super::bench::content;
-use crate::message::{Asker, Found, Reply, Request};
+use crate::message::{Asker, Content, Found, Payload, Reply, Request};
+use crate::store::check::check;
 use crate::store::frame::FORMAT_VERSION;
 use crate::store::media::FileMedia;
 use crate::store::{BootId, Options, SharedStore, Store};
@@ -86,11 +87,12 @@ fn assert_holds_it_all(store: &SharedStore, asker: Asker) {
 
 #[test]
 fn a_store_of_the_format_before_is_opened_and_goes_on_in_this_one() {
-    goes_on(3, include_bytes!("format_3.zst"), b"granted");
+    goes_on(4, include_bytes!("format_4.zst"), b"granted");
 }
 
 #[test]
-fn one_of_the_format_before_that_is_too() {
+fn those_of_the_formats_before_that_are_too() {
+    goes_on(3, include_bytes!("format_3.zst"), b"granted");
     goes_on(2, include_bytes!("format_2.zst"), b"");
 }
 
@@ -118,6 +120,7 @@ fn goes_on(format: u32, packed: &[u8], shown: &'static [u8]) {
     // From its log, and from a checkpoint.
     store.close().unwrap();
     drop(store);
+    assert!(check(dir.path()).unwrap().damage.is_empty());
     for _ in 0..2 {
         let (store, _) = SharedStore::open(dir.path(), Options::tiny()).unwrap();
         assert_eq!(
@@ -133,4 +136,46 @@ fn goes_on(format: u32, packed: &[u8], shown: &'static [u8]) {
         store.start_checkpoint();
         while store.housekeep() {}
     }
+    // Beside much that is garbage: what is left of the old segments is moved, and is in the layout of today then.
+    let (store, _) = SharedStore::open(dir.path(), Options::tiny()).unwrap();
+    let asker = asker(2, store.incarnation());
+    assert!(matches!(
+        ask(&store, seal(b"granted anew")),
+        Reply::Sealed(_)
+    ));
+    for seq in 10..100 {
+        let blocks = Blocks::new(Block(100), 8);
+        let request = Request::Write {
+            asker,
+            seq: Seq(seq),
+            watermark: Seq(seq - 1),
+            blocks,
+            content: Content::Data(Payload::new(Bytes::from(vec![7; 8 * 4096]))),
+        };
+        assert!(matches!(ask(&store, request), Reply::Written(_)));
+    }
+    assert_eq!(ask(&store, Request::Sync { asker }), Reply::Synced);
+    store.close().unwrap();
+    drop(store);
+    let media = FileMedia::new(dir.path()).unwrap();
+    let boot = BootId::of_this_host().unwrap();
+    let (mut raw, _) = Store::open(media, Options::tiny(), boot).unwrap();
+    for _ in 0..8 {
+        raw.start_checkpoint();
+        while raw.housekeep() {}
+    }
+    drop(raw);
+    assert!(
+        !dir.path().join("segment.00000001").exists(),
+        "the first segment of the format before stays"
+    );
+    let (store, _) = SharedStore::open(dir.path(), Options::tiny()).unwrap();
+    let asker = Asker {
+        incarnation: store.incarnation(),
+        ..asker
+    };
+    assert_holds_it_all(&store, asker);
+    store.close().unwrap();
+    drop(store);
+    assert!(check(dir.path()).unwrap().damage.is_empty());
 }

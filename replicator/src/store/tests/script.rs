@@ -52,10 +52,10 @@ fn writes_that_come_together_are_one_write_to_the_media_across_the_end_of_a_segm
     let mut bench = Bench::ready();
     bench.write(0, 1, false);
     bench.flush();
-    // Blocks and headers are apart where the page of headers has blocks already.
-    for writes in [1, 2] {
+    // Blocks go before headers where the page of headers has blocks already, or not only blocks follow.
+    for (writes, zero) in [(1, false), (2, false), (2, true)] {
         let before = bench.media.work().writes;
-        let replies = bench.write_all(&[(1, 2, false), (2, 1, true), (9, 1, false), (1, 1, false)]);
+        let replies = bench.write_all(&[(1, 2, false), (2, 1, zero), (9, 1, false), (1, 1, false)]);
         assert_eq!(replies, vec![Reply::WRITTEN; 4]);
         assert_eq!(bench.media.work().writes - before, writes);
     }
