@@ -118,7 +118,7 @@ impl Reads {
 
 /// What has to wait for the media.
 enum Wanted {
-    Read(ReadPlan<FileMedia>),
+    Read(Box<ReadPlan<FileMedia>>),
     Fetch(FetchPlan<FileMedia>),
     Verify(VerifyPlan<FileMedia>),
 }
@@ -357,25 +357,25 @@ impl SharedStore {
         &self,
         read: Request,
         into: &dyn Destination,
-    ) -> Result<Reply, ReadPlan<FileMedia>> {
+    ) -> Result<Reply, Box<ReadPlan<FileMedia>>> {
         let mut plan = match self.plan_read(read) {
             Ok(plan) => plan,
             Err(reply) => return Ok(reply),
         };
         if plan.looks_cold() {
-            return Err(plan);
+            return Err(Box::new(plan));
         }
         match plan.run_now(into) {
             Ok(blocks) => Ok(Reply::Read(blocks)),
             Err(NotNow::Refused(refusal)) => Ok(Reply::Refused(refusal)),
-            Err(NotNow::WouldWait) => Err(plan),
+            Err(NotNow::WouldWait) => Err(Box::new(plan)),
         }
     }
 
     /// Has a thread of the store wait for the media, and calls `done` there with all data.
     pub fn wait_on_thread(
         &self,
-        plan: ReadPlan<FileMedia>,
+        plan: Box<ReadPlan<FileMedia>>,
         done: impl FnOnce(Reply) + Send + 'static,
     ) {
         let wanted = Wanted::Read(plan);
@@ -682,7 +682,7 @@ impl Shared {
                 done(Reply::Read(blocks));
             }
             Err(NotNow::Refused(refusal)) => done(Reply::Refused(refusal)),
-            Err(NotNow::WouldWait) => self.read_later(Wanted::Read(plan), Box::new(done)),
+            Err(NotNow::WouldWait) => self.read_later(Wanted::Read(Box::new(plan)), Box::new(done)),
         }
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// It is into memory of its own, so that nobody who gives up waiting for it finds its data landing later. That memory
 /// is to stay until every one of its parts has ended.
 pub struct WaitingRead {
-    plan: ReadPlan<FileMedia>,
+    plan: Box<ReadPlan<FileMedia>>,
     way: Way,
 }
 
@@ -59,7 +59,7 @@ impl ReadPlan<FileMedia> {
 }
 
 impl WaitingRead {
-    pub fn new(plan: ReadPlan<FileMedia>) -> WaitingRead {
+    pub fn new(plan: Box<ReadPlan<FileMedia>>) -> WaitingRead {
         let way = match plan.past_cache {
             true => Way::Past(PastCache::of(&plan)),
             false => Way::cached(&plan),
@@ -97,7 +97,7 @@ impl WaitingRead {
 
     /// All parts were read whole: checks them. What came through the page cache and is not what was written is read once
     /// more, there; else the plan comes back, for somebody to read it who can wait.
-    pub fn finish(self) -> Result<Reply, ReadPlan<FileMedia>> {
+    pub fn finish(self) -> Result<Reply, Box<ReadPlan<FileMedia>>> {
         let read = match self.way {
             Way::Cached { into, parts, .. } => check_all(&self.plan, into, parts),
             Way::Past(past) => match past.finish(&self.plan) {
@@ -109,7 +109,7 @@ impl WaitingRead {
     }
 
     /// For those who cannot wait so: to be read from the beginning.
-    pub fn into_plan(self) -> ReadPlan<FileMedia> {
+    pub fn into_plan(self) -> Box<ReadPlan<FileMedia>> {
         self.plan
     }
 }

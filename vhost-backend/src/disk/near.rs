@@ -83,7 +83,7 @@ impl NearStore {
         read: Request,
         into: &dyn Destination,
         done: impl FnOnce(Reply) + Send + 'static,
-    ) -> Option<Result<Reply, ReadPlan<FileMedia>>> {
+    ) -> Option<Result<Reply, Box<ReadPlan<FileMedia>>>> {
         if self.is_slow() {
             self.submit_aside(read, done);
             return None;

@@ -27,7 +27,7 @@ pub(super) struct WaitingReads {
     ring: Option<AsyncFd<IoUring>>,
     refused: bool,
     /// Those that have no memory yet.
-    plans: VecDeque<(CallId, ReadPlan<FileMedia>)>,
+    plans: VecDeque<(CallId, Box<ReadPlan<FileMedia>>)>,
     /// What the others have.
     bytes: usize,
     /// What the kernel writes to stays here until it has said that it is done.
@@ -52,7 +52,7 @@ struct Waiting {
 pub(super) enum Waited {
     Answered(CallId, Reply),
     /// The kernel did not read all of it, or something else than was written: to be tried in the ordinary way.
-    NotSo(CallId, ReadPlan<FileMedia>),
+    NotSo(CallId, Box<ReadPlan<FileMedia>>),
 }
 
 impl WaitingReads {
@@ -74,8 +74,8 @@ impl WaitingReads {
     pub fn add(
         &mut self,
         call: CallId,
-        plan: ReadPlan<FileMedia>,
-    ) -> Result<(), ReadPlan<FileMedia>> {
+        plan: Box<ReadPlan<FileMedia>>,
+    ) -> Result<(), Box<ReadPlan<FileMedia>>> {
         if self.ring.is_none() && !self.refused {
             let ring = IoUring::new(ENTRIES).inspect_err(|error| {
                 tracing::info!(%error, "no io_uring here: threads wait for the media");
@@ -310,12 +310,12 @@ mod tests {
         }
     }
 
-    fn plan(store: &SharedStore, span: Span) -> (ReadPlan<FileMedia>, Aimed) {
+    fn plan(store: &SharedStore, span: Span) -> (Box<ReadPlan<FileMedia>>, Aimed) {
         let aimed = aimed(span);
         let Ok(plan) = store.plan_read(read(store, aimed.blocks)) else {
             panic!("there is a replica");
         };
-        (plan, aimed)
+        (Box::new(plan), aimed)
     }
 
     async fn ended(reads: &mut WaitingReads) -> Waited {

@@ -195,7 +195,7 @@ fn reads_that_wait_for_the_media_are_bounded() {
     for _ in 0..all {
         let (done, gate) = (done.clone(), gate.clone());
         let plan = store.plan_read(read(incarnation, 0, 1));
-        store.wait_on_thread(plan.expect("it is to be read"), move |reply| {
+        store.wait_on_thread(Box::new(plan.expect("it is to be read")), move |reply| {
             let refused = matches!(reply, Reply::Refused(_));
             done.send(refused).unwrap();
             if !refused {
