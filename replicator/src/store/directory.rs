@@ -157,7 +157,7 @@ impl Directory {
         for _ in 0..from.u32()? {
             let id = from.u32()?;
             let (bytes, end) = (from.u64()?, from.u64()?);
-            if end > bytes || bytes > MAX_UNITS * ALIGN {
+            if bytes == 0 || end > bytes || bytes > MAX_UNITS * ALIGN {
                 return None;
             }
             segments.insert(id, Segment { bytes, end });
@@ -284,7 +284,8 @@ fn point(from: &mut Reader<'_>) -> Option<LogPoint> {
         segment: from.u32()?,
         offset: from.u64()?,
     };
-    (point.offset <= MAX_UNITS * ALIGN).then_some(point)
+    let stands = point.offset.is_multiple_of(ALIGN) && point.offset <= MAX_UNITS * ALIGN;
+    stands.then_some(point)
 }
 
 fn version(from: &mut Reader<'_>) -> Option<Version> {

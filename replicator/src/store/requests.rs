@@ -366,7 +366,7 @@ impl<M: Media> Store<M> {
                 Some(entry) if entry.zeroes => Planned::Zeroes(entry.version),
                 Some(entry) => {
                     let files = &mut self.log.files;
-                    plan.plan(index as u32, entry, || files.with_sums(entry.place.segment))
+                    plan.plan(index as u32, entry, || files.for_reads(entry.place.segment))
                         .map_err(|error| {
                             tracing::error!(%error, place = %entry.place, "cannot open a segment");
                             Refusal::Damaged { block }

@@ -26,7 +26,7 @@ use super::index::{Chunk, Reader, blocks_of, chunk_of};
 use super::media::{Media, MediaFile};
 use super::place::{PAGE, Place};
 use super::segment::file_name;
-use super::stretch::{Spot, Stands, Stretch, is_intact};
+use super::stretch::{LEAST_BYTES, Spot, Stands, Stretch, is_intact};
 use crate::message::checksum;
 use crate::words::{Block, Blocks, DiskId, Epoch, Seq, StoreId, Version};
 use std::io;
@@ -80,12 +80,19 @@ impl ScrubRate {
 #[derive(Default, Debug)]
 pub struct Scrubbing {
     next: LogPoint,
-    /// See [`Spot`].
+    /// See [`Spot`]. Always 0 at a segment's start.
     blocks: u8,
     search: Option<Search>,
     passes: u64,
     /// What the file says.
     saved: Option<(LogPoint, u64, usize)>,
+}
+
+impl Scrubbing {
+    fn go_on(&mut self, segment: u32, Spot { offset, blocks }: Spot) {
+        self.next = LogPoint { segment, offset };
+        self.blocks = blocks;
+    }
 }
 
 /// Looking through the index for what refers to places where nobody can tell what stood there.
@@ -175,7 +182,7 @@ impl<M: Media> Store<M> {
         let synced = self.synced();
         if self.scrubbing.next.segment > synced.segment {
             // The file may be newer than the log, where a directory was put back.
-            self.scrubbing.next = LogPoint::default();
+            self.scrubbing.go_on(0, Spot::default());
         }
         let next = self.scrubbing.next;
         let mut segments = self.log.segments.range(next.segment..=synced.segment);
@@ -194,13 +201,15 @@ impl<M: Media> Store<M> {
             (from.offset < end).then_some((*id, from, end, segment.bytes))
         });
         let Some((segment, from, end, all)) = found else {
-            self.scrubbing.next = LogPoint::default();
+            self.scrubbing.go_on(0, Spot::default());
             self.scrubbing.passes += u64::from(next != LogPoint::default());
             self.scrub_checkpoint();
             return None;
         };
         let start = Stretch::start_for(from.offset);
-        let left = all.saturating_sub(start);
+        // No more than its last frame needs: others are being appended behind it.
+        let last = Stretch::start_for(end) + LEAST_BYTES;
+        let left = last.min(all).saturating_sub(start);
         Some(Scrub {
             media: self.log.media.clone(),
             segment,
@@ -222,10 +231,7 @@ impl<M: Media> Store<M> {
                     tracing::error!(store = %self.id, %error, segment, "a segment cannot be scrubbed");
                 }
                 // Most likely it was let go of meanwhile.
-                self.scrubbing.next = LogPoint {
-                    segment: segment + 1,
-                    offset: 0,
-                };
+                self.scrubbing.go_on(segment + 1, Spot::default());
                 return;
             }
         };
@@ -270,11 +276,7 @@ impl<M: Media> Store<M> {
         if checkpoint && self.scrubbing.search.is_none() {
             self.start_checkpoint();
         }
-        self.scrubbing.next = LogPoint {
-            segment,
-            offset: next.offset,
-        };
-        self.scrubbing.blocks = next.blocks;
+        self.scrubbing.go_on(segment, next);
         self.note_finds();
     }
 
@@ -406,7 +408,6 @@ impl<M: Media> Store<M> {
         // What is not looked for to the end is found once more.
         if let Some(search) = &self.scrubbing.search {
             next = next.min(search.regions[0].first.point());
-            next.offset = 0;
         }
         let LogPoint { segment, .. } = next;
         let at = LogPoint { segment, offset: 0 };
@@ -417,7 +418,7 @@ impl<M: Media> Store<M> {
         self.scrubbing.saved = Some(now);
         Some(encode(
             self.id,
-            next,
+            at,
             self.scrubbing.passes,
             self.damages.all(),
         ))
@@ -442,7 +443,7 @@ impl<M: Media> Store<M> {
         let Some((next, passes, spoilt)) = bytes.and_then(|bytes| decode(self.id, &bytes)) else {
             return;
         };
-        self.scrubbing.next = next;
+        self.scrubbing.go_on(next.segment, Spot::default());
         self.scrubbing.passes = passes;
         for spoilt in spoilt {
             self.damages.finds.add(spoilt, None);

@@ -42,6 +42,8 @@ pub struct Files<M: Media> {
     most: usize,
     open: BTreeMap<u32, Open<M>>,
     clock: u64,
+    /// For segments that are read for the first time: never knows any.
+    no_sums: Arc<Sums>,
 }
 
 struct Open<M: Media> {
@@ -58,6 +60,7 @@ impl<M: Media> Files<M> {
             most: most.max(1),
             open: BTreeMap::new(),
             clock: 0,
+            no_sums: Arc::new(Sums::new(0)),
         }
     }
 
@@ -69,7 +72,16 @@ impl<M: Media> Files<M> {
         Ok(self.opened(segment)?.file.clone())
     }
 
-    /// The same, with the checksums that are known of the segment's blocks.
+    /// The same, with the checksums that are known of the segment's blocks. None are kept of one that had to be opened first:
+    /// of a large store, read at random, it would be closed again before they are of use.
+    pub fn for_reads(&mut self, segment: u32) -> io::Result<(Arc<M::File>, Arc<Sums>)> {
+        match self.open.contains_key(&segment) {
+            true => self.with_sums(segment),
+            false => Ok((self.of(segment)?, self.no_sums.clone())),
+        }
+    }
+
+    /// For the log's own segment: those of all that is appended are kept.
     pub fn with_sums(&mut self, segment: u32) -> io::Result<(Arc<M::File>, Arc<Sums>)> {
         let open = self.opened(segment)?;
         let sums = match &open.sums {

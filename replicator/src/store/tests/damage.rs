@@ -366,40 +366,36 @@ fn foreign_newer_busy_and_missing_directories_are_refused_with_what_to_do() {
     assert!(error.to_string().contains("segment.00000001"), "{error}");
 }
 
+/// The files of the sample as `fuzz_recover` takes them: which, and the content.
+fn files_to_fuzz() -> Vec<(u8, Vec<u8>)> {
+    let (media, ..) = sample();
+    let names = media.list().unwrap();
+    let files = names.iter().filter_map(|name| {
+        let which = match name.split_once('.')? {
+            ("segment", id) => u8::try_from(u32::from_str_radix(id, 16).ok()? + 1).ok()?,
+            ("checkpoint", _) => 0,
+            ("mirror", _) => 1,
+            _ => return None,
+        };
+        let mut content = media.content(name);
+        if which < 2 {
+            // The target puts its own head before it, and calls it the first.
+            content.drain(..40);
+            content[..4].copy_from_slice(&1u32.to_le_bytes());
+        } else {
+            let last = content.iter().rposition(|byte| *byte != 0)?;
+            content.truncate((last + 1).next_multiple_of(64).min(content.len()));
+        }
+        Some((which, content))
+    });
+    files.filter(|(_, content)| !content.is_empty()).collect()
+}
+
 #[test]
 fn recovery_survives_any_bytes() {
     fuzz_recover(&[]);
     // Real files, cut, mixed and changed: closer to sense than random bytes.
-    let (media, ..) = sample();
-    let files: Vec<(u8, Vec<u8>)> = media
-        .list()
-        .unwrap()
-        .iter()
-        .filter_map(|name| {
-            let which = match name.split_once('.')? {
-                ("segment", id) => u8::try_from(u32::from_str_radix(id, 16).ok()? + 1).ok()?,
-                ("checkpoint", _) => 0,
-                ("mirror", _) => 1,
-                _ => return None,
-            };
-            let mut content = media.content(name);
-            let used = content
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |last| last + 1);
-            content.truncate(used.next_multiple_of(64).min(content.len()));
-            // A checkpoint's head is put there by the target itself.
-            Some((
-                which,
-                if which < 2 {
-                    content[40..].to_vec()
-                } else {
-                    content
-                },
-            ))
-        })
-        .filter(|(_, content)| !content.is_empty())
-        .collect();
+    let files = files_to_fuzz();
     let mut rng = super::rng::Rng(5);
     for _ in 0..400 {
         let mut input = Vec::new();
@@ -487,4 +483,26 @@ fn a_forged_checkpoint_that_points_beyond_any_segment_is_damage() {
     }
     input.extend([1, 0, 0, 0]);
     fuzz_recover(&input);
+}
+
+#[test]
+fn a_forged_checkpoint_whose_points_are_no_frames_is_damage() {
+    let files = files_to_fuzz();
+    assert!(files.iter().filter(|(which, _)| *which < 2).count() == 2);
+    // Replay begins at an offset that no frame can have: in the first unit of its segment, and where the log had been.
+    for (keep, add) in [(0, 1), (0, 36), (0, 63), (!63, 36), (!63, 1)] {
+        let mut input = Vec::new();
+        for (which, content) in &files {
+            let mut content = content.clone();
+            if *which < 2 {
+                let offset: [u8; 8] = content[8..16].try_into().unwrap();
+                let offset = u64::from_le_bytes(offset) & keep;
+                content[8..16].copy_from_slice(&(offset + add).to_le_bytes());
+            }
+            input.push(*which);
+            input.extend(&(content.len() as u32).to_le_bytes()[..3]);
+            input.extend(&content);
+        }
+        fuzz_recover(&input);
+    }
 }

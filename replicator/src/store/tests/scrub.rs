@@ -111,9 +111,12 @@ fn what_is_found_and_how_far_it_is_outlives_a_restart() {
     let (name, frame) = frame_of(&bench, 13, version);
     bench.media.flip(&name, frame.payload() + 36, 0);
     pass(&mut bench);
-    let scrub = bench.store.next_scrub().unwrap();
-    let read = scrub.run();
-    bench.store.finish_scrub(scrub, read);
+    // Into the second segment: the one where it stands is begun anew.
+    for _ in 0..2 {
+        let scrub = bench.store.next_scrub().unwrap();
+        let read = scrub.run();
+        bench.store.finish_scrub(scrub, read);
+    }
     let before = bench.store.scrub_progress();
     assert_eq!((before.passes, bench.store.damaged_blocks()), (1, 1));
     let (media, oracle, options) = bench.close();
@@ -184,6 +187,32 @@ fn media_that_fail_to_read_are_found_too_and_cleaning_in_between_does_no_harm() 
     }
     pass(&mut bench);
     bench.check(true);
+}
+
+#[test]
+fn after_a_segment_that_cannot_be_opened_it_goes_on_with_the_next() {
+    for count in [1, 2, 5] {
+        let mut bench = Bench::ready_with(Options::tiny());
+        let step = |bench: &mut Bench| bench.store.next_scrub().expect("there is more to read");
+        bench.write(0, count, false);
+        bench.flush();
+        let scrub = step(&mut bench);
+        let read = scrub.run();
+        bench.store.finish_scrub(scrub, read);
+        // It stands behind headers with blocks now.
+        bench.write(8, 1, false);
+        bench.flush();
+        let scrub = step(&mut bench);
+        bench
+            .store
+            .finish_scrub(scrub, Err(std::io::Error::other("too many files are open")));
+        for round in 0..4 {
+            bench.write(16 + round * 8, 8, false);
+            bench.flush();
+        }
+        assert!(pass(&mut bench) > 0);
+        assert_eq!(bench.store.damaged_blocks(), 0);
+    }
 }
 
 /// Blocks in many chunks of the index, none of which is in memory.
