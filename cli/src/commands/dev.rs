@@ -107,14 +107,16 @@ async fn cluster(dir: &Path, port: u16, output: Output) -> anyhow::Result<()> {
     };
     // Nodes first: they close their epochs at the placement service.
     stop_nodes.send_replace(true);
+    let is_service = service.is_finished();
+    let mut all = early.unwrap_or(Ok(()));
     while let Some(ended) = nodes.join_next().await {
-        ended??;
+        all = all.and(ended.unwrap_or_else(|error| Err(error.into())));
     }
     stop_service.send_replace(true);
-    if !service.is_finished() {
-        service.await??;
+    if !is_service {
+        all = all.and(service.await?.map_err(anyhow::Error::from));
     }
-    early.unwrap_or(Ok(()))
+    all
 }
 
 async fn wait_for(mut stop: watch::Receiver<bool>) {

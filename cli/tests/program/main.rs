@@ -1,6 +1,7 @@
 //! The real `ukai`, run as its users run it, with a placement service and nodes that are made up.
 
 mod away;
+mod dev;
 mod image;
 mod names;
 mod node;

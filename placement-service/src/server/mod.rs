@@ -181,7 +181,9 @@ impl Server {
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(call).await {
         Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+        // It never began: the runtime goes away, and whoever waits here with it.
+        Err(_) => std::future::pending().await,
     }
 }
 
