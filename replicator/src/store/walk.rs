@@ -227,11 +227,8 @@ impl<M: Media> Walk<M> {
         loop {
             self.holdings.counting = self.end >= self.directory.synced;
             if let Some(next) = self.links.get(&self.end).copied() {
-                let end = self.end;
-                if let Some(last) = self.segments.get_mut(&end.segment) {
-                    last.end = end.offset;
-                }
-                self.follow(next, end)?;
+                self.note_end();
+                self.follow(next, self.end)?;
                 continue;
             }
             let stands = match self.spot().is_among_blocks() {
@@ -540,11 +537,15 @@ impl<M: Media> Walk<M> {
         self.media
             .sync_dir()
             .doing(&self.dir, "syncing the directory")?;
-        let end = self.end;
-        if let Some(last) = self.segments.get_mut(&end.segment) {
-            last.end = end.offset;
-        }
+        self.note_end();
         Ok(())
+    }
+
+    /// The last frame so far is the last one of its segment.
+    fn note_end(&mut self) {
+        if let Some(last) = self.segments.get_mut(&self.end.segment) {
+            last.end = self.end.offset;
+        }
     }
 
     /// The segment that is not part of the log any more and shows that something of it was lost.
